@@ -1,0 +1,112 @@
+"""What a reader may type into a field, and the one sentence they get when it does not work.
+
+A frozen dataclass declares each field once: its default, its range or choices and its meaning.
+The command line, the pages and the tests all read that declaration, so a rule stands in one place.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, field, fields
+from typing import Any
+
+
+class PlanError(ValueError):
+    """A choice that cannot be run: which field, which value, which rule, what works instead."""
+
+    def __init__(self, name: str, value: object, rule: str, nearest: object) -> None:
+        self.field, self.value, self.rule, self.nearest = name, value, rule, nearest
+        super().__init__(f"{name}={value} {rule}; the nearest value that works is {nearest}")
+
+
+def whole(default: int | None, low: int, high: int, text: str) -> Any:
+    """A whole-number field from `low` to `high`; None as default means "derived"."""
+    return field(default=default, metadata={"kind": int, "low": low, "high": high, "help": text})
+
+
+def real(default: float | None, low: float, high: float, text: str) -> Any:
+    """A real-number field from `low` to `high`, both allowed."""
+    return field(default=default, metadata={"kind": float, "low": low, "high": high, "help": text})
+
+
+def choice(default: str, options: Iterable[str], text: str) -> Any:
+    """A field that takes one of a few words; the first sentence of `text` is its help."""
+    return field(default=default, metadata={"kind": str, "choices": tuple(options), "help": text})
+
+
+def switch(default: bool, text: str) -> Any:
+    """A yes/no field."""
+    return field(default=default, metadata={"kind": bool, "help": text})
+
+
+def parse(spec: Field[Any], value: object) -> Any:
+    """`value` (typed by a person, or read from JSON or a URL) as the field's own type.
+
+    Raises PlanError for a wrong type, a word that is no choice, or a number out of range.
+    """
+    meta, name = spec.metadata, spec.name
+    if value is None and spec.default is None:
+        return None
+    if "choices" in meta:
+        return _one_of(name, value, meta["choices"])
+    if meta["kind"] is bool:
+        return _yes_or_no(name, value, spec)
+    return _number(name, value, spec)
+
+
+def _one_of(name: str, value: object, options: tuple[str, ...]) -> str:
+    word = str(value)
+    if word in options:
+        return word
+    close = difflib.get_close_matches(word.lower(), options, n=1, cutoff=0.0)
+    raise PlanError(name, repr(word), f"must be one of {', '.join(options)}", close[0])
+
+
+def _yes_or_no(name: str, value: object, spec: Field[Any]) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in words:
+        return words[str(value).lower()]
+    raise PlanError(name, repr(value), "must be true or false", str(spec.default).lower())
+
+
+def _number(name: str, value: object, spec: Field[Any]) -> float | int:
+    kind, low, high = spec.metadata["kind"], spec.metadata["low"], spec.metadata["high"]
+    noun = "a whole number" if kind is int else "a number"
+    rule = f"must be {noun} from {low:,} to {high:,}"
+    default = spec.default if spec.default not in (None, MISSING) else low
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(str(value).strip().replace("_", ""))
+    except ValueError:
+        raise PlanError(name, repr(value), rule, default) from None
+    if math.isnan(number):
+        raise PlanError(name, value, rule, default)
+    if not low <= number <= high:
+        raise PlanError(name, value, rule, low if number < low else high)
+    if kind is int and number != int(number):
+        raise PlanError(name, value, rule, min(max(round(number), low), high))
+    return int(number) if kind is int else number
+
+
+def validate(thing: object) -> None:
+    """Give every field of a frozen dataclass its own type and range; called in __post_init__."""
+    for spec in fields(thing):  # type: ignore[arg-type]
+        if spec.metadata:
+            object.__setattr__(thing, spec.name, parse(spec, getattr(thing, spec.name)))
+
+
+def unknown(name: str, known: Iterable[str]) -> PlanError:
+    """The error for a field that does not exist, with the closest one that does."""
+    options = list(known)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.0)
+    return PlanError("field", repr(name), "is not a field of this plan", close[0])
+
+
+def nearest_where(value: int, options: Iterable[int]) -> int:
+    """The member of `options` closest to `value`, the smaller of two equally close."""
+    return min(options, key=lambda option: (abs(option - value), option))
