@@ -1,0 +1,64 @@
+"""The pages of the app, one module a page, each with a `page()`. This table is the sidebar."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+
+@dataclass(frozen=True)
+class Screen:
+    """One page: its module in this folder, and how the sidebar and the URL name it."""
+
+    module: str
+    title: str
+    section: str
+    path: str
+    icon: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether the page has been written."""
+        return (Path(__file__).parent / f"{self.module}.py").is_file()
+
+    @property
+    def page(self) -> Callable[[], Any]:
+        """The function that draws it."""
+        function: Callable[[], Any] = importlib.import_module(f"screens.{self.module}").page
+        return function
+
+
+SCREENS = (
+    Screen("start", "Start", "The lab", "", ":material/play_circle:"),
+    Screen("walls", "Walls", "The lab", "walls", ":material/straighten:"),
+    Screen("data_parallel", "Data parallel", "Methods", "data-parallel", ":material/call_split:"),
+    Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
+)
+
+
+def load() -> None:
+    """Import every page now rather than at its first visit."""
+    for screen in SCREENS:
+        if screen.exists:
+            assert screen.page is not None
+
+
+def navigation() -> dict[str, list[Any]]:
+    """The pages that exist, by section, as `st.navigation` takes them."""
+    sections: dict[str, list[Any]] = {}
+    for screen in SCREENS:
+        if screen.exists:
+            page = st.Page(
+                screen.page,
+                title=screen.title,
+                url_path=screen.path or screen.module,
+                icon=screen.icon,
+                default=not screen.path,
+            )
+            sections.setdefault(screen.section, []).append(page)
+    return sections

@@ -1,0 +1,121 @@
+"""Controls made from the declarations of a Plan's fields: one widget a field, its value in the URL.
+
+The declaration (parallel_core/fields.py) gives default, range, choices and help, so a rule stands
+in one place; the command line reads the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import Field
+from typing import Any
+
+import streamlit as st
+
+from parallel_core.fields import PlanError, parse
+from parallel_core.plan import Plan, flat_fields
+
+WORDS = {
+    "dp": "Ranks (data parallel)",
+    "dp_method": "Gradient sum",
+    "bucket_mb": "Bucket, MiB",
+    "microbatches": "Microbatches",
+    "global_batch": "Sequences a step",
+    "seq": "Tokens a sequence",
+    "hidden": "Model width",
+    "kv_heads": "Key/value heads",
+    "ffn": "MLP width",
+    "vocab": "Vocabulary",
+    "dtype": "Element type",
+    "lr": "Learning rate",
+}
+
+
+def plan_controls(
+    names: Sequence[str],
+    key: str = "",
+    *,
+    columns: int = 4,
+    defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One widget per named field of a Plan; its value by field name.
+
+    The widget's key is the field's name (with `key.` before it if `key` is given), and so is its
+    name in the URL. `defaults` replaces the declared defaults of this page. A value in the URL
+    that the field refuses is told in one sentence and replaced by the default.
+    """
+    places = st.columns(columns)
+    chosen = {}
+    for position, name in enumerate(names):
+        spec = flat_fields()[name]
+        default = (defaults or {}).get(name, spec.default)
+        with places[position % columns]:
+            chosen[name] = _widget(spec, _key(key, name), default)
+    return chosen
+
+
+def plan(values: Mapping[str, Any], key: str = "") -> Plan | None:
+    """The Plan of these values; or None, after its one sentence and a button that mends it.
+
+    `key` is the one given to `plan_controls`.
+    """
+    try:
+        return Plan.of(**values)
+    except PlanError as error:
+        complain(error, key, mend=error.field in values)
+        return None
+
+
+def complain(error: PlanError, key: str = "", *, mend: bool = True) -> None:
+    """The error's sentence, and a button that takes the nearest value that works."""
+    st.error(f"{error}.")
+    if mend:
+        st.button(
+            f"Use {error.field}={error.nearest}",
+            key=_key(key, f"mend_{error.field}"),
+            on_click=_take,
+            args=(_key(key, error.field), error.nearest),
+        )
+
+
+def _take(widget: str, value: object) -> None:
+    st.session_state[widget] = value
+
+
+def _key(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _widget(spec: Field[Any], key: str, default: Any) -> Any:
+    """The widget a field's declaration asks for."""
+    _refuse_nonsense(spec, key)
+    meta = spec.metadata
+    label = WORDS.get(spec.name, spec.name.replace("_", " ").capitalize())
+    common = {"key": key, "help": meta["help"], "bind": "query-params"}
+    if "choices" in meta:
+        words = [str(word) for word in meta["choices"]]
+        return st.selectbox(label, words, index=words.index(str(default)), **common)
+    if meta["kind"] is bool:
+        return st.toggle(label, value=bool(default), **common)
+    as_kind = meta["kind"]
+    return st.number_input(
+        label,
+        min_value=as_kind(meta["low"]),
+        max_value=as_kind(meta["high"]),
+        value=None if default is None else as_kind(default),
+        step=1 if as_kind is int else None,
+        format=None if as_kind is int else "%g",
+        placeholder="derived",
+        **common,
+    )
+
+
+def _refuse_nonsense(spec: Field[Any], key: str) -> None:
+    """Say why a value typed into the URL is not taken; Streamlit drops it without a word."""
+    if key in st.session_state or key not in st.query_params:
+        return
+    try:
+        parse(spec, st.query_params[key])
+    except PlanError as error:
+        st.error(f"In the address: {error}. The default is used instead.")
+        del st.query_params[key]

@@ -1,0 +1,67 @@
+"""The prediction box: the reader commits to a number before the instrument opens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the reader said: a number, or nothing yet, or that they will not guess."""
+
+    value: float | None
+    settled: bool
+
+
+def predict(key: str, question: str, *, unit: str, high: float, low: float = 0.0) -> Guess:
+    """Ask `question`; settled once the guess is locked or the reader chose to skip.
+
+    A locked guess stays as it is; only "Guess again" opens it.
+    """
+    said = st.session_state.setdefault(f"{key}.said", Guess(None, settled=False))
+    with st.container(border=True):
+        st.markdown(f"**Predict first.** {question}")
+        if said.settled:
+            words = "You skipped the guess." if said.value is None else f"Locked: {said.value:g} {unit}"
+            st.markdown(words)
+            st.button("Guess again", key=f"{key}.again", type="tertiary", on_click=_forget, args=(key,))
+            return said
+        number = st.number_input(f"Your guess, {unit}", low, high, value=None, key=f"{key}.number")
+        with st.container(horizontal=True):
+            locked = st.button("Lock my guess", key=f"{key}.lock", disabled=number is None)
+            skipped = st.button("Skip", key=f"{key}.skip", type="tertiary")
+    if locked or skipped:
+        st.session_state[f"{key}.said"] = Guess(number if locked else None, settled=True)
+        st.rerun()
+    return said
+
+
+def _forget(key: str) -> None:
+    st.session_state.pop(f"{key}.said", None)
+
+
+def reveal(guess: Guess, truth: float, unit: str) -> None:
+    """The truth beside the guess, and the size of the miss."""
+    if guess.value is None:
+        st.markdown(f"**Answer:** {truth:.4g} {unit}.")
+        return
+    st.markdown(f"**You said {guess.value:.4g} {unit}; it is {truth:.4g} {unit}.** {miss(guess.value, truth)}")
+
+
+def miss(guess: float, truth: float) -> str:
+    """How far a guess is off, in words.
+
+    >>> miss(2.0, 8.0), miss(8.0, 8.01)
+    ('4 times too low.', 'Within 1 %.')
+    """
+    if abs(guess - truth) <= 0.01 * abs(truth):
+        return "Within 1 %."
+    if guess * truth <= 0:
+        return f"Off by {abs(guess - truth):.3g}."
+    ratio = guess / truth
+    size, way = (ratio, "high") if ratio > 1 else (1 / ratio, "low")
+    if size < 1.5:
+        return f"{(size - 1) * 100:.0f} % too {way}."
+    return f"{size:.2g} times too {way}."

@@ -1,0 +1,101 @@
+"""What the forward of each unit keeps for its backward, block by block, by formula.
+
+n = B·S tokens of the microbatch, D model width, E = G·K key/value width, F MLP width, H heads,
+b bytes an element, w bytes in norms, softmax and loss (4 where b is 2, else b).
+
+    llama layer     attn norm   n(w·D + w + 2b·D)     input, 1/rms, normed, scaled
+                    attention   n(2b·D + 2b·E) + n·w·H + 4b·S·K   q, out, k, v, lse, cos, sin
+                    mlp norm    as the attn norm      mlp   4b·n·F   gate, up, silu(gate), product
+    gpt layer       attn norm   n(2b·D + 2b)          input, output, mean, 1/std
+                    attention   4b·n·D + n·w·H        q, k, v, out, log-sum-exp
+                    mlp norm    as the attn norm      mlp   2b·n·F   before and after GELU
+
+These are this model's own tensors, in the types really kept, with a fused attention. The classic
+sbh(34 + 5as/h) counts 16-bit unfused attention with dropout (Korthikanti et al. 2022,
+arXiv:2205.05198, section 4.1). The meter (meter.py) measures the same, and a test holds the two
+equal to the byte.
+"""
+
+from __future__ import annotations
+
+from parallel_core.plan import Dialect, DType, Plan
+
+Rows = dict[str, int]
+"""What is kept, and its bytes."""
+
+
+def saved_bytes(plan: Plan, unit: str) -> int:
+    """Bytes one microbatch of `unit` keeps on a rank until its backward."""
+    return sum(saved_rows(plan, unit).values())
+
+
+def saved_rows(plan: Plan, unit: str) -> Rows:
+    """The same, block by block."""
+    if unit == "embed":
+        return _dropout_mask(plan, "dropout")
+    if unit == "head":
+        return _head(plan)
+    return _layer(plan)
+
+
+def _tokens(plan: Plan) -> int:
+    return plan.rows_per_microbatch * plan.seq
+
+
+def _widths(plan: Plan) -> tuple[int, int]:
+    b = DType(plan.dtype).bytes
+    return b, max(b, 4)
+
+
+def _dropout_mask(plan: Plan, name: str) -> Rows:
+    return {name: _tokens(plan) * plan.model.hidden} if plan.model.dropout else {}
+
+
+def _norm(plan: Plan, name: str) -> Rows:
+    n, d, (b, w) = _tokens(plan), plan.model.hidden, _widths(plan)
+    if plan.model.dialect == Dialect.GPT:
+        return {
+            f"{name} input": n * d * b,
+            f"{name} mean, 1/std": 2 * n * b,
+            f"{name} output": n * d * b,
+        }
+    held = n * d * b if plan.mixed else 0  # the bfloat16 input beside its float32 copy
+    return {
+        f"{name} input": n * d * w + held,
+        f"{name} 1/rms": n * w,
+        f"{name} normed": n * d * b,
+        f"{name} output": n * d * b,
+    }
+
+
+def _attention(plan: Plan) -> Rows:
+    m, n, (b, w) = plan.model, _tokens(plan), _widths(plan)
+    kv = m.kv * m.head_dim
+    rows = {"q": n * m.hidden * b, "k, v": 2 * n * kv * b, "attention output": n * m.hidden * b}
+    if m.dialect == Dialect.LLAMA:
+        rows["cos, sin"] = 4 * plan.seq * m.head_dim * b
+    scores = n * m.heads * plan.seq
+    if m.dropout:
+        rows["causal mask"] = plan.seq * plan.seq
+        rows["softmax"] = scores * w
+        rows["softmax dropout"] = scores
+        rows["softmax dropped"] = scores * b
+        return rows
+    rows["log-sum-exp"] = n * m.heads * w
+    return rows
+
+
+def _layer(plan: Plan) -> Rows:
+    n, (b, _) = _tokens(plan), _widths(plan)
+    hidden_tensors = 4 if plan.model.dialect == Dialect.LLAMA else 2
+    rows = _norm(plan, "attn norm") | _attention(plan) | _dropout_mask(plan, "attention dropout")
+    rows |= _norm(plan, "mlp norm") | {"mlp": hidden_tensors * n * plan.model.mlp * b}
+    if plan.mixed and plan.model.dialect == Dialect.LLAMA:
+        rows["mlp norm input"] -= n * plan.model.hidden * b  # nothing else holds that one
+    return rows | _dropout_mask(plan, "mlp dropout")
+
+
+def _head(plan: Plan) -> Rows:
+    n, (_, w) = _tokens(plan), _widths(plan)
+    log_softmax = {"log-softmax": n * plan.model.vocab * w, "count": w}
+    return _norm(plan, "norm") | log_softmax

@@ -1,0 +1,91 @@
+"""Causal self-attention with grouped key/value heads, and rotary positions.
+
+Shapes: B batch, S sequence (T as keys), D model, H query heads, G key/value heads, K = D/H.
+
+    q  x[B, S, D] -> [B, H, S, K]        query head h reads key/value head h // (H/G)
+    k  x[B, S, D] -> [B, G, T, K]        G = H is multi-head, G = 1 multi-query attention
+    v  x[B, S, D] -> [B, G, T, K]
+    o  softmax(q k' / sqrt K) v -> [B, S, D]
+
+Attention: Vaswani et al. 2017, arXiv:1706.03762. Grouped: Ainslie et al. 2023, arXiv:2305.13245.
+Rotary: Su et al. 2021, arXiv:2104.09864, in the half-split order of the Llama checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from parallel_core.dropout import Place, dropout, grid
+from parallel_core.layers import Linear, wide
+from parallel_core.plan import Dialect, Plan
+
+ROPE_THETA = 10000.0
+
+
+class Attention(nn.Module):
+    """Attention of one layer. Parameters: q, k, v, o, with biases in the gpt dialect."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        super().__init__()
+        m = plan.model
+        self.plan, self.name, self.head_dim = plan, name, m.head_dim
+        self.rotary = m.dialect == Dialect.LLAMA
+        kv = m.kv * m.head_dim
+        self.q = Linear(plan, m.hidden, m.hidden)
+        self.k = Linear(plan, kv, m.hidden)
+        self.v = Linear(plan, kv, m.hidden)
+        self.o = Linear(plan, m.hidden, m.hidden)
+
+    def forward(self, x_bsd: Tensor, place: Place) -> Tensor:
+        """x[B, S, D] -> [B, S, D], before it is added to the residual stream."""
+        q_bhsk = self._heads(self.q(x_bsd))
+        k_bgtk = self._heads(self.k(x_bsd))
+        v_bgtk = self._heads(self.v(x_bsd))
+        if self.rotary:
+            q_bhsk = rotate(q_bhsk, place.positions)
+            k_bgtk = rotate(k_bgtk, place.positions)
+        if self.plan.model.dropout == 0:
+            a_bhsk = F.scaled_dot_product_attention(
+                q_bhsk, k_bgtk, v_bgtk, is_causal=True, enable_gqa=True
+            )
+        else:
+            a_bhsk = self._attend_with_dropout(q_bhsk, k_bgtk, v_bgtk, place)
+        out: Tensor = self.o(a_bhsk.transpose(1, 2).flatten(2))
+        return out
+
+    def _heads(self, x_bsd: Tensor) -> Tensor:
+        return x_bsd.view(*x_bsd.shape[:2], -1, self.head_dim).transpose(1, 2)
+
+    def _attend_with_dropout(
+        self, q_bhsk: Tensor, k_bhtk: Tensor, v_bhtk: Tensor, place: Place
+    ) -> Tensor:
+        """The formula written out, since a fused kernel would draw its own mask."""
+        at, heads, seq = place.positions, self.plan.model.heads, self.plan.seq
+        scores_bhst = q_bhsk @ k_bhtk.mT / math.sqrt(self.head_dim)
+        scores_bhst = scores_bhst.masked_fill(at[:, None] < at[None, :], -math.inf)
+        p_bhst = torch.softmax(wide(scores_bhst), dim=-1).to(v_bhtk.dtype)
+        every_head = torch.arange(heads, device=at.device)
+        index = grid(
+            (place.rows, self.plan.global_batch), (every_head, heads), (at, seq), (at, seq)
+        )
+        p_bhst = dropout(p_bhst, self.plan.model.dropout, f"{self.name}.probs", place, index)
+        return p_bhst @ v_bhtk
+
+
+def rotate(x_bhsk: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions: element i of a head pairs with i + K/2 and turns by position/theta^(2i/K).
+
+    The angles are float32 whatever the dtype of `x`, as in the published Llama code: a model
+    trained here gives the same numbers there.
+    """
+    width = x_bhsk.shape[-1]
+    even = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device)
+    speed_k = 1 / ROPE_THETA ** (even / width)
+    angle_sk = (positions[:, None].float() * speed_k).repeat(1, 2)
+    first, second = x_bhsk.chunk(2, dim=-1)
+    turned_bhsk = torch.cat((-second, first), dim=-1)
+    return x_bhsk * angle_sk.cos().to(x_bhsk.dtype) + turned_bhsk * angle_sk.sin().to(x_bhsk.dtype)

@@ -1,0 +1,120 @@
+"""Is a program legal? Each rule is one sentence, and the first break of it is named.
+
+    written before read     a value is read only after its one write (or held at the start)
+    written once            a name is a moment: nothing is written twice
+    freed once, last        nothing is read after its free, and nothing is left over at the end
+    messages meet           per group the same collectives in the same order; per (source,
+                            destination) as many sends as receives (NCCL matches them in order)
+    no deadlock             every lane reaches its end, also when a send waits for its receive
+
+The order within a lane is the program's; across lanes only values order things, so the checks
+of reads and frees are made on a run of the program (simulate.py with unit costs).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from parallel_core.program import Instr, Program, ProgramError, Value
+from parallel_core.simulate import run_order
+
+
+def check(program: Program) -> None:
+    """Raises ProgramError with one sentence if the program breaks a rule."""
+    for rank in range(program.mesh.size):
+        _values_live_once(program, rank)
+    _collectives_agree(program)
+    _sends_meet_receives(program)
+    run_order(program, rendezvous=True)  # raises on deadlock
+
+
+def _at(rank: int, index: int, instr: Instr) -> str:
+    return f"rank {rank}, instruction {index} ({instr.label})"
+
+
+def _values_live_once(program: Program, rank: int) -> None:
+    writer: dict[Value, int] = dict.fromkeys(program.holds[rank], -1)
+    for index, instr in enumerate(program.ranks[rank]):
+        for value in instr.writes:
+            if value in writer:
+                raise ProgramError(
+                    f"{_at(rank, index, instr)} writes {value} a second time: give it a new name"
+                )
+            writer[value] = index
+    freed: dict[Value, int] = {}
+    for index, instr in enumerate(program.ranks[rank]):
+        for value in (*instr.reads, *instr.frees):
+            _is_there(value, writer, freed, _at(rank, index, instr), index)
+        for value in instr.frees:
+            freed[value] = index
+    left = [value for value in writer if value not in freed]
+    over = set(left) - set(program.keeps[rank])
+    if over:
+        raise ProgramError(
+            f"rank {rank} never frees {min(over)}: free it after its last use, or keep it"
+        )
+    if missing := set(program.keeps[rank]) - set(left):
+        raise ProgramError(f"rank {rank} promises to keep {min(missing)} but does not have it")
+
+
+def _is_there(
+    value: Value, writer: dict[Value, int], freed: dict[Value, int], at: str, index: int
+) -> None:
+    if value not in writer:
+        raise ProgramError(f"{at} reads {value}, which nothing on this rank writes")
+    if writer[value] >= index:
+        raise ProgramError(f"{at} reads {value} before instruction {writer[value]} writes it")
+    if value in freed:
+        raise ProgramError(f"{at} uses {value} after instruction {freed[value]} freed it")
+
+
+def _collectives_agree(program: Program) -> None:
+    calls: dict[tuple[str, int], list[tuple[int, Instr]]] = defaultdict(list)
+    for rank, index, instr in program:
+        if instr.op.is_collective:
+            if instr.axis is None:
+                raise ProgramError(f"{_at(rank, index, instr)} names no mesh axis: give it one")
+            calls[instr.axis, rank].append((index, instr))
+    for axis, _ in program.mesh.axes:
+        for group in program.mesh.groups(axis):
+            first = group[0]
+            for rank in group[1:]:
+                _same_calls(calls[axis, first], calls[axis, rank], axis, (first, rank))
+
+
+def _same_calls(
+    ours: list[tuple[int, Instr]],
+    theirs: list[tuple[int, Instr]],
+    axis: str,
+    ranks: tuple[int, int],
+) -> None:
+    for (i, a), (j, b) in zip(ours, theirs, strict=False):
+        if (a.op, a.where, len(a.reads)) != (b.op, b.where, len(b.reads)):
+            raise ProgramError(
+                f"collectives on {axis} differ: {_at(ranks[0], i, a)} meets {_at(ranks[1], j, b)};"
+                " every rank of a group must call them in one order"
+            )
+    if len(ours) != len(theirs):
+        short = ranks[0] if len(ours) < len(theirs) else ranks[1]
+        index, instr = max(ours, theirs, key=len)[min(len(ours), len(theirs))]
+        raise ProgramError(
+            f"rank {short} never joins {instr.label} on {axis} (instruction {index} of the others)"
+        )
+
+
+def _sends_meet_receives(program: Program) -> None:
+    balance: Counter[tuple[int, int]] = Counter()
+    for rank, index, instr in program:
+        if not instr.op.is_p2p:
+            continue
+        if instr.peer is None or not 0 <= instr.peer < program.mesh.size or instr.peer == rank:
+            raise ProgramError(f"{_at(rank, index, instr)} has no other rank as its peer")
+        pair = (rank, instr.peer) if instr.op == "send" else (instr.peer, rank)
+        balance[pair] += 1 if instr.op == "send" else -1
+    for (source, destination), extra in balance.items():
+        if extra:
+            more, fewer = ("sends", "receives") if extra > 0 else ("receives", "sends")
+            raise ProgramError(
+                f"from rank {source} to rank {destination} there are {abs(extra)} more {more}"
+                f" than {fewer}"
+            )

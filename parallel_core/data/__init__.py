@@ -1,0 +1,30 @@
+"""Data parallelism: every rank holds the whole model and a share of the batch.
+
+The table is the folder's reading list: step.py first, then the methods in this order.
+"""
+
+from collections.abc import Callable
+
+from parallel_core.data import step
+from parallel_core.data.bucketed import bucketed
+from parallel_core.data.naive import naive
+from parallel_core.plan import Plan
+from parallel_core.program import Program
+
+METHODS: dict[str, Callable[[Plan], Program]] = {"naive": naive, "bucketed": bucketed}
+
+
+def alone(plan: Plan) -> Program:
+    """One process: no messages; the optimizer reads the rank's own gradients."""
+    shape = step.Shape.of(plan)
+    instrs = []
+    for mb in range(plan.microbatches):
+        instrs += step.forward(shape, mb) + step.backward(shape, mb)
+    last = plan.microbatches - 1
+    instrs.append(step.optimizer(shape, [step.v.grad(u, last) for u in range(len(shape.units))]))
+    return step.replicate(plan, instrs, f"single m={plan.microbatches}")
+
+
+def program(plan: Plan) -> Program:
+    """The training step of a plan whose only axis is dp."""
+    return alone(plan) if plan.dp == 1 else METHODS[plan.dp_method](plan)

@@ -1,0 +1,51 @@
+"""Naive data parallelism: finish the backward, then sum one parameter after another.
+
+    M=1, one layer    compute  F.. B head  B layer0  B embed  |wait.....................| O
+                      comm                                     head layer0 embed (one message a
+                                                               parameter, nothing hidden)
+
+Every message pays its latency, and none of them runs while there is something to compute.
+What bucketing saves over this is measured by `shardlab compare`. Li et al. 2020, PyTorch
+Distributed, section 3.2.1, arXiv:2006.15704.
+"""
+
+from __future__ import annotations
+
+from parallel_core import values as v
+from parallel_core.data import step
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Lane, Message, Op, Program
+
+
+def naive(plan: Plan) -> Program:
+    """g[u]+dp -> g[u], parameter by parameter, after the whole backward."""
+    shape = step.Shape.of(plan)
+    instrs = []
+    for mb in range(plan.microbatches):
+        instrs += step.forward(shape, mb) + step.backward(shape, mb)
+    instrs.append(step.reduce_loss(shape))
+    specs = step.specs_by_unit(plan)
+    for u in reversed(range(len(shape.units))):
+        instrs += _sum_unit(shape, u, len(specs[u]))
+    instrs.append(step.optimizer(shape, [v.gsum(u) for u in range(len(shape.units))]))
+    return step.replicate(plan, instrs, f"dp naive m={plan.microbatches}")
+
+
+def _sum_unit(shape: step.Shape, u: int, parameters: int) -> list[Instr]:
+    whole_backward = v.grad(0, shape.microbatches - 1)  # the last gradient to be complete
+    mine, summed, where = v.grad(u, shape.microbatches - 1), v.gsum(u), shape.units[u]
+    messages = tuple(Message(Op.ALL_REDUCE, "dp", v.part(u, i)) for i in range(parameters))
+    after = () if mine == whole_backward else (whole_backward,)
+    return [
+        Instr(
+            op=Op.ALL_REDUCE,
+            where=where,
+            lane=Lane.COMM,
+            axis="dp",
+            reads=(mine, *after),
+            writes=(summed,),
+            frees=(mine,),
+            inner=messages,
+        ),
+        Instr(op=Op.WAIT, where=where, reads=(summed,)),
+    ]

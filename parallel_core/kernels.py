@@ -1,0 +1,155 @@
+"""What each instruction of a training step does to real tensors: ordinary torch, one op a method.
+
+    F    runs a unit on a detached input, and keeps (input, output) for its backward
+    B    runs autograd from that output; gradients land in the flat buffer
+    all_reduce   sums a contiguous slice of the flat gradients in place (or each parameter's)
+    O    norm of the summed gradient, then the update
+
+Every loss is divided by the global count of valid tokens, once: ranks then sum, never average.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parallel_core import values as v
+from parallel_core.comm import Comm
+from parallel_core.flat import Flat
+from parallel_core.lanes import Kernel
+from parallel_core.ledger import CONTROL
+from parallel_core.model import IGNORED, Place, Transformer, init_weights, loss_sum
+from parallel_core.params import units
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Op, Value
+from parallel_core.text import Sampler, rows_of
+from parallel_core.update import Update
+
+Reads = Mapping[Value, Any]
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """One rank's rows of one microbatch: ids and labels [B, S], and where they stand."""
+
+    ids: Tensor
+    labels: Tensor
+    place: Place
+    valid_tokens: int
+
+
+class TrainKernels:
+    """The state of one rank's training (model, gradients, optimizer) and the ops that move it."""
+
+    def __init__(self, plan: Plan, rank: int, comm: Comm | None, device: torch.device) -> None:
+        self.plan, self.rank, self.comm, self.device = plan, rank, comm, device
+        self.model = Transformer(plan).to(device)
+        self.flat = Flat(plan, self.model, device)
+        init_weights(self.model, plan)
+        self.update = Update(plan, self.flat)
+        self.sampler = Sampler(plan)
+        self.names = units(plan.model)
+        self.grad_norm = torch.zeros(())
+        self.measure_norm = True
+        self._micro: dict[int, Microbatch] = {}
+
+    def table(self) -> dict[Op, Kernel]:
+        """Op -> kernel."""
+        return {
+            Op.F: self.forward,
+            Op.B: self.backward,
+            Op.ALL_REDUCE: self.all_reduce,
+            Op.O: self.optimize,
+        }
+
+    def sources(self) -> dict[str, str]:
+        """Op -> file:line of its kernel, for the trace."""
+        return {op.value: _source(kernel) for op, kernel in self.table().items()}
+
+    def load(self, step: int) -> dict[Value, Any]:
+        """The values a rank holds at the start of a step: its microbatches and its weights."""
+        batch = self.sampler.batch(step)
+        valid = int((batch.labels != IGNORED).sum())
+        here = self.plan.mesh.coordinate(self.rank)["dp"]
+        positions = torch.arange(self.plan.seq, device=self.device)
+        for mb in range(self.plan.microbatches):
+            rows = rows_of(self.plan, here, mb)
+            mine = batch.rows(rows)
+            place = Place(self.plan.seed, step, torch.from_numpy(rows).to(self.device), positions)
+            ids = torch.from_numpy(mine.ids).to(self.device)
+            labels = torch.from_numpy(mine.labels).to(self.device)
+            self._micro[mb] = Microbatch(ids, labels, place, valid)
+        holds: dict[Value, Any] = {v.ids(mb): micro for mb, micro in self._micro.items()}
+        return holds | {v.weight(u): None for u in range(len(self.names))}
+
+    def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """x -> (kept for backward, output); the head gives (kept, running loss)."""
+        assert instr.mb is not None
+        u, mb, micro = self.names.index(instr.where), instr.mb, self._micro[instr.mb]
+        x = reads[v.act(mb, u - 1)].detach().requires_grad_() if u else micro.ids
+        y = self.model.forward_unit(instr.where, x, micro.place)
+        if u < len(self.names) - 1:
+            return (x, y), y.detach()
+        loss = loss_sum(y, micro.labels) / micro.valid_tokens
+        before = reads.get(v.loss(mb - 1)) if mb else None
+        return (x, loss), loss.detach() if before is None else before + loss.detach()
+
+    def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """dy -> (gradients, accumulated in the flat buffer; dx; the tied share)."""
+        assert instr.mb is not None
+        u, mb = self.names.index(instr.where), instr.mb
+        x, y = reads[v.saved(mb, u)]
+        fresh = self._fresh(u) if mb == 0 else []
+        for weight, _ in fresh:
+            weight.grad = None
+        torch.autograd.backward(y, reads.get(v.dact(mb, u)))
+        for weight, view in fresh:
+            # into the flat buffer once; later microbatches then accumulate there in place
+            assert weight.grad is not None
+            view.copy_(weight.grad)
+            weight.grad = view
+        made = {"grad": True, "tie": True, "dact": x.grad if u else None}
+        return [made[value.name] for value in instr.writes]
+
+    def _fresh(self, u: int) -> list[tuple[torch.nn.Parameter, Tensor]]:
+        """The weights whose gradient unit u starts: its own, and a tied table in the head."""
+        pairs = list(zip(self.flat.parameters[u], self.flat.views[u], strict=True))
+        if self.plan.model.tied and u == 0:
+            return pairs[1:]
+        if self.plan.model.tied and u == len(self.names) - 1:
+            pairs.append((self.flat.parameters[0][0], self.flat.views[0][0]))
+        return pairs
+
+    def all_reduce(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """x+ax -> x: a scalar, each parameter of a unit in turn, or a slice of many units."""
+        assert self.comm is not None and instr.axis is not None
+        if instr.where in CONTROL:
+            total = reads[instr.reads[0]].clone()
+            self.comm.all_reduce(total, instr.axis, control=True)
+            return total.nbytes, total
+        if instr.inner:
+            tensors = [self.flat.views[m.value.at[0]][m.value.at[1]] for m in instr.inner]
+        else:
+            tensors = [self.flat.span(tuple(value.at[0] for value in instr.reads))]
+        for tensor in tensors:
+            self.comm.all_reduce(tensor, instr.axis)
+        return sum(t.nbytes for t in tensors), *([True] * len(instr.writes))
+
+    def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """Summed gradients -> new weights, in place; also the global gradient norm."""
+        if self.measure_norm:
+            wide = torch.promote_types(self.flat.grads.dtype, torch.float32)
+            self.grad_norm = torch.linalg.vector_norm(self.flat.grads, dtype=wide)
+        self.update.step()
+        return [None] * len(instr.writes)
+
+
+def _source(kernel: Kernel) -> str:
+    file = inspect.getsourcefile(kernel) or ""
+    _, line = inspect.getsourcelines(kernel)
+    return f"{file[file.rfind('parallel_core') :]}:{line}"

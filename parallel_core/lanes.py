@@ -1,0 +1,158 @@
+"""Two lanes run one rank's program: the compute thread and a comm thread, each in order.
+
+Nouns. The *store* holds the values that exist now. A lane takes its next instruction, stands until
+everything that instruction reads is in the store, calls the op's kernel, puts what it wrote into
+the store and drops what it frees. No lane knows the other: they meet in the store alone, so the
+order that runs is the program's, and overlap is what the program allows.
+
+A kernel is `kernel(instr, reads: {Value: object}) -> objects for instr.writes, in order`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from parallel_core.program import Instr, Lane, Op, Value
+from parallel_core.recording import Note
+
+Kernel = Callable[[Instr, Mapping[Value, Any]], Sequence[Any]]
+now = time.perf_counter_ns  # CLOCK_MONOTONIC: one clock for all processes of a machine
+own_time = time.thread_time_ns  # this thread's CPU time, so that other lanes do not count
+
+
+class LaneStopped(RuntimeError):
+    """The other lane failed; its own error is the one to show."""
+
+
+class Lanes:
+    """Runs one rank's instructions, step after step, and notes what happened.
+
+    `notes` holds a Note an instruction in the order they ended; `clear` empties it. `sync` waits
+    for the device (CUDA kernels are asynchronous), `memory` reads the live bytes, `beat` shows
+    the supervisor where the rank stands.
+    """
+
+    def __init__(
+        self,
+        instrs: Sequence[Instr],
+        kernels: Mapping[Op, Kernel],
+        *,
+        beat: Callable[[int, int], None] = lambda step, index: None,
+        memory: Callable[[], int] = lambda: 0,
+        sync: Callable[[], None] = lambda: None,
+        enter_comm: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.notes: list[Note] = []
+        self._kernels, self._beat, self._memory, self._sync = kernels, beat, memory, sync
+        self._lists = {
+            lane: [(i, instr) for i, instr in enumerate(instrs) if instr.lane == lane]
+            for lane in Lane
+        }
+        self._store: dict[Value, Any] = {}
+        self._when: dict[Value, int] = {}
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._step = -1
+        self._begin, self._ended = threading.Semaphore(0), threading.Semaphore(0)
+        self._enter_comm = enter_comm
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        if self._lists[Lane.COMM]:
+            self._thread = threading.Thread(target=self._comm_lane, daemon=True, name="comm lane")
+            self._thread.start()
+
+    def run(self, step: int, holds: Mapping[Value, Any]) -> dict[Value, Any]:
+        """Run one step from the values held at its start; the values left at its end.
+
+        Raises whatever a kernel raised, from either lane.
+        """
+        begun = now()
+        self._store = dict(holds)
+        self._when = dict.fromkeys(holds, begun)
+        self._step = step
+        if self._thread:
+            self._begin.release()
+        try:
+            self._walk(Lane.COMPUTE)
+        except LaneStopped:
+            pass
+        except BaseException as error:
+            # the comm lane may be standing in a message whose peers wait for this rank: no join
+            self._fail(error)
+            raise
+        if self._thread and self._failure is None:
+            self._ended.acquire()
+        if self._failure is not None:
+            raise self._failure
+        return self._store
+
+    def close(self) -> None:
+        """End the comm thread."""
+        self._closed = True
+        if self._thread:
+            self._begin.release()
+            self._thread.join(timeout=5)
+
+    def _comm_lane(self) -> None:
+        self._enter_comm()
+        while True:
+            self._begin.acquire()
+            if self._closed:
+                return
+            try:
+                self._walk(Lane.COMM)
+            except LaneStopped:
+                pass
+            except BaseException as error:  # shown by the compute lane, which the caller sees
+                self._fail(error)
+            self._ended.release()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    def _walk(self, lane: Lane) -> None:
+        for index, instr in self._lists[lane]:
+            self._beat(self._step, index)
+            asked = now()
+            self._stand_until_there(instr.reads)
+            posted = max((self._when[value] for value in instr.reads), default=asked)
+            start = asked if instr.op == Op.WAIT else now()
+            spent = own_time()
+            size = 0
+            if instr.op != Op.WAIT:
+                size = self._call(instr)
+                self._sync()
+            done, spent = now(), own_time() - spent
+            self._publish(instr, done)
+            posted = asked if instr.op == Op.WAIT else min(posted, start)
+            self.notes.append((self._step, index, posted, start, done, spent, size, self._memory()))
+
+    def _call(self, instr: Instr) -> int:
+        """Run the kernel; the payload bytes of a message, which its kernel returns first."""
+        reads = {value: self._store[value] for value in instr.reads}
+        written = list(self._kernels[instr.op](instr, reads))
+        size = int(written.pop(0)) if instr.op.is_message else 0
+        self._store.update(zip(instr.writes, written, strict=True))
+        return size
+
+    def _stand_until_there(self, reads: Sequence[Value]) -> None:
+        if all(value in self._when for value in reads) and self._failure is None:
+            return
+        with self._changed:
+            while not all(value in self._when for value in reads):
+                if self._failure is not None:
+                    raise LaneStopped
+                self._changed.wait()
+
+    def _publish(self, instr: Instr, done: int) -> None:
+        for value in instr.frees:
+            del self._store[value]
+        with self._changed:
+            for value in instr.writes:
+                self._when[value] = done
+            self._changed.notify_all()

@@ -1,0 +1,91 @@
+"""The ledger: bytes on the wire and bytes resident, predicted from a plan and counted in a run.
+
+Both sides have one shape, so that they can be laid side by side:
+
+    wire     {axis: {op: {"messages": [per rank], "payload_bytes": [per rank], "wire_bytes": n}}}
+    memory   {"params": [per rank], "grads": [per rank], "optimizer": [per rank]}
+
+A payload is what one rank hands over; wire bytes are what leaves all ranks together
+(cost.wire_bytes). Scalars, such as the loss, are control traffic and booked apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from parallel_core.cost import wire_bytes
+from parallel_core.params import param_specs
+from parallel_core.plan import DType, Optimizer, Plan
+from parallel_core.program import Instr, Op, Program, Value
+
+Counts = Mapping[tuple[str, str], tuple[int, int]]
+"""One rank's messages: (axis, op) -> (how many, payload bytes)."""
+
+CONTROL = frozenset({"loss"})
+"""`where` of instructions that move scalars."""
+
+
+def messages(instr: Instr, axis: str, size: Callable[[Value], int]) -> list[tuple[Op, str, int]]:
+    """(op, axis, payload bytes) of every message of an instruction, in order."""
+    if instr.inner:
+        return [(m.op, m.axis, size(m.value)) for m in instr.inner]
+    taken = instr.writes if instr.op == Op.RECV else instr.reads
+    return [(instr.op, axis, sum(size(value) for value in taken))]
+
+
+def predicted_counts(
+    program: Program, size: Callable[[Value], int], steps: int, *, control: bool = False
+) -> list[Counts]:
+    """The messages of every rank in `steps` steps, from the program alone."""
+    ranks: list[dict[tuple[str, str], tuple[int, int]]] = [{} for _ in program.ranks]
+    for rank, _, instr in program:
+        if not (instr.op.is_message or instr.inner) or (instr.where in CONTROL) != control:
+            continue
+        for op, axis, payload in messages(instr, instr.axis or "p2p", size):
+            count, total = ranks[rank].get((axis, op.value), (0, 0))
+            ranks[rank][axis, op.value] = (count + steps, total + payload * steps)
+    return list(ranks)
+
+
+def wire(counts: Iterable[Counts], degree: Callable[[str], int]) -> dict[str, dict[str, Any]]:
+    """The wire half of the ledger from every rank's counts; the same for both sides."""
+    ranks = list(counts)
+    table: dict[str, dict[str, Any]] = {}
+    for axis, op in sorted({key for rank in ranks for key in rank}):
+        each = [rank.get((axis, op), (0, 0)) for rank in ranks]
+        n = degree(axis)
+        out = sum(wire_bytes(Op(op), payload, n) for _, payload in each)
+        shares = 1 if op in (Op.SEND, Op.RECV) else n
+        table.setdefault(axis, {})[op] = {
+            "messages": [count for count, _ in each],
+            "payload_bytes": [payload for _, payload in each],
+            "wire_bytes": out // shares,  # each of the n members booked the whole group's bytes
+        }
+    return table
+
+
+def total_wire_bytes(table: Mapping[str, Mapping[str, Any]]) -> int:
+    """All bytes of a wire table, over axes, ops and ranks."""
+    return sum(row["wire_bytes"] for ops in table.values() for row in ops.values())
+
+
+def predicted_memory(plan: Plan) -> dict[str, list[int]]:
+    """Bytes of parameters, gradients and optimizer state on each rank.
+
+    AdamW keeps two float32 (or wider) moments an element, and a float32 master copy where the
+    weights are bfloat16: the 2 + 2 + K of ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054, 3.1).
+    """
+    count = sum(spec.numel for spec in param_specs(plan))
+    width = DType(plan.dtype).bytes
+    state = 4 if plan.mixed else 0
+    if plan.optimizer == Optimizer.ADAMW:
+        state += 2 * max(width, 4)
+    n = plan.world_size
+    each = {"params": count * width, "grads": count * width, "optimizer": count * state}
+    return {kind: [size] * n for kind, size in each.items()}
+
+
+def peak_state_bytes(memory: Mapping[str, list[int]]) -> int:
+    """params + grads + optimizer on the fullest rank."""
+    return max(map(sum, zip(*memory.values(), strict=True)))

@@ -1,0 +1,189 @@
+"""One transformer on one device: the model every layout is held against. No parallelism in it.
+
+Shapes: B batch, S sequence, D model, V vocabulary.
+
+    embed    ids[B, S] -> x[B, S, D]         token (gpt: + position) embeddings
+    layer    x -> x + attention(norm x)      then x + mlp(norm x); pre-norm
+    head     x[B, S, D] -> logits[B, S, V]   norm, then one projection (the embedding's, if tied)
+
+These are the *units*: what one forward or backward instruction runs. Parameters are named and
+shaped as in params.py. Dropout (gpt) sits where GPT-2 has it: after the embeddings, on the
+attention probabilities, and on both branches before they join the residual stream.
+
+GPT-2: Radford et al. 2019. Llama: Touvron et al. 2023, arXiv:2302.13971.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from parallel_core.attention import Attention
+from parallel_core.dropout import Place, dropout, grid
+from parallel_core.layers import empty, mlp, norm, wide
+from parallel_core.params import ParamSpec, param_specs, units
+from parallel_core.plan import Dialect, Plan
+from parallel_core.rng import normal
+
+__all__ = ["IGNORED", "Place", "Transformer", "draw", "init_weights", "loss_sum"]
+
+IGNORED = -100
+"""The label of a token that counts in no loss."""
+
+CHUNK = 1 << 15
+"""Elements drawn at a time: few enough to stay in a core's cache."""
+
+
+class Table(nn.Module):
+    """A learned vector for each of `rows` things: row i is thing i's."""
+
+    def __init__(self, plan: Plan, rows: int) -> None:
+        super().__init__()
+        self.weight = empty(plan, rows, plan.model.hidden)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids[...] int64 -> [..., D]."""
+        return F.embedding(ids, self.weight)
+
+
+class Residual(nn.Module):
+    """What units share: dropout of an x[B, S, D] at a named site."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+
+    def drop(self, x_bsd: Tensor, site: str, place: Place) -> Tensor:
+        """`x` after the plan's dropout, `x` itself where that is 0."""
+        batch, seq, width = self.plan.global_batch, self.plan.seq, self.plan.model.hidden
+        if self.plan.model.dropout == 0:
+            return x_bsd
+        features = torch.arange(width, device=x_bsd.device)
+        index_bsd = grid((place.rows, batch), (place.positions, seq), (features, width))
+        return dropout(x_bsd, self.plan.model.dropout, site, place, index_bsd)
+
+
+class Embed(Residual):
+    """The unit "embed": ids[B, S] -> x[B, S, D]."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.tokens = Table(plan, plan.model.vocab)
+        self.positions = Table(plan, plan.seq) if plan.model.dialect == Dialect.GPT else None
+
+    def forward(self, ids_bs: Tensor, place: Place) -> Tensor:
+        """Rows of the tables, added (gpt)."""
+        x_bsd: Tensor = self.tokens(ids_bs)
+        if self.positions is not None:
+            x_bsd = x_bsd + self.positions(place.positions)
+        return self.drop(x_bsd, "embed", place)
+
+
+class Layer(Residual):
+    """A unit "layer<i>": x[B, S, D] -> x[B, S, D]."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        super().__init__(plan)
+        self.name = name
+        self.attn_norm = norm(plan)
+        self.attn = Attention(plan, f"{name}.attn")
+        self.mlp_norm = norm(plan)
+        self.mlp = mlp(plan)
+
+    def forward(self, x_bsd: Tensor, place: Place) -> Tensor:
+        """Attention, then MLP, each added to what came in."""
+        a_bsd = self.attn(self.attn_norm(x_bsd), place)
+        x_bsd = x_bsd + self.drop(a_bsd, f"{self.name}.attn.out", place)
+        h_bsd = self.mlp(self.mlp_norm(x_bsd))
+        return x_bsd + self.drop(h_bsd, f"{self.name}.mlp.out", place)
+
+
+class Head(nn.Module):
+    """The unit "head": x[B, S, D] -> logits[B, S, V]. A tied head owns its norm only."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.norm = norm(plan)
+        self.out = None if plan.model.tied else Table(plan, plan.model.vocab)
+
+    def forward(self, x_bsd: Tensor, weight_vd: Tensor) -> Tensor:
+        """The norm, then the scalar product with each row of `weight_vd`."""
+        return F.linear(self.norm(x_bsd), weight_vd)
+
+
+class Transformer(nn.Module):
+    """The whole model, made empty in the plan's dtype; `init_weights` fills it.
+
+    `named_parameters()` gives the names and shapes of `param_specs(plan)`.
+    """
+
+    embed: Embed
+    head: Head
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        first, *middle, last = units(plan.model)
+        self.add_module(first, Embed(plan))
+        for name in middle:
+            self.add_module(name, Layer(plan, name))
+        self.add_module(last, Head(plan))
+
+    @property
+    def units(self) -> dict[str, nn.Module]:
+        """The units by name, in forward order."""
+        return dict(self.named_children())
+
+    def forward_unit(self, unit: str, x: Tensor, place: Place) -> Tensor:
+        """One unit: embed takes ids[B, S], a layer x[B, S, D], the head gives logits[B, S, V]."""
+        if unit == "head":
+            table = self.embed.tokens if self.head.out is None else self.head.out
+            return cast(Tensor, self.head(x, table.weight))
+        return cast(Tensor, self.get_submodule(unit)(x, place))
+
+    def forward(self, ids_bs: Tensor, labels_bs: Tensor, place: Place, valid_tokens: int) -> Tensor:
+        """The loss of these rows: their summed cross-entropy over the *global* batch's tokens."""
+        x = ids_bs
+        for unit in self.units:
+            x = self.forward_unit(unit, x, place)
+        return loss_sum(x, labels_bs) / valid_tokens
+
+
+def loss_sum(logits_bsv: Tensor, labels_bs: Tensor) -> Tensor:
+    """The sum (not the mean) of cross-entropies over the tokens whose label is not IGNORED.
+
+    labels[B, S] int64 are already shifted: the label of a token is the one that follows it. A
+    scalar of float32 or wider.
+    """
+    return F.cross_entropy(
+        wide(logits_bsv).flatten(0, 1), labels_bs.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def draw(spec: ParamSpec, seed: int, start: int, stop: int) -> Tensor:
+    """The initial values of elements `start` to `stop` of a whole parameter, laid out flat.
+
+    float64 on the CPU, whatever the device that will use them, so that every layout and every
+    machine starts from the same model. Any slice equals that slice of the whole.
+    """
+    if spec.std is None:
+        return torch.full((stop - start,), spec.fill, dtype=torch.float64)
+    values = torch.empty(stop - start, dtype=torch.float64)
+    for at in range(start, stop, CHUNK):
+        index = torch.arange(at, min(at + CHUNK, stop))
+        values[at - start : at - start + CHUNK] = normal(seed, spec.name, index) * spec.std
+    return values
+
+
+def init_weights(model: nn.Module, plan: Plan) -> None:
+    """Fill every parameter of `model`, on any device, with its initial values in its dtype."""
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for spec in param_specs(plan):
+            flat = weights[spec.name].view(-1)
+            for at in range(0, spec.numel, CHUNK):
+                stop = min(at + CHUNK, spec.numel)
+                flat[at:stop] = draw(spec, plan.seed, at, stop)

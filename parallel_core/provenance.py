@@ -1,0 +1,59 @@
+"""What machine, when, which code: the facts that a run's badge shows."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from parallel_core import __version__
+from parallel_core.plan import Plan
+from parallel_core.trace import Kind, Provenance
+
+
+def of_run(plan: Plan, backend: dict[str, str], versions: dict[str, str]) -> Provenance:
+    """The provenance of a run that just happened on this machine."""
+    ranks = f"{plan.world_size} ranks" if plan.world_size > 1 else "1 rank"
+    notes = (backend["note"],) if backend.get("note") else ()
+    return Provenance(
+        kind=Kind.MEASURED,
+        title=f"{plan.layout}, {plan.model.dialect}",
+        backend=backend["name"] if plan.world_size > 1 else "one process",
+        machine=f"{ranks} on {os.cpu_count()} cores ({platform.machine()} {platform.system()})",
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=commit(),
+        seed=plan.seed,
+        versions={"shardlab": __version__, "python": platform.python_version(), **versions},
+        plan=plan.flat(),
+        notes=notes,
+    )
+
+
+@cache
+def commit() -> str:
+    """The short hash of the checkout this runs from; empty in a wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return ""
+    done = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def as_json(provenance: Provenance) -> dict[str, Any]:
+    """The JSON form used by `--json`."""
+    return {
+        "kind": provenance.kind.value,
+        "badge": provenance.badge,
+        "backend": provenance.backend,
+        "machine": provenance.machine,
+        "date": provenance.date,
+        "commit": provenance.commit,
+        "seed": provenance.seed,
+        "versions": provenance.versions,
+    }

@@ -1,0 +1,119 @@
+"""The own-device clock: a measured run, laid out as if every rank had a device to itself.
+
+With more ranks than cores the wall clock is true and misleading: idle ranks lend their core. So
+each compute op is given the CPU time its own thread used, each message alpha + bytes/beta fitted
+from the run itself, and the simulator lays them out by the program's dependencies.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from statistics import median
+
+from parallel_core.cost import Link, MeasuredCost, ModelCost
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Op, Program
+from parallel_core.simulate import simulate
+from parallel_core.sizes import flops, value_bytes
+from parallel_core.trace import Kind, Span, Trace
+
+ASSUMED = Link(alpha=2e-4, beta=2e9)
+"""A loopback link, for predictions before anything was measured."""
+
+ASSUMED_RATE = 20e9
+"""FLOP/s of one rank on one core, likewise."""
+
+
+@dataclass(frozen=True)
+class _Message:
+    """One collective or message as all its ends saw it."""
+
+    op: Op
+    payload: int
+    n: int
+    count: int
+    seconds: float
+
+
+def fit_link(trace: Trace, per_instr: dict[tuple[int, int], int] | None = None) -> Link:
+    """alpha and beta of a run's own messages; ASSUMED where there are none.
+
+    The wire time of a message runs from its last starter to its last end. alpha is the cheapest
+    hop seen, beta the median of what the larger half of the messages reached beyond it.
+    """
+    met = list(_meetings(trace, per_instr or {}))
+    if not met:
+        return ASSUMED
+    hops = {m: 2 * (m.n - 1) if m.op == Op.ALL_REDUCE else max(m.n - 1, 1) for m in met}
+    alpha = min(m.seconds / (hops[m] * m.count) for m in met)
+    large = sorted(met, key=lambda m: m.payload)[len(met) // 2 :]
+    rates = []
+    for m in large:
+        sent = Link(0.0, 1.0).seconds(m.op, m.payload, m.n)
+        rest = m.seconds - alpha * hops[m] * m.count
+        if rest > 0 and sent > 0:
+            rates.append(sent / rest)
+    return Link(alpha=alpha, beta=median(rates) if rates else ASSUMED.beta)
+
+
+def _meetings(trace: Trace, per_instr: dict[tuple[int, int], int]) -> Iterable[_Message]:
+    ends: dict[tuple[object, ...], list[Span]] = defaultdict(list)
+    for span in trace.spans:
+        if span.peers and Op(span.op).is_message:
+            ends[span.axis, span.peers, span.seq].append(span)
+    for spans in ends.values():
+        first = spans[0]
+        if len(spans) < len(first.peers):
+            continue
+        wire = (max(s.t_done for s in spans) - max(s.t_start for s in spans)) / 1e9
+        count = per_instr.get((first.rank, first.index), 1)
+        yield _Message(Op(first.op), first.bytes, len(first.peers), count, max(wire, 1e-9))
+
+
+def model_cost(plan: Plan, *, rate: float = ASSUMED_RATE, link: Link = ASSUMED) -> ModelCost:
+    """The plan's step under FLOPs over `rate` and messages over `link`."""
+    degrees = dict(plan.mesh.axes)
+    return ModelCost(flops(plan), value_bytes(plan), degrees, rate, link)
+
+
+def fitted_rate(plan: Plan, trace: Trace) -> float:
+    """FLOP/s of a rank's own thread over the forwards and backwards of a run."""
+    count, work, spent = flops(plan), 0.0, 0.0
+    for span in trace.spans:
+        if span.op in (Op.F, Op.B):
+            work += count(Instr(op=Op(span.op), where=span.where))
+            spent += span.cpu_ns / 1e9
+    return work / spent if spent else ASSUMED_RATE
+
+
+def replay(plan: Plan, program: Program, trace: Trace) -> Trace:
+    """Each step of a measured run again, on one device a rank; steps follow one another."""
+    counts = {(r, i): max(len(instr.inner), 1) for r, i, instr in program}
+    model = model_cost(plan, link=fit_link(trace, counts))
+    spans: list[Span] = []
+    shift, text = 0, ""
+    for step in trace.steps:
+        part = [s for s in trace.spans if s.step == step]
+        if len(part) < sum(len(instrs) for instrs in program.ranks):
+            continue  # a step cut short by a live view
+        own = {(s.rank, s.label): s.cpu_ns / 1e9 for s in part}
+        cost = MeasuredCost(own, model)
+        laid = simulate(program, cost)
+        text = cost.text
+        seen = {(s.rank, s.index): s for s in part}
+        spans += [_moved(s, seen[s.rank, s.index], shift) for s in laid.spans]
+        shift += laid.makespan
+    provenance = replace(trace.provenance, kind=Kind.REPLAYED, notes=(text,))
+    return Trace(tuple(spans), provenance, trace.world_size, trace.metrics)
+
+
+def _moved(span: Span, measured: Span, shift: int) -> Span:
+    """A replayed span in its step: times from the simulator, all else as measured."""
+    return replace(
+        measured,
+        t_post=span.t_post + shift,
+        t_start=span.t_start + shift,
+        t_done=span.t_done + shift,
+    )

@@ -1,0 +1,169 @@
+"""A run as its owner follows it: events in, a growing Trace out, and at the end the whole report.
+
+The same object serves the command line, the web page and a notebook. It knows the plan, so it can
+expand what the ranks noted and lay the prediction beside it; it never loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parallel_core import provenance
+from parallel_core.activations.saved import saved_bytes
+from parallel_core.cases import program_of
+from parallel_core.ledger import (
+    Counts,
+    peak_state_bytes,
+    predicted_counts,
+    predicted_memory,
+    total_wire_bytes,
+    wire,
+)
+from parallel_core.params import units
+from parallel_core.plan import Plan
+from parallel_core.recording import Expander
+from parallel_core.replay import fit_link, fitted_rate, model_cost, replay
+from parallel_core.simulate import simulate
+from parallel_core.sizes import value_bytes
+from parallel_core.trace import Kind, Provenance, Span, Trace
+
+
+class RunView:
+    """Follows one run of `plan`: feed it the events, then the results."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.program = plan, program_of(plan)
+        self.metrics: list[dict[str, Any]] = []
+        self.status = "starting"
+        self._spans: list[Span] = []
+        self._expander = Expander(self.program)
+        self._provenance = Provenance(kind=Kind.MEASURED, title=plan.layout, plan=plan.flat())
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Take one event of the run."""
+        match event["event"]:
+            case "notes":
+                self._spans += self._expander.spans(event["rank"], event["notes"])
+            case "progress":
+                self.status = "training"
+                kept = ("step", "loss", "grad_norm", "tokens_per_s")
+                self.metrics.append({key: event[key] for key in kept})
+            case "parity":
+                self.status = "comparing with one process"
+
+    @property
+    def trace(self) -> Trace:
+        """The measured trace so far."""
+        order = sorted(self._spans, key=lambda s: (s.rank, s.step, s.t_start))
+        return Trace(tuple(order), self._provenance, self.plan.world_size, tuple(self.metrics))
+
+    def finish(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The report of a finished run, the object that `shardlab run --json` prints."""
+        first = results[0]
+        self.status = "done"
+        self._provenance = provenance.of_run(self.plan, first["backend"], first["versions"])
+        steps = len(first["metrics"])
+        return {
+            "layout": {**self.plan.flat(), "world_size": self.plan.world_size},
+            "steps": self.metrics,
+            "ledger": ledger(self.plan, results, steps),
+            "parity": first.get("parity"),
+            "trace": self._about_trace(),
+            "provenance": provenance.as_json(self._provenance),
+        }
+
+    def _about_trace(self) -> dict[str, Any]:
+        trace = self.trace
+        return {"spans": len(trace.spans), "makespan_ms": trace.makespan / 1e6, "file": None}
+
+    def own_device(self) -> Trace:
+        """The run replayed as if each rank had a device to itself."""
+        return replay(self.plan, self.program, self.trace)
+
+    def model(self) -> Trace:
+        """One step as the FLOP and alpha-beta model lays it out, both fitted from this run."""
+        trace = self.trace
+        cost = model_cost(self.plan, rate=fitted_rate(self.plan, trace), link=fit_link(trace))
+        return simulate(self.program, cost)
+
+
+def predict(plan: Plan) -> Trace:
+    """One step of a plan before anything ran: FLOPs over an assumed rate, an assumed link."""
+    return simulate(program_of(plan), model_cost(plan))
+
+
+def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
+    """Predicted beside measured, on the wire and in memory (ledger.py says the shape)."""
+    program, size = program_of(plan), value_bytes(plan)
+    measured = [_counts(result["counts"]) for result in results]
+    control = [_counts(result["control"]) for result in results]
+    table = wire(measured, plan.mesh.degree)
+    held = {kind: [r["memory"][kind] for r in results] for kind in ("params", "grads", "optimizer")}
+    predicted = predicted_memory(plan) if steps else _before_the_first_step(plan)
+    return {
+        "wire": {
+            "predicted": wire(predicted_counts(program, size, steps), plan.mesh.degree),
+            "measured": table,
+            "measured_total_bytes": total_wire_bytes(table),
+            "kernel_bytes": sum(result["kernel_wire_bytes"] for result in results),
+        },
+        "memory": {
+            "predicted": predicted,
+            "measured": held,
+            "peak_state_bytes": max(result["peak_state_bytes"] for result in results),
+            "predicted_peak_state_bytes": peak_state_bytes(predicted),
+        },
+        "activations": _activations(plan, results),
+        "comm_buffers": _comm_buffers(results),
+        "control": {
+            "predicted": wire(
+                predicted_counts(program, size, steps, control=True), plan.mesh.degree
+            ),
+            "measured": wire(control, plan.mesh.degree),
+            "what": "the loss, summed over ranks once a step",
+        },
+    }
+
+
+def _before_the_first_step(plan: Plan) -> dict[str, list[int]]:
+    """Nothing has made a gradient or a moment yet; master weights exist from the start."""
+    full, n = predicted_memory(plan), plan.world_size
+    masters = 2 * full["params"][0] if plan.mixed else 0
+    return {"params": full["params"], "grads": [0] * n, "optimizer": [masters] * n}
+
+
+def _counts(rows: Sequence[Sequence[Any]]) -> Counts:
+    return {(axis, op): (count, total) for axis, op, count, total in rows}
+
+
+def _activations(plan: Plan, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    predicted = {unit: saved_bytes(plan, unit) for unit in units(plan.model)}
+    measured = results[0]["activations"]
+    differences = [
+        {"unit": unit, "bytes": measured[unit] - predicted[unit], "why": "not in the formula"}
+        for unit in predicted
+        if measured[unit] != predicted[unit]
+    ]
+    return {
+        "what": "bytes one microbatch keeps for its backward, by unit, on rank 0",
+        "predicted": predicted,
+        "measured": measured,
+        "differences": differences,
+    }
+
+
+def _comm_buffers(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Gradients are reduced in place, so the lab itself keeps no message buffers under dp."""
+    stray = [result["unaccounted"] for result in results]
+    return {
+        "what": "tensors alive after the last step that are neither state nor batch",
+        "predicted": [0] * len(results),
+        "measured": stray,
+        "differences": [
+            {"rank": rank, "bytes": size, "why": "held by something outside the training state"}
+            for rank, size in enumerate(stray)
+            if size
+        ],
+        "not_counted": "buffers inside gloo or NCCL, which torch cannot see",
+    }

@@ -1,0 +1,152 @@
+"""The roofline of this machine, measured: what one thread computes and what it moves.
+
+The target of a rank process, never run in the web process. Three measurements, in this order:
+
+    streams   copy, scale, add and read of arrays far larger than the caches: the sloping roof
+    peak      a square matmul that stays in the cache: the flat roof
+    points    x[m, K] @ w[N, K]' for m = 1, 2, 4, ...: intensity rises with m, the weights come
+              from memory each time (several copies in turn), as in decoding with a batch of m
+
+Roofs are the best repetition (STREAM's rule: McCalpin 1995), points the median one, so a point
+lies under both unless the machine changed its speed in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from parallel_core.hardware.roofline import matmul, ridge
+from parallel_core.matmul_share import share
+from parallel_core.plan import Plan
+from parallel_core.rank import Rank
+
+K, N = 2048, 4096  # the weights of a point: w[N, K]
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SQUARE = 1024  # the peak's matmul
+STREAMS = {"copy": 2, "scale": 2, "add": 3, "read": 1}  # passes over an array
+WIDTHS = (64, 256, 512)  # models whose step is taken apart
+
+
+class Timed(NamedTuple):
+    """Wall seconds of a repeated call: the best and the median repetition."""
+
+    best: float
+    median: float
+
+
+def measure(
+    rank: Rank, *, dtype: str = "float32", seconds: float = 3.0, widths: Sequence[int] = WIDTHS
+) -> dict[str, Any]:
+    """Measure roofs, points and matmul shares on one thread of the CPU: `rank` is a process's own.
+
+    Takes about `seconds`, and about one more for the shares. Emits each finding as it is made
+    ({"found": "stream" | "peak" | "point" | "share", ...}) and returns {"dtype", "peak" FLOP/s,
+    "bandwidth" bytes/s, "ridge" FLOP/byte, "streams", "points", "shares"}. Raises ValueError for
+    a dtype that is no torch floating type.
+    """
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise ValueError(f"dtype={dtype!r} is no floating type of torch; take float32 or bfloat16")
+    torch.set_num_threads(1)
+    rank.describe([*STREAMS, "peak", *(f"batch {m}" for m in BATCHES), *map(str, widths), "end"])
+    rank.beat(0, 0)
+    jobs = itertools.chain(
+        _streams(kind, seconds), _peak(kind, seconds), _points(kind, seconds), _shares(widths)
+    )
+    found: dict[str, list[dict[str, Any]]] = {"stream": [], "peak": [], "point": [], "share": []}
+    for index, finding in enumerate(jobs, start=1):
+        rank.emit(finding)
+        rank.beat(0, index)
+        found[finding["found"]].append(finding)
+    return {"dtype": dtype, **roofs(found), "points": found["point"], "shares": found["share"]}
+
+
+def roofs(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Peak, bandwidth and ridge from the findings: of each the best that was seen."""
+    peak = max(square["flops"] for square in found["peak"])
+    bandwidth = max(stream["bandwidth"] for stream in found["stream"])
+    return {
+        "peak": peak,
+        "bandwidth": bandwidth,
+        "ridge": ridge(peak, bandwidth),
+        "streams": found["stream"],
+    }
+
+
+def _streams(dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any]]:
+    """Arrays of four times the last-level cache: bytes read and written, as STREAM counts them."""
+    size = min(max(4 * last_level_cache(), 64 << 20), 256 << 20)
+    x, y, out = (torch.ones(size // dtype.itemsize, dtype=dtype) for _ in range(3))
+    calls: tuple[Callable[[], Tensor], ...] = (
+        lambda: out.copy_(x),
+        lambda: torch.mul(x, 3.0, out=out),
+        lambda: torch.add(x, y, out=out),
+        lambda: x.sum(),
+    )
+    for (name, passes), call in zip(STREAMS.items(), calls, strict=True):
+        took = timed(call, seconds / 20)
+        yield {"found": "stream", "name": name, "bandwidth": passes * x.nbytes / took.best}
+
+
+def _peak(dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any]]:
+    a, b = (torch.rand(SQUARE, SQUARE).to(dtype) for _ in range(2))
+    took = timed(lambda: a @ b, seconds / 6)
+    yield {"found": "peak", "flops": 2.0 * SQUARE**3 / took.best}
+
+
+def _points(dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any]]:
+    size = N * K * dtype.itemsize
+    copies = min(max(4, -(-4 * last_level_cache() // size)), 16)
+    weights = [torch.rand(N, K).to(dtype) for _ in range(copies)]
+    turn = itertools.cycle(weights)
+    for m in BATCHES:
+        x = torch.rand(m, K).to(dtype)
+        took = timed(partial(_next_product, x, turn), seconds / 20)
+        kernel = matmul(m, N, K, dtype.itemsize)
+        yield {
+            "found": "point",
+            "batch": m,
+            "intensity": kernel.intensity,
+            "flops": kernel.flops / took.median,
+            "seconds": took.median,
+        }
+
+
+def _next_product(x: Tensor, weights: Iterator[Tensor]) -> Tensor:
+    return F.linear(x, next(weights))
+
+
+def _shares(widths: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Two layers of our model at rising width; float32, since a step's mix is what is asked."""
+    for width in widths:
+        plan = Plan.of(layers=2, hidden=width, heads=width // 32, global_batch=2, seq=128)
+        yield {"found": "share", "width": width, "seconds": share(plan)}
+
+
+def timed(call: Callable[[], Any], budget: float) -> Timed:
+    """Repeat `call` for about `budget` seconds, at least three times after one to warm up."""
+    call()
+    took: list[float] = []
+    end = time.perf_counter() + budget
+    while len(took) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - start)
+    return Timed(min(took), statistics.median(took))
+
+
+def last_level_cache() -> int:
+    """Bytes of the largest cache a core of this machine sees; 32 MiB where it is not told."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    told = [int(path.read_text().strip().removesuffix("K")) << 10 for path in sizes]
+    return max(told, default=32 << 20)

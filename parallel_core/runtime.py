@@ -1,0 +1,225 @@
+"""Training for real: every rank runs its program on its own process, and says what it measured.
+
+`train` is the target that launch.Pool and torchrun start on each rank. While it runs it emits
+{"event": "notes"} (what the lanes noted) and, on rank 0, {"event": "progress"}; it returns the
+rank's measurements. Nothing here predicts: report.py lays the two sides together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parallel_core import values as v
+from parallel_core.activations.meter import metering
+from parallel_core.cases import program_of
+from parallel_core.comm import Comm
+from parallel_core.kernels import TrainKernels
+from parallel_core.lanes import Lanes
+from parallel_core.plan import Optimizer, Plan
+from parallel_core.program import Instr, Op
+from parallel_core.rank import Backend, Rank, choose_backend
+from parallel_core.resident import live_bytes, state_bytes, unaccounted
+from parallel_core.saving import save_outputs
+
+PROBED_STEPS = 3
+"""Steps after which the weights are compared with one process."""
+
+
+@dataclass
+class Snapshots:
+    """What the probe and the savers need of a run, copied between steps."""
+
+    grads: dict[str, Tensor] = field(default_factory=dict)
+    params: dict[str, Tensor] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    rank: Rank,
+    *,
+    plan: Mapping[str, Any],
+    steps: int,
+    parity: bool = True,
+    save: Mapping[str, str | None] | None = None,
+    stream: bool = True,
+) -> dict[str, Any]:
+    """Train `steps` steps of `plan` as one rank of it; the rank's measurements, JSON-ready."""
+    chosen = Plan.of(**plan)
+    backend = choose_backend(chosen.world_size)
+    device = _join(rank, chosen, backend)
+    memory = live_bytes(device)
+    comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if chosen.world_size > 1 else None
+    kernels = TrainKernels(chosen, rank.rank, comm, device)
+    instrs = program_of(chosen).ranks[rank.rank]
+    rank.describe([instr.label for instr in instrs])
+    lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **_device_hooks(device))
+    snaps, peak, wire = Snapshots(), 0, 0
+    try:
+        for step in range(steps):
+            before = _kernel_bytes()
+            metrics = _one_step(chosen, kernels, lanes, step)
+            wire += _kernel_bytes() - before
+            peak = max(peak, sum(state_bytes(kernels).values()))
+            _snapshot(snaps, kernels, step, rank.rank)
+            snaps.metrics.append(metrics)
+            _tell(rank, lanes, metrics, steps, stream=stream or step == steps - 1)
+    finally:
+        lanes.close()
+    result = _measurements(kernels, comm, snaps, peak, wire)
+    result["backend"] = {"name": backend.name, "device": device.type, "note": backend.note}
+    rank.close()
+    if rank.rank == 0:
+        save_outputs(chosen, kernels, snaps.grads, save or {})
+        if parity and steps:
+            rank.emit({"event": "parity"})
+            result["parity"] = _parity(chosen, snaps)
+    return result
+
+
+def _join(rank: Rank, plan: Plan, backend: Backend) -> torch.device:
+    """Meet the other ranks, if there are any; the device to work on."""
+    if plan.world_size > 1:
+        rank.init(backend)
+    if backend.device == "cuda":
+        return torch.device("cuda", rank.local_rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def _device_hooks(device: torch.device) -> dict[str, Any]:
+    if device.type != "cuda":
+        return {}
+
+    def enter_comm() -> None:
+        torch.cuda.set_device(device)
+        torch.cuda.set_stream(torch.cuda.Stream(device))
+
+    return {
+        "sync": lambda: torch.cuda.current_stream(device).synchronize(),
+        "enter_comm": enter_comm,
+    }
+
+
+def _one_step(plan: Plan, kernels: TrainKernels, lanes: Lanes, step: int) -> dict[str, Any]:
+    holds = kernels.load(step)
+    start = time.perf_counter()
+    left = lanes.run(step, holds)
+    seconds = time.perf_counter() - start
+    loss = left.get(v.TOTAL_LOSS)
+    if loss is None:
+        loss = left[v.loss(plan.microbatches - 1)]
+    return {
+        "step": step,
+        "loss": float(loss),
+        "grad_norm": float(kernels.grad_norm),
+        "tokens_per_s": plan.tokens_per_step / seconds,
+        "seconds": seconds,
+    }
+
+
+def _snapshot(snaps: Snapshots, kernels: TrainKernels, step: int, rank: int) -> None:
+    if rank:
+        return  # replicas are equal: rank 0 speaks for them
+    if step == 0:
+        snaps.grads = kernels.flat.named(kernels.flat.grads)
+    if step < PROBED_STEPS:
+        snaps.params = kernels.flat.named(kernels.flat.params)
+
+
+def _tell(
+    rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int, *, stream: bool
+) -> None:
+    if not stream:
+        return
+    notes, lanes.notes = lanes.notes, []
+    rank.emit({"event": "notes", "rank": rank.rank, "notes": notes})
+    if rank.rank == 0:
+        rank.emit({"event": "progress", "steps": steps, **metrics})
+
+
+def _measurements(
+    kernels: TrainKernels, comm: Comm | None, snaps: Snapshots, peak: int, wire: int
+) -> dict[str, Any]:
+    def rows(control: bool) -> list[list[Any]]:
+        counts = comm.counts(control=control) if comm else {}
+        return [[axis, op, *count] for (axis, op), count in counts.items()]
+
+    known = [*snaps.grads.values(), *snaps.params.values()]
+    for micro in kernels.load(0).values():
+        if micro is not None:
+            known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
+    return {
+        "counts": rows(control=False),
+        "control": rows(control=True),
+        "memory": state_bytes(kernels),
+        "peak_state_bytes": peak or sum(state_bytes(kernels).values()),
+        "activations": _activations(kernels),
+        "unaccounted": unaccounted(kernels, known),
+        "kernel_wire_bytes": wire,
+        "metrics": snaps.metrics,
+        "sources": kernels.sources(),
+        "versions": {"torch": torch.__version__},
+    }
+
+
+def _activations(kernels: TrainKernels) -> dict[str, int]:
+    """Bytes each unit keeps for its backward, on live tensors: one forward, not trained on."""
+    micro, kept = kernels.load(0)[v.ids(0)], {}
+    x = None
+    for u, unit in enumerate(kernels.names):
+        reads = {v.act(0, u - 1): x} if u else {}
+        mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
+        with metering(mine) as meter:
+            saved, x = kernels.forward(Instr(op=Op.F, where=unit, mb=0), reads)
+            if u:
+                meter.note(saved[0])
+        kept[unit] = meter.bytes
+    return kept
+
+
+def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
+    """The run against one process (oracle.py): losses, first gradients, weights after 3 steps.
+
+    AdamW's weights are compared in float64 only: where a gradient is rounding noise, AdamW turns
+    its sign into a full step, so lower precision would compare noise with noise.
+    """
+    from parallel_core import oracle
+
+    steps = min(len(snaps.metrics), PROBED_STEPS)
+    rows = plan.rows_per_microbatch
+    truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
+    ours = {f"loss{i}": torch.tensor(snaps.metrics[i]["loss"]) for i in range(steps)}
+    theirs = {f"loss{i}": torch.tensor(loss) for i, loss in enumerate(truth.losses)}
+    grads = {name: g.cpu() for name, g in snaps.grads.items()}
+    params = {name: p.cpu() for name, p in snaps.params.items()}
+    errors = {
+        "loss": oracle.relative_error(ours, theirs),
+        "gradients": oracle.relative_error(grads, truth.grads),
+        "parameters": oracle.relative_error(params, truth.params),
+    }
+    counted = ["loss", "gradients"]
+    if plan.optimizer == Optimizer.SGD or plan.dtype == "float64":
+        counted.append("parameters")
+    return {
+        "max_rel_error": max(errors[name] for name in counted),
+        "tensors": len(grads),
+        "steps": steps,
+        "errors": errors,
+        "counted": counted,
+        "max_abs_error": max((float((grads[n] - g).abs().max()) for n, g in truth.grads.items())),
+    }
+
+
+def _kernel_bytes() -> int:
+    """Bytes this process has written so far, by the kernel's own count; 0 where it keeps none."""
+    try:
+        text = Path("/proc/self/io").read_text()
+    except OSError:
+        return 0
+    return int(text.split("wchar:")[1].split()[0])

@@ -1,0 +1,1 @@
+"""Figures of a Trace, a Program or a Ledger: pure functions, no web framework, no torch."""

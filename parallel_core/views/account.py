@@ -1,0 +1,109 @@
+"""A trace in words: the sentences that stand where a picture cannot be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parallel_core.program import Lane, Op
+from parallel_core.trace import Span, Trace
+from parallel_core.views.causes import Wait, message_ids, ordered, waits
+
+_TIMES = ((2_000, 1, "ns"), (2_000_000, 1_000, "µs"), (20_000_000_000, 1_000_000, "ms"))
+_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def time_text(ns: float, scale: float | None = None) -> str:
+    """Nanoseconds as "3.10 ms"; the unit fits `scale` (default: the time itself)."""
+    size = abs(ns if scale is None else scale)
+    per, unit = next(((per, unit) for below, per, unit in _TIMES if size < below), (10**9, "s"))
+    return f"{_three(ns / per)} {unit}"
+
+
+def bytes_text(count: float) -> str:
+    """Bytes as "12.4 MiB"."""
+    power = 0
+    while abs(count) >= 1024 and power < len(_BYTES) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:.0f} B" if power == 0 else f"{_three(count)} {_BYTES[power]}"
+
+
+def _three(value: float) -> str:
+    size = abs(value)
+    return f"{value:.{0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2}f}"
+
+
+def wait_text(wait: Wait, rows: Sequence[Span]) -> str:
+    """The cause in words: "waits 3.10 ms for rank 2, which was in B layer1 mb0"."""
+    least = wait.length * 0.02
+    message = rows[wait.message].label
+    whole = time_text(wait.length)
+    parts = []
+    if wait.late > least:
+        parts.append((wait.late, _late_text(wait, rows)))
+    if wait.queue > least:
+        parts.append((wait.queue, "queued behind other messages"))
+    if wait.wire > least:
+        parts.append((wait.wire, "on the wire"))
+    if len(parts) == 1 and wait.late > least:
+        return f"waits {whole} {parts[0][1]}"
+    if len(parts) == 1:
+        return f"waits {whole} for {message}, {parts[0][1]}"
+    return f"waits {whole} for {message}: " + "; ".join(f"{time_text(t)} {p}" for t, p in parts)
+
+
+def _late_text(wait: Wait, rows: Sequence[Span]) -> str:
+    text = f"for rank {rows[wait.culprit].rank}"
+    if wait.doing < 0:
+        return text
+    doing = rows[wait.doing]
+    if doing.op == Op.WAIT:
+        return f"{text}, which was waiting itself"
+    slow = f" ({wait.slow} times its median)" if wait.slow else ""
+    return f"{text}, which was in {doing.label}{slow}"
+
+
+def account(trace: Trace) -> str:
+    """The trace in a few sentences: makespan, who worked, the longest wait, memory, badge."""
+    if not trace.spans:
+        return f"Nothing has run yet. {trace.provenance.badge}"
+    rows = ordered(trace)
+    steps = len(trace.steps)
+    ranks = f"{trace.world_size} rank{'s' * (trace.world_size != 1)}"
+    parts = [
+        f"{ranks}, {steps} step{'s' * (steps != 1)}, {time_text(trace.makespan)} "
+        "from the first start to the last end.",
+        _shares(trace),
+        _longest(trace, rows),
+    ]
+    peak = max(rows, key=lambda span: span.memory)
+    if peak.memory:
+        parts.append(f"Memory peaks at {bytes_text(peak.memory)} on rank {peak.rank}.")
+    return " ".join([part for part in parts if part] + [trace.provenance.badge])
+
+
+def _shares(trace: Trace) -> str:
+    """Who computed most of the time, and who least."""
+    busy = [0] * trace.world_size
+    for span in trace.spans:
+        if span.lane == Lane.COMPUTE and span.op != Op.WAIT and span.seq is None:
+            busy[span.rank] += span.duration
+    share = [round(100 * ns / max(1, trace.makespan)) for ns in busy]
+    if trace.world_size == 1:
+        return f"It computes {share[0]} % of the time."
+    most = max(range(len(busy)), key=lambda rank: busy[rank])
+    least = min(range(len(busy)), key=lambda rank: busy[rank])
+    return (
+        f"Busiest: rank {most}, computing {share[most]} % of the time; "
+        f"idlest: rank {least}, {share[least]} %."
+    )
+
+
+def _longest(trace: Trace, rows: Sequence[Span]) -> str:
+    every = waits(rows, message_ids(rows))
+    # A rank stands still where its compute lane waits; a waiting comm lane may be hidden.
+    still = [wait for wait in every if rows[wait.row].lane == Lane.COMPUTE] or every
+    if not still:
+        return "No rank waits for another."
+    wait = max(still, key=lambda wait: (wait.length, -wait.start))
+    when = time_text(wait.start - trace.start, trace.makespan)
+    return f"Longest wait: rank {rows[wait.row].rank} {wait_text(wait, rows)} (at {when})."
