@@ -23,9 +23,9 @@ function three(value) {
 /** The unit that fits a duration: [nanoseconds in it, its name]. */
 export function unitOf(ns) {
   const size = Math.abs(ns);
-  if (size < 2e3) return [1, "ns"];
-  if (size < 2e6) return [1e3, "µs"];
-  return size < 2e10 ? [1e6, "ms"] : [1e9, "s"];
+  if (size < 1e3) return [1, "ns"];
+  if (size < 1e6) return [1e3, "µs"];
+  return size < 1e9 ? [1e6, "ms"] : [1e9, "s"];
 }
 
 /** 3100000 -> "3.10 ms"; the unit fits `scale`. */
@@ -439,7 +439,7 @@ function paintScene(s) {
 
 function paintAxis(s) {
   const { ctx, box, T, view } = s;
-  const [per, unit] = s.logical ? [1, "dependency step"] : unitOf(s.t.span);
+  const [per, unit] = s.logical ? [1, "step"] : unitOf(s.t.span);
   ctx.font = `11px ${T.font}`;
   ctx.textAlign = "center";
   for (const v of ticks(view.a / per, view.b / per, box.plot / 90)) {
@@ -451,8 +451,8 @@ function paintAxis(s) {
     const text = String(+v.toPrecision(6));
     ctx.fillText(text, Math.min(Math.max(x, box.left + 4), box.width - box.right - 6), box.bottom + 12);
   }
-  ctx.textAlign = s.logical && box.narrow ? "left" : "right";
-  ctx.fillText(unit, ctx.textAlign === "left" ? 4 : box.left - 12, box.bottom + (box.narrow && s.logical ? 26 : 12));
+  ctx.textAlign = "right";
+  ctx.fillText(unit, box.left - (box.narrow ? 6 : 12), box.bottom + 12);
   if (!s.logical && s.steps.length > 1)
     for (const [step, at] of s.steps) {
       const x = Math.round(s.px(at)) + 0.5;
@@ -502,7 +502,9 @@ function paintMemory(s) {
       if (Math.floor(x) !== column) top = base;
       [column, top] = [Math.floor(x), Math.min(top, y(m.bytes[i]))]; // a pixel shows its maximum
       ctx.lineTo(x, top);
-      ctx.lineTo(Math.max(end, x + 0.5), Math.floor(end) === column ? top : y(m.bytes[i]));
+      if (Math.floor(end) === column) continue;
+      ctx.lineTo(x + 0.5, y(m.bytes[i]));
+      ctx.lineTo(end, y(m.bytes[i]));
     }
     ctx.lineTo(Math.min(px(t.span), box.left + box.plot + 2), base);
     ctx.fillStyle = T.memory;
@@ -543,10 +545,16 @@ function looks(s, i) {
   return { ...look, fill, wash: fill, ink: isDark(fill) ? "#ffffff" : "#000000", hatch: "" };
 }
 
+/** Where the cell of a row begins: a message's only when its last end was posted. */
+function cellStart(t, X0, i) {
+  const w = t.msg[i] >= 0 && X0 === t.start ? t.waitAt.get(i) : null;
+  return w ? w.start + w.length : X0[i];
+}
+
 function paintCell(s, i, y, h) {
   const { ctx, t, T } = s;
   if (t.ops[t.op[i]].name === "wait") return;
-  const x = s.px(s.X0[i]), w = Math.max(0.75, s.px(s.X1[i]) - x);
+  const x = s.px(cellStart(t, s.X0, i)), w = Math.max(0.75, s.px(s.X1[i]) - x);
   const look = looks(s, i), model = t.kind === "modelled" && !s.logical;
   const gap = w > 4 ? 0.5 : 0;
   const round = h >= 16 && w >= 8 ? 2.5 : h >= 6 && w >= 6 ? 1.5 : 0;
@@ -610,6 +618,11 @@ function paintText(s, i, look, model, x, y, w, h) {
   }
   ctx.fillStyle = colour;
   ctx.fillText(text, x + two / 2, middle);
+  const mark = /\d+$/.exec(where); // the layer or stage, small in the corner, where its name has no room
+  if (thin || !mark || text === long.filter(Boolean).join(" ") || two < 26 + 6 * mark[0].length) return;
+  ctx.font = `8.5px ${T.font}`;
+  ctx.textAlign = "right";
+  ctx.fillText(mark[0], x + two - 4, y + 8);
 }
 
 const widths = new Map();
@@ -682,10 +695,11 @@ function paintModel(s) {
     const row = s.box.rows[seg.rank];
     if (!row || row.cellH < 8) continue;
     for (let i = seg.from; i < seg.to; i++) {
-      const x = s.px(m.start[i] + m.shift), w = s.px(m.done[i] + m.shift) - x;
-      if (w < 4 || x + w < s.box.left || x > s.box.left + s.box.plot || m.ops[m.op[i]].name === "wait") continue;
+      const x = s.px(cellStart(m, m.start, i) + m.shift), w = s.px(m.done[i] + m.shift) - x;
+      if (w < 8 || x + w < s.box.left || x > s.box.left + s.box.plot || m.ops[m.op[i]].name === "wait") continue;
       const y = seg.lane ? row.lanes[seg.lane - 1] : row.cellY, h = seg.lane ? row.laneH : row.cellH;
-      for (const [colour, wide, dash] of [[T.page, 3.5, []], [T.ink, 1.5, [5, 3]]]) {
+      for (const [colour, wide, dash] of [[T.page, 2.5, []], [T.ink, 1.5, [5, 3]]]) {
+        ctx.globalAlpha = colour === T.page ? 0.6 : 1;
         ctx.setLineDash(dash);
         ctx.lineWidth = wide;
         ctx.strokeStyle = colour;
@@ -707,9 +721,12 @@ function paintPath(s) {
     ctx.strokeRect(x + 1, y, w - 2, h);
   }
   ctx.beginPath();
-  for (const i of s.path) {
-    const [y, h] = placeOf(s, i);
-    ctx.lineTo(s.px((s.X0[i] + s.X1[i]) / 2), y + h / 2);
+  let last = -Infinity;
+  for (const i of s.path) { // along the foot of the cells, clear of their letters
+    const [y, h] = placeOf(s, i), foot = h > 12 ? y + h - 5 : y + h / 2;
+    ctx.lineTo(s.px(Math.min(s.X1[i], Math.max(s.X0[i], last))), foot);
+    ctx.lineTo(s.px(s.X1[i]), foot);
+    last = s.X1[i];
   }
   ctx.lineJoin = "round";
   for (const [colour, wide] of [[T.page, 4], [T.ink, 1.5]]) {
@@ -805,4 +822,685 @@ export function chromeTrace(t) {
       dur: (t.done[i] - t.start[i]) / 1e3,
       args: { step: t.step[i], bytes: t.bytes[i], memory: t.memory[i], axis: t.names.axis[t.axis[i]] } });
   return { traceEvents, displayTimeUnit: "ms", otherData: { provenance: t.badge } };
+}
+
+// ---------------------------------------------------------------- 10 markup, style
+
+const ICONS = {
+  play: "<path d='M4.5 2.8v10.4l8.6-5.2z' fill='currentColor' stroke='none'/>",
+  pause: "<path d='M4.5 3v10M11.5 3v10' stroke-width='2.6'/>",
+  back: "<path d='M11.5 3.2v9.6L5 8zM3.6 3.2v9.6'/>",
+  next: "<path d='M4.5 3.2v9.6L11 8zM12.4 3.2v9.6'/>",
+  out: "<path d='M3 8h10'/>",
+  in: "<path d='M3 8h10M8 3v10'/>",
+  fit: "<path d='M5.5 5 2.5 8l3 3M10.5 5l3 3-3 3M2.5 8h11'/>",
+  save: "<path d='M8 2.5v7.5m0 0 3-3m-3 3-3-3M3 13.2h10'/>",
+};
+
+const STYLE = `
+.sl{--page:var(--st-background-color,#fff);--ink:var(--st-text-color,#16202c);--soft:color-mix(in srgb,var(--ink) 62%,var(--page));
+--line:color-mix(in srgb,var(--ink) 14%,var(--page));--fill:color-mix(in srgb,var(--ink) 6%,var(--page));
+container-type:inline-size;box-sizing:border-box;position:relative;padding:8px;color:var(--ink);background:var(--page);transition:color 1ms;
+font:13px/1.45 var(--st-font,ui-sans-serif,system-ui,-apple-system,"Segoe UI",sans-serif);font-variant-numeric:tabular-nums;outline:none}
+@media (prefers-color-scheme:dark){.sl{--page:var(--st-background-color,#12161c);--ink:var(--st-text-color,#e6eaf0)}}
+.sl *{box-sizing:border-box}
+.sl:focus-visible{box-shadow:inset 0 0 0 2px var(--ring,#4b74ce);border-radius:8px}
+.sl button:focus-visible,.sl select:focus-visible,.sl input:focus-visible,.sl summary:focus-visible{outline:2px solid var(--ring,#4b74ce);outline-offset:2px}
+.sl .top,.sl .bar,.sl .foot{display:flex;flex-wrap:wrap;align-items:center;gap:8px 12px}
+.sl .top{justify-content:space-between;margin-bottom:6px}
+.sl .title{font-size:15px;font-weight:600;letter-spacing:-.005em;margin-right:auto}
+.sl .title small{font-weight:400;color:var(--soft);font-size:13px;margin-left:8px}
+.sl button,.sl select{font:inherit;color:inherit;background:var(--page);border:1px solid var(--line);border-radius:6px;height:30px;padding:0 10px;cursor:pointer;white-space:nowrap}
+.sl button:hover,.sl select:hover{background:var(--fill)}
+.sl button[aria-pressed=true]{background:var(--ink);color:var(--page);border-color:var(--ink)}
+.sl .icon{width:32px;padding:0;display:inline-grid;place-items:center}
+.sl .go{background:var(--ink);color:var(--page);border-color:var(--ink);width:40px}
+.sl .go:hover{background:var(--ink);opacity:.85}
+.sl svg.i{width:16px;height:16px;fill:none;stroke:currentColor;stroke-width:1.6;stroke-linecap:round;stroke-linejoin:round;display:block}
+.sl .set{display:inline-flex}.sl .set button{border-radius:0;margin-left:-1px}
+.sl .set button:first-child{border-radius:6px 0 0 6px;margin-left:0}.sl .set button:last-child{border-radius:0 6px 6px 0}
+.sl .stage{position:relative;line-height:0;overflow:hidden}
+.sl canvas{display:block;width:100%;touch-action:pan-y;cursor:crosshair}
+.sl input[type=range]{flex:1 1 140px;min-width:110px;height:30px;margin:0;accent-color:var(--ink);background:none}
+.sl .now{min-width:126px;color:var(--soft)}.sl .now b{color:var(--ink);font-weight:600}
+.sl .foot{margin-top:12px;gap:6px 16px;color:var(--soft);font-size:12px;align-items:flex-start}
+.sl .legend{display:flex;flex-wrap:wrap;gap:5px 14px;list-style:none;margin:0;padding:0;flex:1 1 320px}
+.sl .legend li{display:inline-flex;align-items:center;gap:6px;margin:0}
+.sl .legend svg{width:20px;height:14px;flex:none}
+.sl .badge{border:1px solid var(--line);border-radius:6px;padding:2px 9px;color:var(--ink);max-width:100%;overflow-wrap:anywhere}
+.sl .badge[data-kind=modelled]{border:1.5px dashed var(--soft)}.sl .badge[data-kind=replayed]{border-color:var(--ink)}
+.sl .badge[data-kind=quoted]{border-style:dotted}
+.sl .pop{position:absolute;z-index:2;max-width:min(340px,92%);padding:9px 12px;border-radius:8px;background:var(--page);border:1px solid var(--line);
+box-shadow:0 6px 24px rgba(0,0,0,.16);font-size:12.5px;line-height:1.45;pointer-events:none}
+.sl .pop b{display:block;margin-bottom:2px}.sl .pop span{display:block;color:var(--soft)}.sl .pop span.why{color:var(--ink)}
+.sl .help{position:absolute;z-index:3;inset:38px 0 auto auto;width:min(420px,100%);padding:14px 18px;border-radius:10px;background:var(--page);border:1px solid var(--line);box-shadow:0 8px 32px rgba(0,0,0,.2)}
+.sl .help dl{display:grid;grid-template-columns:auto 1fr;gap:3px 14px;margin:6px 0 12px}.sl .help dd{margin:0;color:var(--soft)}
+.sl .help button{display:inline-flex;align-items:center;gap:6px}
+.sl kbd{font:inherit;font-weight:600}
+.sl .say{min-height:1.45em;margin:8px 0 0;color:var(--soft);font-size:12.5px}
+.sl details{margin-top:8px;font-size:12.5px}.sl summary{cursor:pointer;color:var(--soft)}
+.sl .scroll{overflow:auto;max-height:320px;border:1px solid var(--line);border-radius:6px}
+.sl caption{text-align:left;padding:4px 10px;color:var(--soft)}
+.sl table{border-collapse:collapse;width:100%}.sl th,.sl td{text-align:left;padding:3px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
+.sl td.n,.sl th.n{text-align:right}.sl [hidden]{display:none!important}
+@container (max-width:560px){.sl .top{gap:6px;justify-content:flex-start}.sl .title{flex-basis:100%}.sl button,.sl select{padding:0 8px}.sl .icon{padding:0}.sl input[type=range]{flex-basis:100%;order:1}.sl .now{min-width:0;margin-left:auto}.sl .bar select,.sl .bar .set,.sl .bar>.icon:last-child{order:2}.sl .bar .set{margin-left:auto}}
+`;
+
+const MARKUP = `
+<div class="top"><div class="title"></div>
+ <span class="set" role="group" aria-label="clock"><button data-do="trace">Wall clock</button><button data-do="own">Own device</button></span>
+ <span class="set" role="group" aria-label="axis"><button data-do="time">Time</button><button data-do="steps">Steps</button></span>
+ <button data-do="path">Critical path</button><button data-do="model">Prediction</button></div>
+<div class="stage"><canvas role="img"></canvas><div class="pop" role="tooltip" hidden></div></div>
+<div class="bar"><button class="icon" data-do="back" aria-label="previous event">@back</button><button class="icon go" data-do="play" aria-label="play">@play</button><button class="icon" data-do="next" aria-label="next event">@next</button>
+ <span class="now"></span><input type="range" min="0" max="1000" value="1000" step="1" aria-label="position in time">
+ <select aria-label="speed"><option value="0.25">¼ ×</option><option value="0.5">½ ×</option><option value="1" selected>1 ×</option><option value="2">2 ×</option><option value="4">4 ×</option></select>
+ <span class="set" role="group" aria-label="zoom"><button class="icon" data-do="out" aria-label="zoom out">@out</button><button class="icon" data-do="fit" aria-label="show all">@fit</button><button class="icon" data-do="in" aria-label="zoom in">@in</button></span>
+ <button class="icon" data-do="help" aria-label="help and export" aria-expanded="false">?</button></div>
+<p class="say" aria-live="polite"></p>
+<div class="foot"><ul class="legend"></ul><div class="badge"></div></div>
+<div class="help" hidden><b>Keys</b><dl>
+<dt><kbd>space</kbd></dt><dd>play, pause</dd><dt><kbd>← →</kbd></dt><dd>previous, next event</dd><dt><kbd>shift ← →</kbd></dt><dd>the longest waits, the memory peak</dd>
+<dt><kbd>[ ]</kbd></dt><dd>slower, faster</dd><dt><kbd>+ − 0</kbd></dt><dd>zoom in, out, show all (also ctrl and wheel)</dd><dt><kbd>, .</kbd></dt><dd>pan (also a sideways wheel)</dd>
+<dt><kbd>c</kbd></dt><dd>critical path</dd><dt><kbd>l</kbd></dt><dd>time or dependency steps</dd><dt><kbd>w</kbd></dt><dd>wall clock or own device</dd><dt><kbd>m</kbd></dt><dd>prediction</dd></dl>
+<button data-do="png">@save</button> <button data-do="json">@save</button></div>
+<details><summary>In words and as a table</summary><p class="account"></p><div class="scroll" tabindex="0" role="region" aria-label="spans"></div></details>
+`.replace(/@(\w+)/g, (_, name) => `<svg class="i" viewBox="0 0 16 16" aria-hidden="true">${ICONS[name]}</svg>`);
+
+const escape = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+
+function swatch(T, look, kind) {
+  const fill = kind === "modelled" ? look.wash : look.fill, mid = look.letter && look.hatch !== "half";
+  const edge = kind === "modelled" ? `stroke="${look.fill}" stroke-dasharray="3 2" stroke-width="1.5"` : `stroke="rgba(0,0,0,.55)"`;
+  const half = look.hatch === "half" ? `<path d="M10 1h9v12h-9z" fill="${kind === "modelled" ? T.phases.W.wash : T.phases.W.fill}"/>` : "";
+  const lines = look.hatch === "/" ? `<path d="M2 12 12 2M9 12l9-9" stroke="rgba(0,0,0,.35)"/>` : "";
+  const text = look.letter ? `<text x="${mid ? 10 : 6}" y="10.5" font-size="9" text-anchor="middle" fill="${kind === "modelled" ? T.ink : look.ink}">${look.letter}</text>` : "";
+  return `<svg viewBox="0 0 20 14" aria-hidden="true"><rect x=".75" y=".75" width="18.5" height="12.5" rx="2" fill="${fill}"/>${half}${lines}<rect x=".75" y=".75" width="18.5" height="12.5" rx="2" fill="none" ${edge}/>${text}</svg>`;
+}
+
+const WAIT_SWATCH = {
+  "late peer": "M1 1l12 12M7 1l12 12M13 1l6 6M1 7l6 6", "late receiver": "M1 13 13 1M7 13 19 1M1 7l6-6M13 13l6-6",
+  "link busy": "M3 4h1M8 4h1M13 4h1M5 9h1M10 9h1M15 9h1", wire: "M1 4h18M1 7h18M1 10h18", straggler: "M1 1l12 12M13 1l6 6M1 7l6 6",
+};
+const WAIT_WORDS = { "late peer": "waits: late peer", "late receiver": "waits: late receiver", "link busy": "waits: link busy", wire: "waits: on the wire", straggler: "waits: straggler" };
+
+// ---------------------------------------------------------------- 11 the player
+
+const SPEEDS = [0.25, 0.5, 1, 2, 4], WHOLE = 12000; // at 1 x the whole trace takes 12 s
+
+/** Draws `payload` in `el`; returns the player: update, seek, play, pause, set, state, bench, destroy. */
+export function mount(el, payload, { onPick = () => {} } = {}) {
+  const opened = performance.now();
+  const root = document.createElement("section");
+  root.className = "sl";
+  root.tabIndex = 0;
+  root.setAttribute("role", "region");
+  root.innerHTML = `<style>${STYLE}</style>${MARKUP}`;
+  el.append(root);
+  const $ = (q) => root.querySelector(q), button = (name) => $(`[data-do=${name}]`);
+  const canvas = $("canvas"), ctx = canvas.getContext("2d"), picture = document.createElement("canvas");
+  const pop = $(".pop"), range = $("input"), say = $(".say");
+  button("png").append(" PNG");
+  button("json").append(" JSON for Perfetto");
+  const still = matchMedia("(prefers-reduced-motion: reduce)"), scheme = matchMedia("(prefers-color-scheme: dark)");
+  const S = { clock: "trace", axis: "time", path: false, model: true, speed: 1, x: 0, view: { a: 0, b: 1 },
+    playing: false, hover: null, asked: null, layers: {}, logic: new Map(), paths: new Map(), said: 0 };
+  let t, X0, X1, end = 1, moments, T, box, scene, ratio = 1;
+
+  // -- data ------------------------------------------------------------------------------------
+
+  function load(next, keep) {
+    const was = keep && { x: S.x, atEnd: S.x >= end, all: S.view.a === 0 && S.view.b === end, view: S.view };
+    S.payload = next;
+    S.layers = {};
+    for (const [name, layer] of Object.entries(next.layers)) if (layer) S.layers[name] = decode({ ...layer, world_size: next.world_size });
+    if (!S.layers[S.clock]) S.clock = "trace";
+    S.logic.clear();
+    S.paths.clear();
+    S.hover = null;
+    pop.hidden = true;
+    choose();
+    S.x = was && !was.atEnd ? was.x : end;
+    S.view = was && !was.all ? was.view : { a: 0, b: end };
+    root.setAttribute("aria-label", `timeline: ${next.title || "trace"}`);
+    words();
+    T = null;
+    resize();
+  }
+
+  /** Take up the clock and the axis that are switched on. */
+  function choose() {
+    t = S.layers[S.clock];
+    if (S.axis === "steps") {
+      if (!S.logic.has(S.clock)) S.logic.set(S.clock, logic(t));
+      ({ X0, X1 } = S.logic.get(S.clock));
+    } else [X0, X1] = [t.start, t.done];
+    moments = null;
+    end = 1;
+    if (S.axis === "time") end = Math.max(1, t.span);
+    else for (const x of X1) end = Math.max(end, x);
+  }
+
+  function logic(t) {
+    const level = logicalSteps(t), first = new Map();
+    for (let i = 0; i < t.n; i++) first.set(level[i], Math.min(first.get(level[i]) ?? Infinity, t.start[i]));
+    const late = level.map((l, i) => t.start[i] - first.get(l));
+    const most = late.reduce((a, b) => Math.max(a, b), 1);
+    return { X0: level, X1: level.map((l) => l + 1), most, late: late.map((ns) => ns / most) };
+  }
+
+  const at = () => (moments ||= events(X0, X1));
+  const clockText = (x) => (S.axis === "steps" ? `step ${Math.floor(x)}` : timeText(x, t.span));
+
+  function stepStarts() {
+    const out = new Map();
+    for (let i = 0; i < t.n; i++) out.set(t.step[i], Math.min(out.get(t.step[i]) ?? Infinity, t.start[i]));
+    return [...out].sort((a, b) => a[1] - b[1]);
+  }
+
+  // -- words around the picture ----------------------------------------------------------------
+
+  function words() {
+    const p = S.payload, title = escape(p.title || "Trace");
+    $(".title").innerHTML = `${title}<small>${timeText(t.span)} on ${p.world_size} rank${p.world_size === 1 ? "" : "s"}</small>`;
+    for (const name of ["trace", "own"]) button(name).setAttribute("aria-pressed", S.clock === name);
+    button("own").parentElement.hidden = !S.layers.own;
+    for (const name of ["time", "steps"]) button(name).setAttribute("aria-pressed", (S.axis === "time") === (name === "time"));
+    for (const name of ["path", "model"]) button(name).setAttribute("aria-pressed", S[name]);
+    button("model").hidden = !S.layers.model;
+    const badge = $(".badge");
+    badge.textContent = t.badge;
+    badge.dataset.kind = t.kind;
+    $(".account").textContent = t.account;
+    canvas.setAttribute("aria-label", t.account);
+    if ($("details").open) table();
+  }
+
+  function legend() {
+    const used = new Set(), names = new Set(t.ops.map((op) => op.name));
+    for (const op of t.ops) if (op.name !== "wait") used.add(op.phase);
+    if (S.axis === "steps") {
+      const [low, high] = T.dark ? LATE_DARK : LATE;
+      $(".legend").innerHTML = `<li><svg viewBox="0 0 20 14" aria-hidden="true"><path d="M0 1h7v12H0z" fill="${low}"/><path d="M7 1h6v12H7z" fill="${mix(high, low, 0.5)}"/><path d="M13 1h7v12h-7z" fill="${high}"/></svg>on time … ${timeText(S.logic.get(S.clock).most)} later than the first of its dependency step</li>`;
+      return;
+    }
+    const items = Object.values(T.phases).filter((look) => used.has(look.key)).map((look) => swatch(T, look, t.kind) + escape(look.meaning));
+    const causes = new Set(names.size ? t.waits.map((w) => w.why) : []);
+    for (const why of Object.keys(WAIT_SWATCH))
+      if (causes.has(why))
+        items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x=".5" y=".5" width="19" height="13" rx="2" fill="none" stroke="${T.hatchInk}"/><path d="${WAIT_SWATCH[why]}" stroke="${T.hatchInk}"/>${why === "straggler" ? `<text x="10" y="11" font-size="11" font-weight="700" text-anchor="middle" fill="${T.ink}">!</text>` : ""}</svg>${WAIT_WORDS[why]}`);
+    if (t.memoryOf.some((m) => m.time.length)) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 13V9h5V5h5V2h4v6h4v5z" fill="${T.memory}"/><path d="M1 2h18" stroke="${T.muted}"/></svg>memory above what stays, and its maximum`);
+    if (S.layers.model && S.model) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x="1" y="1" width="18" height="12" fill="none" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>predicted (${escape(S.layers.model.badge)})`);
+    $(".legend").innerHTML = items.map((item) => `<li>${item}</li>`).join("");
+  }
+
+  function table(most = 60) {
+    const head = ["rank", "step", "instruction", "lane", "start", "takes", "why it waited"];
+    const list = Array.from({ length: t.n }, (_, i) => i).sort((a, b) => t.start[a] - t.start[b]).slice(0, most);
+    const body = list.map((i) => {
+      const w = t.waitAt.get(i);
+      const cells = [t.rank[i], t.step[i], label(t, i), t.lanes[t.lane[i]], timeText(t.start[i], t.span), timeText(t.done[i] - t.start[i]), w ? waitText(t, w) : ""];
+      return `<tr>${cells.map((c, k) => `<td${[0, 1, 4, 5].includes(k) ? " class=n" : ""}>${escape(c)}</td>`).join("")}</tr>`;
+    });
+    $(".scroll").innerHTML = `<table><caption>${t.n > most ? `the first ${most} of ${t.n} spans` : `${t.n} spans`}</caption><thead><tr>${head.map((h, k) => `<th scope=col${[0, 1, 4, 5].includes(k) ? " class=n" : ""}>${h}</th>`).join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
+  }
+
+  // Screen readers hear at most one sentence in 400 ms; the last one always comes.
+  function announce(text) {
+    clearTimeout(S.timer);
+    const speak = () => ((say.textContent = text), (S.said = performance.now()));
+    const wait = 400 - (performance.now() - S.said);
+    if (wait <= 0) speak();
+    else S.timer = setTimeout(speak, wait);
+  }
+
+  // -- drawing ---------------------------------------------------------------------------------
+
+  function resize() {
+    const width = Math.floor(canvas.parentElement.clientWidth);
+    if (!width || !t) return;
+    ratio = Math.min(3, window.devicePixelRatio || 1);
+    const memory = t.memoryOf.some((m) => m.time.length);
+    box = layout({ width, ranks: S.payload.world_size, thin: t.lanes.length - 1, memory });
+    for (const c of [canvas, picture]) {
+      c.width = Math.round(width * ratio);
+      c.height = Math.round(box.height * ratio);
+    }
+    canvas.style.height = `${box.height}px`;
+    paint();
+    draw();
+  }
+
+  function paint() {
+    if (!T) {
+      T = theme(root, S.payload.palette);
+      root.style.setProperty("--ring", T.phases.F.fill);
+      legend();
+    }
+    const logical = S.axis === "steps";
+    if (S.path && !S.paths.has(S.clock)) S.paths.set(S.clock, criticalPath(t));
+    scene = { ctx: picture.getContext("2d"), t, X0, X1, view: S.view, box, T, ratio, logical,
+      steps: logical ? [] : stepStarts(), late: logical ? S.logic.get(S.clock).late : null,
+      path: S.path ? S.paths.get(S.clock) : null, model: S.model && !logical ? S.layers.model : null };
+    paintScene(scene);
+  }
+
+  /** One frame: the picture, the part still to come under a veil, the cursor, what runs now. */
+  function draw() {
+    if (!scene) return;
+    ctx.setTransform(1, 0, 0, 1, 0, 0);
+    ctx.drawImage(picture, 0, 0);
+    ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const top = { ...scene, ctx }, right = box.left + box.plot;
+    const x = top.px(S.x), running_ = S.x < end;
+    if (running_ && x < right) {
+      ctx.globalAlpha = 0.6;
+      ctx.fillStyle = T.page;
+      ctx.fillRect(Math.max(x, box.left), box.top - 4, right + 2 - Math.max(x, box.left), box.bottom - box.top + 4);
+      ctx.globalAlpha = 1;
+    }
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(box.left - 2, 0, box.plot + 4, box.bottom);
+    ctx.clip();
+    if (running_) outlineNow(top);
+    if (S.hover && S.hover.row >= 0) outlineHover(top);
+    ctx.restore();
+    if (x >= box.left - 1 && x <= right + 1) paintCursor(top, x);
+  }
+
+  function outlineNow(s) {
+    ctx.lineWidth = 2;
+    ctx.strokeStyle = T.ink;
+    for (const seg of t.segs) {
+      const i = running(X0, X1, seg, S.x);
+      if (i < 0 || !box.rows[seg.rank]) continue;
+      const [y, h] = placeOf(s, i), left = s.px(X0[i]), width = Math.max(2, s.px(X1[i]) - left);
+      if (h < 4) continue;
+      ctx.strokeRect(left, y - 1, width, h + 2);
+    }
+  }
+
+  function outlineHover(s) {
+    const i = S.hover.row;
+    if (t.msg[i] >= 0) return paintGroup(s, i);
+    const w = t.waitAt.get(i);
+    if (w && t.msg[w.message] >= 0 && S.axis === "time") paintGroup(s, w.message);
+    const [y, h] = placeOf(s, i), left = s.px(X0[i]);
+    ctx.lineWidth = 2;
+    ctx.strokeStyle = T.ink;
+    ctx.strokeRect(left, y - 1, Math.max(2, s.px(X1[i]) - left), h + 2);
+  }
+
+  function paintCursor(s, x) {
+    const text = clockText(S.x);
+    ctx.font = `600 11px ${T.font}`;
+    const room = textWidth(ctx, text) + 14, left = Math.min(Math.max(x - room / 2, 2), box.width - room - 2);
+    ctx.fillStyle = T.ink;
+    ctx.fillRect(Math.round(x) - 0.5, 18, 1, box.bottom - 18);
+    ctx.beginPath();
+    ctx.roundRect(left, 0, room, 18, 9);
+    ctx.fill();
+    ctx.fillStyle = T.page;
+    ctx.textAlign = "center";
+    ctx.textBaseline = "middle";
+    ctx.fillText(text, left + room / 2, 9.5);
+  }
+
+  function ask(what) {
+    if (S.asked === "paint" || (S.asked && what === "draw")) return;
+    if (!S.asked) requestAnimationFrame(() => {
+      const full = S.asked === "paint";
+      S.asked = null;
+      if (!root.isConnected || !scene) return;
+      if (full) paint();
+      draw();
+    });
+    S.asked = what;
+  }
+
+  // -- time ------------------------------------------------------------------------------------
+
+  function seek(x, { follow = true, quiet = false } = {}) {
+    S.x = Math.min(end, Math.max(0, x));
+    const wide = S.view.b - S.view.a;
+    if (follow && wide < end && (S.x < S.view.a || S.x > S.view.b)) look(S.x - wide * 0.3, S.x + wide * 0.7);
+    range.value = Math.round((1000 * S.x) / end);
+    $(".now").innerHTML = `<b>${clockText(S.x)}</b> of ${S.axis === "steps" ? end : clockText(end)}`;
+    range.setAttribute("aria-valuetext", clockText(S.x));
+    if (!quiet) announce(moment(t, X0, X1, S.x, clockText(S.x)));
+    ask("draw");
+  }
+
+  function look(a, b) {
+    const wide = Math.min(end, Math.max(b - a, S.axis === "steps" ? 4 : Math.min(100, end)));
+    const left = Math.min(end - wide, Math.max(0, a));
+    S.view = { a: left, b: left + wide };
+    ask("paint");
+  }
+
+  function zoom(factor, x = S.x >= S.view.a && S.x <= S.view.b ? S.x : (S.view.a + S.view.b) / 2) {
+    look(x - (x - S.view.a) / factor, x + (S.view.b - x) / factor);
+  }
+
+  function pan(share) {
+    const by = (S.view.b - S.view.a) * share;
+    look(S.view.a + by, S.view.b + by);
+  }
+
+  function stepEvent(direction) {
+    const all = at(), i = lastUpTo(all, S.x);
+    const to = direction > 0 ? i + 1 : all[i] === S.x ? i - 1 : i;
+    seek(all[Math.min(all.length - 1, Math.max(0, to))]);
+  }
+
+  function stepStrange(direction) {
+    const list = strange(t).map((s) => ({ ...s, x: S.axis === "steps" ? X0[s.row] : s.x })).sort((a, b) => a.x - b.x);
+    const found = direction > 0 ? list.find((s) => s.x > S.x) : list.reverse().find((s) => s.x < S.x);
+    if (!found) return announce("Nothing strange further on.");
+    seek(found.x, { quiet: true });
+    announce(`${clockText(found.x)}: ${found.text}.`);
+    showRow(found.row, scene.px(found.x));
+  }
+
+  function play() {
+    if (S.playing) return;
+    if (S.x >= end) seek(0, { quiet: true });
+    S.playing = true;
+    playButton();
+    let last = performance.now(), held = 0;
+    const frame = (now) => {
+      if (!S.playing || !root.isConnected) return;
+      const passed = Math.min(100, now - last);
+      last = now;
+      if (still.matches) { // no tween: an event at a time
+        held += passed;
+        if (held > 700 / S.speed) [held] = [0, stepEvent(1)];
+      } else seek(S.x + (passed / WHOLE) * end * S.speed, { quiet: true });
+      if (S.x >= end) return pause();
+      requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+  }
+
+  function pause() {
+    if (!S.playing) return;
+    S.playing = false;
+    playButton();
+    announce(moment(t, X0, X1, S.x, clockText(S.x)));
+  }
+
+  function playButton() {
+    button("play").setAttribute("aria-label", S.playing ? "pause" : "play");
+    button("play").firstElementChild.innerHTML = ICONS[S.playing ? "pause" : "play"];
+  }
+
+  // -- switches --------------------------------------------------------------------------------
+
+  /** Flip views: clock "trace" or "own", axis "time" or "steps", path and model true or false. */
+  function set(next) {
+    const share = S.x / end, part = { a: S.view.a / end, b: S.view.b / end };
+    if (next.clock && !S.layers[next.clock]) return;
+    Object.assign(S, next);
+    if (next.clock || next.axis) {
+      choose();
+      S.hover = null;
+      pop.hidden = true;
+      S.view = { a: part.a * end, b: part.b * end };
+      seek(share * end, { quiet: true });
+      announce(`${S.axis === "steps" ? "Dependency steps" : "Time"}, ${t.badge}`);
+    }
+    words();
+    if (T) legend();
+    resize();
+  }
+
+  const actions = {
+    play: () => (S.playing ? pause() : play()),
+    back: () => (pause(), stepEvent(-1)), next: () => (pause(), stepEvent(1)),
+    trace: () => set({ clock: "trace" }), own: () => set({ clock: "own" }),
+    time: () => set({ axis: "time" }), steps: () => set({ axis: "steps" }),
+    path: () => set({ path: !S.path }), model: () => set({ model: !S.model }),
+    in: () => zoom(1.6), out: () => zoom(1 / 1.6), fit: () => look(0, end),
+    help: () => {
+      $(".help").hidden = !$(".help").hidden;
+      button("help").setAttribute("aria-expanded", !$(".help").hidden);
+    },
+    png: savePicture,
+    json: () => save(new Blob([JSON.stringify(chromeTrace(t))], { type: "application/json" }), "trace.json"),
+  };
+
+  function save(blob, name) {
+    const a = document.createElement("a");
+    a.href = URL.createObjectURL(blob);
+    a.download = name;
+    a.click();
+    setTimeout(() => URL.revokeObjectURL(a.href), 1000);
+  }
+
+  // The picture leaves the page with its title and its provenance on it.
+  function savePicture() {
+    const out = document.createElement("canvas"), c = out.getContext("2d");
+    out.width = picture.width;
+    out.height = picture.height + Math.round(64 * ratio);
+    c.scale(ratio, ratio);
+    c.fillStyle = T.page;
+    c.fillRect(0, 0, box.width, box.height + 64);
+    c.drawImage(picture, 0, 32, box.width, box.height);
+    c.textBaseline = "middle";
+    c.fillStyle = T.ink;
+    c.font = `600 14px ${T.font}`;
+    c.fillText($(".title").textContent, 12, 18, box.width - 24);
+    c.fillStyle = T.muted;
+    c.font = `11px ${T.font}`;
+    c.textAlign = "right";
+    c.fillText(t.badge, box.width - 12, box.height + 46, box.width - 24);
+    out.toBlob((blob) => save(blob, "timeline.png"));
+  }
+
+  // -- pointer, wheel, keys ----------------------------------------------------------------------
+
+  function place(event) {
+    const r = canvas.getBoundingClientRect();
+    const px = event.clientX - r.left, y = event.clientY - r.top;
+    return { px, y, x: S.view.a + ((px - box.left) / box.plot) * (S.view.b - S.view.a) };
+  }
+
+  /** What lies under the pointer: a row of the trace, or the memory of a rank. */
+  function under({ px, y, x }) {
+    const rank = box.rows.findIndex((row) => y >= row.y - 1 && y <= row.bottom + 1);
+    if (rank < 0 || px < box.left - 2 || px > box.left + box.plot + 2) return null;
+    const row = box.rows[rank], m = t.memoryOf[rank];
+    if (y < row.cellY - 2 && m.time.length && S.axis === "time") {
+      const bytes = m.bytes[Math.max(0, lastUpTo(m.time, x))];
+      return { row: -1, title: `memory of rank ${rank}`, lines: [`${bytesText(bytes)} live at ${timeText(x, t.span)}`, `${bytesText(m.floor)} stay all through, ${bytesText(m.peak)} at most`] };
+    }
+    const lane = y < row.cellY + row.cellH + 1 ? 0 : 1 + row.lanes.findIndex((top) => y <= top + row.laneH + 1);
+    const seg = t.segs.find((s) => s.rank === rank && s.lane === lane);
+    if (!seg) return null;
+    const near = (3 * (S.view.b - S.view.a)) / box.plot;
+    let i = running(X0, X1, seg, x);
+    if (i < 0) i = running(X0, X1, seg, x + near) < 0 ? running(X0, X1, seg, x - near) : running(X0, X1, seg, x + near);
+    if (i >= 0) return { row: i, ...about(t, i) };
+    const next = lastUpTo(X0, x, seg.from, seg.to) + 1, w = next < seg.to && t.waitAt.get(next);
+    if (w && S.axis === "time" && w.start <= x) {
+      const { lines } = about(t, next);
+      return { row: next, title: `rank ${rank}, before ${label(t, next)}`, lines: [lines[0]] };
+    }
+    if (lane || S.axis === "steps") return null;
+    const why = next >= seg.to ? "nothing left to do" : `${label(t, next)} comes next; no message holds it up`;
+    return { row: -1, title: `rank ${rank} is idle`, lines: [why] };
+  }
+
+  function show(found, px, y) {
+    S.hover = found;
+    pop.hidden = !found;
+    ask("draw");
+    if (!found) return;
+    const cause = found.row >= 0 && t.waitAt.has(found.row);
+    pop.innerHTML = `<b>${escape(found.title)}</b>` + found.lines.map((l, k) => `<span${cause && !k ? " class=why" : ""}>${escape(l)}</span>`).join("");
+    const w = pop.offsetWidth, h = pop.offsetHeight, below = y + 22 + h < box.height;
+    pop.style.left = `${Math.min(Math.max(4, px - w / 2), Math.max(4, box.width - w - 4))}px`;
+    pop.style.top = `${below ? y + 22 : Math.max(0, y - h - 16)}px`;
+  }
+
+  const showRow = (i, px) => {
+    const [y, h] = placeOf(scene, i);
+    show({ row: i, ...about(t, i) }, px, y + h - 12);
+  };
+
+  let press = null;
+  canvas.addEventListener("pointerdown", (e) => {
+    const p = place(e);
+    pause();
+    press = { x: p.px, moved: false, pan: e.shiftKey || p.y > box.bottom, last: p.px, touch: e.pointerType === "touch" };
+    canvas.setPointerCapture(e.pointerId);
+    if (press.touch) press.long = setTimeout(() => ((press.moved = true), (press.held = true), show(under(p), p.px, p.y)), 380);
+  });
+  canvas.addEventListener("pointermove", (e) => {
+    const p = place(e);
+    if (!press) return e.pointerType === "touch" ? undefined : show(under(p), p.px, p.y);
+    if (press.held || (Math.abs(p.px - press.x) < 3 && !press.moved)) return;
+    clearTimeout(press.long);
+    press.moved = true;
+    show(null);
+    if (press.pan) pan((press.last - p.px) / box.plot);
+    else seek(p.x, { follow: false });
+    press.last = p.px;
+  });
+  const release = (e) => {
+    if (press) clearTimeout(press.long);
+    if (press && !press.moved && e.type === "pointerup") {
+      const p = place(e), found = under(p);
+      if (!press.pan) seek(p.x);
+      if (press.touch) show(found, p.px, p.y);
+      if (found && found.row >= 0) onPick(picked(found.row));
+    }
+    press = null;
+  };
+  canvas.addEventListener("pointerup", release);
+  canvas.addEventListener("pointercancel", release);
+  canvas.addEventListener("pointerleave", () => !press && show(null));
+  canvas.addEventListener("contextmenu", (e) => press && press.touch && e.preventDefault());
+  canvas.addEventListener("wheel", (e) => {
+    const p = place(e);
+    if (e.ctrlKey || e.metaKey) zoom(Math.exp(-e.deltaY * 0.0022), p.x);
+    else if (e.shiftKey || Math.abs(e.deltaX) > Math.abs(e.deltaY)) pan((e.deltaX || e.deltaY) / box.plot);
+    else return;
+    e.preventDefault();
+    show(null);
+  }, { passive: false });
+
+  const picked = (i) => ({ rank: t.rank[i], step: t.step[i], index: t.index[i], label: label(t, i), start: t.start[i] + (S.payload.start || 0) });
+
+  const faster = (by) => {
+    S.speed = SPEEDS[Math.min(4, Math.max(0, SPEEDS.indexOf(S.speed) + by))];
+    $("select").value = String(S.speed);
+  };
+  const KEYS = { " ": actions.play, "[": () => faster(-1), "]": () => faster(1), "+": actions.in, "=": actions.in, "-": actions.out,
+    0: actions.fit, ",": () => pan(-0.2), ".": () => pan(0.2), c: actions.path, l: () => set({ axis: S.axis === "time" ? "steps" : "time" }),
+    w: () => set({ clock: S.clock === "trace" ? "own" : "trace" }), m: actions.model, "?": actions.help,
+    Home: () => seek(0), End: () => seek(end), Escape: () => (show(null), $(".help").hidden || actions.help()) };
+  root.addEventListener("keydown", (e) => {
+    const tag = e.target.tagName, arrows = { ArrowLeft: -1, ArrowRight: 1 }[e.key];
+    if (e.ctrlKey || e.metaKey || e.altKey || tag === "SELECT" || e.target.closest(".scroll")) return;
+    if (e.key === " " && (tag === "BUTTON" || tag === "SUMMARY")) return;
+    const act = arrows ? () => (pause(), (e.shiftKey ? stepStrange : stepEvent)(arrows)) : KEYS[e.key];
+    if (!act) return;
+    e.preventDefault();
+    e.stopPropagation();
+    act();
+  });
+  root.addEventListener("click", (e) => {
+    const b = e.target.closest("[data-do]");
+    if (b) actions[b.dataset.do]();
+  });
+  range.addEventListener("input", () => (pause(), seek((range.value / 1000) * end)));
+  $("select").addEventListener("change", (e) => (S.speed = +e.target.value));
+  $("details").addEventListener("toggle", () => $("details").open && table());
+
+  // -- life ------------------------------------------------------------------------------------
+
+  const retheme = () => ((T = null), resize());
+  // The host's theme arrives as new CSS variables: the 1 ms transition of `color` reports it.
+  root.addEventListener("transitionend", (e) => e.target === root && retheme());
+  scheme.addEventListener("change", retheme);
+  const sizes = new ResizeObserver(() => Math.floor(canvas.parentElement.clientWidth) !== (box && box.width) && resize());
+  sizes.observe(canvas.parentElement);
+
+  /** Scrub through the trace and time it: milliseconds a frame, drawing alone and in all. */
+  async function bench(frames = 120) {
+    const cost = [], gap = [], from = S.x;
+    let last = await new Promise(requestAnimationFrame);
+    for (let k = 0; k < frames; k++) {
+      const begin = performance.now();
+      seek((end * k) / frames, { follow: false, quiet: true });
+      draw();
+      cost.push(performance.now() - begin);
+      const now = await new Promise(requestAnimationFrame);
+      gap.push(now - last);
+      last = now;
+    }
+    const begin = performance.now();
+    paint();
+    const repaint = performance.now() - begin;
+    seek(from, { quiet: true });
+    const rank = (list, q) => list.sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(q * list.length))];
+    return { spans: t.n, frames, open_ms: api.opened, repaint_ms: repaint,
+      draw_ms: { p50: rank(cost, 0.5), p95: rank(cost, 0.95), max: rank(cost, 1) },
+      frame_ms: { p50: rank(gap, 0.5), p95: rank(gap, 0.95), max: rank(gap, 1) } };
+  }
+
+  const api = {
+    root, seek, play, pause, set, look, bench,
+    /** A new payload; the same run keeps its playhead, or follows the end if it was there. */
+    grow: (next) => load(next, true),
+    update: (next) => load(next, Boolean(S.payload) && next.run === S.payload.run),
+    state: () => ({ x: S.x, end, view: S.view, clock: S.clock, axis: S.axis, path: S.path, model: S.model, playing: S.playing, spans: t.n }),
+    destroy() {
+      S.playing = false;
+      clearTimeout(S.timer);
+      sizes.disconnect();
+      scheme.removeEventListener("change", retheme);
+      root.remove();
+    },
+  };
+  load(payload, false);
+  seek(S.x, { quiet: true });
+  api.opened = performance.now() - opened;
+  globalThis.__shardlab_player = api; // for benchmarks and tests: the player mounted last
+  return api;
+}
+
+// ---------------------------------------------------------------- 12 hosts
+
+const read = (data) => (typeof data === "string" ? JSON.parse(data) : data instanceof Uint8Array ? JSON.parse(new TextDecoder().decode(data)) : data);
+const mounted = new WeakMap(); // Streamlit calls again with the same parent when data changes
+
+/** Streamlit v2: called with {parentElement, data, setTriggerValue}, returns a cleanup.
+    anywidget: called with nothing, returns {render}. */
+export default function (host) {
+  if (!host || !host.parentElement) return { render };
+  const { parentElement, data, setTriggerValue } = host;
+  const held = mounted.get(parentElement) || {};
+  clearTimeout(held.leaving);
+  held.pick = (what) => setTriggerValue && setTriggerValue("picked", what);
+  if (held.player && held.data !== data) held.player.update(read(data));
+  if (!held.player && data) held.player = mount(parentElement.querySelector("#player") || parentElement, read(data), { onPick: (what) => held.pick(what) });
+  held.data = data;
+  mounted.set(parentElement, held);
+  return () => { // a rerun may clean up and call again at once: the playhead must live through it
+    held.leaving = setTimeout(() => {
+      if (held.player) held.player.destroy();
+      mounted.delete(parentElement);
+    }, 250);
+  };
+}
+
+function render({ model, el }) {
+  const onPick = (what) => (model.set("picked", what), model.save_changes());
+  const player = mount(el, model.get("payload"), { onPick });
+  const change = () => player.update(model.get("payload"));
+  model.on("change:payload", change);
+  return () => (model.off("change:payload", change), player.destroy());
 }

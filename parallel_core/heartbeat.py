@@ -53,7 +53,7 @@ class Watch:
 
     def __init__(self, board: Board, now: float) -> None:
         self._board = board
-        self._seen: list[tuple[int, Place]] = [(-1, (-1, -1))] * board.world_size
+        self._seen: list[tuple[int, Place]] = [(0, (-1, -1))] * board.world_size
         self._ticked = [now] * board.world_size
         self._moved = now
 

@@ -56,7 +56,7 @@ class TrainKernels:
         self.names = units(plan.model)
         self.grad_norm = torch.zeros(())
         self.measure_norm = True
-        self._micro: dict[int, Microbatch] = {}
+        self.micro: dict[int, Microbatch] = {}
 
     def table(self) -> dict[Op, Kernel]:
         """Op -> kernel."""
@@ -83,14 +83,14 @@ class TrainKernels:
             place = Place(self.plan.seed, step, torch.from_numpy(rows).to(self.device), positions)
             ids = torch.from_numpy(mine.ids).to(self.device)
             labels = torch.from_numpy(mine.labels).to(self.device)
-            self._micro[mb] = Microbatch(ids, labels, place, valid)
-        holds: dict[Value, Any] = {v.ids(mb): micro for mb, micro in self._micro.items()}
+            self.micro[mb] = Microbatch(ids, labels, place, valid)
+        holds: dict[Value, Any] = {v.ids(mb): micro for mb, micro in self.micro.items()}
         return holds | {v.weight(u): None for u in range(len(self.names))}
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """x -> (kept for backward, output); the head gives (kept, running loss)."""
         assert instr.mb is not None
-        u, mb, micro = self.names.index(instr.where), instr.mb, self._micro[instr.mb]
+        u, mb, micro = self.names.index(instr.where), instr.mb, self.micro[instr.mb]
         x = reads[v.act(mb, u - 1)].detach().requires_grad_() if u else micro.ids
         y = self.model.forward_unit(instr.where, x, micro.place)
         if u < len(self.names) - 1:

@@ -90,8 +90,9 @@ class Lanes:
         return self._store
 
     def close(self) -> None:
-        """End the comm thread."""
+        """End the comm thread and let go of every value."""
         self._closed = True
+        self._store.clear()
         if self._thread:
             self._begin.release()
             self._thread.join(timeout=5)

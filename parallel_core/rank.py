@@ -7,8 +7,10 @@ JSON. The same target runs under `launch.Pool` (forked on this machine, no ports
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -113,6 +115,7 @@ def torchrun_rank(on_event: Emit | None = None) -> Rank | None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     emit = on_event if rank == 0 and on_event else _nowhere
     private = Path(tempfile.mkdtemp(prefix=f"shardlab-torchrun-{rank}-"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
     return Rank(rank, size, dir=private, row=Board(1).row(0), emit=emit)
 
 

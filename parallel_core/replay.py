@@ -37,13 +37,13 @@ class _Message:
     seconds: float
 
 
-def fit_link(trace: Trace, per_instr: dict[tuple[int, int], int] | None = None) -> Link:
+def fit_link(trace: Trace, program: Program) -> Link:
     """alpha and beta of a run's own messages; ASSUMED where there are none.
 
     The wire time of a message runs from its last starter to its last end. alpha is the cheapest
     hop seen, beta the median of what the larger half of the messages reached beyond it.
     """
-    met = list(_meetings(trace, per_instr or {}))
+    met = list(_meetings(trace, program))
     if not met:
         return ASSUMED
     hops = {m: 2 * (m.n - 1) if m.op == Op.ALL_REDUCE else max(m.n - 1, 1) for m in met}
@@ -58,7 +58,7 @@ def fit_link(trace: Trace, per_instr: dict[tuple[int, int], int] | None = None) 
     return Link(alpha=alpha, beta=median(rates) if rates else ASSUMED.beta)
 
 
-def _meetings(trace: Trace, per_instr: dict[tuple[int, int], int]) -> Iterable[_Message]:
+def _meetings(trace: Trace, program: Program) -> Iterable[_Message]:
     ends: dict[tuple[object, ...], list[Span]] = defaultdict(list)
     for span in trace.spans:
         if span.peers and Op(span.op).is_message:
@@ -68,7 +68,7 @@ def _meetings(trace: Trace, per_instr: dict[tuple[int, int], int]) -> Iterable[_
         if len(spans) < len(first.peers):
             continue
         wire = (max(s.t_done for s in spans) - max(s.t_start for s in spans)) / 1e9
-        count = per_instr.get((first.rank, first.index), 1)
+        count = max(len(program.ranks[first.rank][first.index].inner), 1)
         yield _Message(Op(first.op), first.bytes, len(first.peers), count, max(wire, 1e-9))
 
 
@@ -90,8 +90,7 @@ def fitted_rate(plan: Plan, trace: Trace) -> float:
 
 def replay(plan: Plan, program: Program, trace: Trace) -> Trace:
     """Each step of a measured run again, on one device a rank; steps follow one another."""
-    counts = {(r, i): max(len(instr.inner), 1) for r, i, instr in program}
-    model = model_cost(plan, link=fit_link(trace, counts))
+    model = model_cost(plan, link=fit_link(trace, program))
     spans: list[Span] = []
     shift, text = 0, ""
     for step in trace.steps:

@@ -84,7 +84,8 @@ class RunView:
     def model(self) -> Trace:
         """One step as the FLOP and alpha-beta model lays it out, both fitted from this run."""
         trace = self.trace
-        cost = model_cost(self.plan, rate=fitted_rate(self.plan, trace), link=fit_link(trace))
+        link = fit_link(trace, self.program)
+        cost = model_cost(self.plan, rate=fitted_rate(self.plan, trace), link=link)
         return simulate(self.program, cost)
 
 
@@ -95,15 +96,16 @@ def predict(plan: Plan) -> Trace:
 
 def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
     """Predicted beside measured, on the wire and in memory (ledger.py says the shape)."""
-    program, size = program_of(plan), value_bytes(plan)
+    program, size, n_of = program_of(plan), value_bytes(plan), plan.mesh.degree
+    scalars = predicted_counts(program, size, steps, control=True)
     measured = [_counts(result["counts"]) for result in results]
     control = [_counts(result["control"]) for result in results]
-    table = wire(measured, plan.mesh.degree)
+    table = wire(measured, n_of)
     held = {kind: [r["memory"][kind] for r in results] for kind in ("params", "grads", "optimizer")}
     predicted = predicted_memory(plan) if steps else _before_the_first_step(plan)
     return {
         "wire": {
-            "predicted": wire(predicted_counts(program, size, steps), plan.mesh.degree),
+            "predicted": wire(predicted_counts(program, size, steps), n_of),
             "measured": table,
             "measured_total_bytes": total_wire_bytes(table),
             "kernel_bytes": sum(result["kernel_wire_bytes"] for result in results),
@@ -117,10 +119,8 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
         "activations": _activations(plan, results),
         "comm_buffers": _comm_buffers(results),
         "control": {
-            "predicted": wire(
-                predicted_counts(program, size, steps, control=True), plan.mesh.degree
-            ),
-            "measured": wire(control, plan.mesh.degree),
+            "predicted": wire(scalars, n_of),
+            "measured": wire(control, n_of),
             "what": "the loss, summed over ranks once a step",
         },
     }

@@ -14,9 +14,12 @@ lies under both unless the machine changed its speed in between.
 from __future__ import annotations
 
 import itertools
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +31,9 @@ from torch import Tensor
 from parallel_core.hardware.roofline import matmul, ridge
 from parallel_core.matmul_share import share
 from parallel_core.plan import Plan
+from parallel_core.provenance import commit
 from parallel_core.rank import Rank
+from parallel_core.trace import Kind, Provenance
 
 K, N = 2048, 4096  # the weights of a point: w[N, K]
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -50,7 +55,7 @@ def measure(
     """Measure roofs, points and matmul shares on one thread of the CPU: `rank` is a process's own.
 
     Takes about `seconds`, and about one more for the shares. Emits each finding as it is made
-    ({"found": "stream" | "peak" | "point" | "share", ...}) and returns {"dtype", "peak" FLOP/s,
+    ({"found": "stream" | "peak" | "point" | "share", ...}) and returns {"dtype", "badge", "peak" FLOP/s,
     "bandwidth" bytes/s, "ridge" FLOP/byte, "streams", "points", "shares"}. Raises ValueError for
     a dtype that is no torch floating type.
     """
@@ -68,7 +73,23 @@ def measure(
         rank.emit(finding)
         rank.beat(0, index)
         found[finding["found"]].append(finding)
-    return {"dtype": dtype, **roofs(found), "points": found["point"], "shares": found["share"]}
+    return {
+        "dtype": dtype,
+        "badge": _badge(dtype),
+        **roofs(found),
+        "points": found["point"],
+        "shares": found["share"],
+    }
+
+
+def _badge(dtype: str) -> str:
+    return Provenance(
+        kind=Kind.MEASURED,
+        backend=f"one thread, {dtype}",
+        machine=f"{os.cpu_count()} cores ({platform.machine()} {platform.system()})",
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=commit(),
+    ).badge
 
 
 def roofs(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

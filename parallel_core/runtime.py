@@ -28,6 +28,9 @@ from parallel_core.rank import Backend, Rank, choose_backend
 from parallel_core.resident import live_bytes, state_bytes, unaccounted
 from parallel_core.saving import save_outputs
 
+WHOLE_BATCH = 32768
+"""Tokens up to which the single process takes the global batch in one piece."""
+
 PROBED_STEPS = 3
 """Steps after which the weights are compared with one process."""
 
@@ -74,7 +77,6 @@ def train(
         lanes.close()
     result = _measurements(kernels, comm, snaps, peak, wire)
     result["backend"] = {"name": backend.name, "device": device.type, "note": backend.note}
-    rank.close()
     if rank.rank == 0:
         save_outputs(chosen, kernels, snaps.grads, save or {})
         if parity and steps:
@@ -151,9 +153,8 @@ def _measurements(
         return [[axis, op, *count] for (axis, op), count in counts.items()]
 
     known = [*snaps.grads.values(), *snaps.params.values()]
-    for micro in kernels.load(0).values():
-        if micro is not None:
-            known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
+    for micro in kernels.micro.values():
+        known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
     return {
         "counts": rows(control=False),
         "control": rows(control=True),
@@ -192,7 +193,7 @@ def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
     from parallel_core import oracle
 
     steps = min(len(snaps.metrics), PROBED_STEPS)
-    rows = plan.rows_per_microbatch
+    rows = None if plan.tokens_per_step <= WHOLE_BATCH else plan.rows_per_microbatch
     truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
     ours = {f"loss{i}": torch.tensor(snaps.metrics[i]["loss"]) for i in range(steps)}
     theirs = {f"loss{i}": torch.tensor(loss) for i, loss in enumerate(truth.losses)}

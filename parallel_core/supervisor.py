@@ -132,6 +132,7 @@ def main() -> None:
     except (BrokenPipeError, SystemExit):
         pass  # the owner is gone, or somebody asked us to go
     supervisor.end()
+    os._exit(0)  # nothing is left to do, and torch takes 0.15 s to be torn down
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -27,13 +27,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def session_of(pid: int) -> list[int]:
-    """The processes (zombies included) of the session that `pid` leads: a pool and its ranks."""
+    """The processes of the session that `pid` leads: a pool's supervisor and its ranks.
+
+    Zombies count, but for those that are init's to reap: they are dead, and nobody's of ours.
+    """
     found = []
     for other in psutil.pids():
         try:
-            if os.getsid(other) == pid:
+            process = psutil.Process(other)
+            dead = process.status() == psutil.STATUS_ZOMBIE and process.ppid() == 1
+            if os.getsid(other) == pid and not dead:
                 found.append(other)
-        except (ProcessLookupError, PermissionError):
+        except (ProcessLookupError, PermissionError, psutil.Error):
             continue
     return found
 

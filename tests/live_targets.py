@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -109,6 +110,15 @@ def stand(rank: Rank, culprit: int) -> None:
             time.sleep(600)
         rank.beat(step, 1)
         dist.all_reduce(torch.ones(4))
+
+
+def hold_interpreter(rank: Rank, culprit: int, seconds: int) -> str:
+    """One rank makes a C call that does not let go of the interpreter, so it cannot tick."""
+    if rank.rank == culprit:
+        ctypes.PyDLL(None).sleep(seconds)
+    else:
+        time.sleep(seconds)
+    return "done"
 
 
 def until_cancelled(rank: Rank) -> None:

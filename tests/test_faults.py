@@ -150,6 +150,18 @@ def test_nobody_moves(fault):
 
 
 @pytest.mark.live
+def test_a_long_c_call_is_no_stop(pool, fault):
+    """A rank that computes without letting its heart beat is borne six times as long."""
+    args = {"culprit": 1, "seconds": 1}
+    with pool.start("live_targets:hold_interpreter", 2, args, stall_s=0.4) as run:
+        assert run.wait(60) == ["done", "done"]
+    error, _ = fault("live_targets:hold_interpreter", 2, {**args, "seconds": 60}, stall_s=0.4)
+    assert re.match(
+        r"rank 1 stopped responding for [23].\d s .*\(process is sleeping\)", str(error)
+    )
+
+
+@pytest.mark.live
 def test_a_paused_supervisor_blames_nobody(pool):
     """When the whole session was paused, the run goes on as if nothing had been."""
     with pool.start("live_targets:loop", 2, {"steps": 400}, stall_s=1.0) as run:
@@ -159,8 +171,9 @@ def test_a_paused_supervisor_blames_nobody(pool):
         for pid in everybody:
             os.kill(pid, signal.SIGSTOP)
         time.sleep(2.5)
-        for pid in everybody:
+        for pid in everybody:  # the supervisor first: it wakes to ranks that are stopped
             os.kill(pid, signal.SIGCONT)
+            time.sleep(0.2)
         assert run.wait(60) == [400, 400]
 
 

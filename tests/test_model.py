@@ -87,6 +87,19 @@ def test_the_start_depends_on_no_layout(plan):
         assert torch.equal(weights[spec.name].detach(), cast)
 
 
+def test_normal_weights_have_the_deviation_of_the_table():
+    """Each parameter its own; constants hold their fill; no two parameters share numbers."""
+    plan, firsts = Plan.of(dialect="gpt", hidden=64, layers=3, heads=4), []
+    for spec in param_specs(plan):
+        whole = draw(spec, 0, 0, spec.numel)
+        if spec.std is None:
+            assert (whole == spec.fill).all()
+        else:
+            assert abs(whole.std() / spec.std - 1) < 5 / (2 * spec.numel) ** 0.5
+            firsts.append(float(whole[0] / spec.std))
+    assert len(set(firsts)) == len(firsts) == 3 + 3 * 6
+
+
 def test_a_slice_may_begin_inside_a_chunk_and_end_in_another():
     """Large parameters are drawn in chunks; that cannot be seen from outside."""
     spec = param_specs(Plan.of(hidden=256, vocab=512))[0]
@@ -240,6 +253,14 @@ def test_sgd_subtracts_the_gradient_once():
     run, start = train(plan, 1), dict(_model(plan).named_parameters())
     by_hand = {n: w.detach() - 0.5 * run.grads[n] for n, w in start.items()}
     assert relative_error(run.params, by_hand) < 1e-15
+
+
+def test_masters_take_the_gradient_as_it_is():
+    """bfloat16 SGD by hand: the float32 step of the widened weights, rounded once."""
+    plan = SMALL.but(optimizer="sgd", lr=0.5, dtype="bfloat16")
+    run, start = train(plan, 1), dict(_model(plan).named_parameters())
+    by_hand = {n: w.detach().float() - 0.5 * run.grads[n].float() for n, w in start.items()}
+    assert relative_error(run.params, {n: w.bfloat16() for n, w in by_hand.items()}) == 0
 
 
 def test_every_step_has_its_own_gradient():

@@ -66,8 +66,8 @@ class RankTotal:
 
 
 def nice_time(ns: float) -> str:
-    """A duration in the unit that reads best: `3.1 ms`, `12 us`."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+    """A duration in the unit that reads best: `3.1 ms`, `12 µs`."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if abs(ns) >= size:
             return f"{ns / size:.3g} {unit}"
     return f"{ns:.0f} ns"
@@ -180,14 +180,15 @@ def _wait(end: Span, last: Span, lanes: list[tuple[_Lane, _Lane]]) -> Wait:
 
 
 def _doing(lanes: tuple[_Lane, _Lane], late: Span, since: int) -> str:
-    """What kept `late` from `since` to its own start: the longest work of the guilty lane.
+    """What kept `late` from `since` to its own start, for most of that time, on the guilty lane.
 
     If its rank had handed it over in time, its comm lane was still busy with another message.
     """
     compute, comm = lanes
     guilty = comm if late.t_post <= since else compute
     kept = guilty.overlapping(since, late.t_start)
-    return max(kept, key=lambda label: kept[label], default="idle")
+    kept["idle"] = late.t_start - since - sum(kept.values())
+    return max(kept, key=lambda label: kept[label])
 
 
 def _in(doing: str) -> str:

@@ -205,11 +205,10 @@ def with_groups(parts: list[Part]) -> list[Part]:
     note = "groups without a list of ranks are taken as those that used them"
     out = []
     for part in parts:
-        bare = {s.axis for s in part.spans if not s.peers and s.op not in (Op.SEND, Op.RECV)}
-        spans = (
-            replace(s, peers=tuple(sorted(users[s.axis]))) if s.axis in bare and not s.peers else s
+        spans = tuple(
+            s if s.peers or s.axis is None else replace(s, peers=tuple(sorted(users[s.axis])))
             for s in part.spans
         )
-        notes = (*part.notes, note) if bare else part.notes
-        out.append(replace(part, spans=tuple(spans), notes=notes))
+        notes = part.notes if spans == part.spans else (*part.notes, note)
+        out.append(replace(part, spans=spans, notes=notes))
     return out

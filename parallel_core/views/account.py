@@ -8,7 +8,7 @@ from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
 from parallel_core.views.causes import Wait, message_ids, ordered, waits
 
-_TIMES = ((2_000, 1, "ns"), (2_000_000, 1_000, "µs"), (20_000_000_000, 1_000_000, "ms"))
+_TIMES = ((1_000, 1, "ns"), (1_000_000, 1_000, "µs"), (1_000_000_000, 1_000_000, "ms"))
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 

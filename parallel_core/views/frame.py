@@ -16,7 +16,7 @@ from parallel_core.trace import Kind
 from parallel_core.views.palette import TENSORS, contrast, mix
 
 DASH = {Kind.MODELLED: "dash", Kind.QUOTED: "dot"}
-PAGES = {False: "#FFFFFF", True: "#0E1117"}  # what a transparent figure lies on: light, dark
+PAGES = {False: "#FFFFFF", True: "#11161B"}  # what a transparent figure lies on: light, dark
 GREY = {False: "#C3C8CF", True: "#4A4F57"}
 _PALE = 0.6  # share of its colour that a modelled fill keeps
 

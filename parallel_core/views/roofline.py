@@ -7,8 +7,9 @@ colour; a kernel that computes and sends has one dot for each.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -65,11 +66,33 @@ def roofline(
         _draw_dots(figure, [dot for dot in dots if dot.line == line], dark=dark)
     rates = [roof.at(low) for roof in roofs] + [dot.flops for dot in dots]
     top = max([roof.peak for roof in roofs] + rates)
-    figure.update_xaxes(type="log", title="FLOP per byte", range=log_range(low, high))
-    figure.update_yaxes(type="log", title="FLOP/s", range=log_range(min(rates) / 2, top * 6))
-    figure.update_xaxes(exponentformat="power")
-    figure.update_yaxes(exponentformat="SI")
+    figure.update_xaxes(type="log", title="FLOP per byte", dtick=1, range=log_range(low, high))
+    figure.update_yaxes(
+        type="log",
+        title="FLOP/s",
+        dtick=1,
+        tickformat="~s",
+        range=log_range(min(rates) / 2, top * 6),
+    )
     return finish(figure, badge, height=460, dark=dark)
+
+
+def of_findings(findings: Sequence[Mapping[str, Any]]) -> tuple[list[Roof], list[Dot]]:
+    """The measured roof and dots in what `roofline_live.measure` emitted so far, in that order.
+
+    No roof, and so no dot, before a stream and the peak have been measured.
+    """
+    streams = [f["bandwidth"] for f in findings if f["found"] == "stream"]
+    peaks = [f["flops"] for f in findings if f["found"] == "peak"]
+    if not streams or not peaks:
+        return [], []
+    here = Roof(name="this machine", peak=max(peaks), bandwidth=max(streams), kind=Kind.MEASURED)
+    dots = [
+        Dot(f"batch {f['batch']}", f["intensity"], f["flops"], Kind.MEASURED, line="matmul")
+        for f in findings
+        if f["found"] == "point"
+    ]
+    return [here], dots
 
 
 def describe_roofline(roofs: Sequence[Roof], dots: Sequence[Dot]) -> str:

@@ -17,7 +17,7 @@ _LABELLED = 0.075  # a narrower share of the axis has no room for words; they sh
 _PARTS = {
     "matmul": ("#404040", "#C8C8C8", ""),
     "attention": ("#7C828B", "#8A9099", "/"),
-    "rest": ("#C9CDD3", "#4A4F57", "."),
+    "rest": ("#C9CDD3", "#4A4F57", ""),
 }  # part of a step -> colour on light, on dark, hatch
 
 

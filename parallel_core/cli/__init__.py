@@ -1,0 +1,83 @@
+"""The command line: `shardlab COMMAND`. One file a command; each loads only what it needs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from parallel_core import __version__
+
+COMMANDS = {
+    "app": "open the web app on this machine",
+    "run": "train for real, and compare with one process and with the prediction",
+    "trace": "read a trace: where the time went, and in which form to keep it",
+    "bench": "measure our speed beside a peer's, interleaved in one run",
+    "lesson": "list the lessons, or open one in Jupyter",
+    "doctor": "say what this machine can run",
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are called: `--help` stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command's own module, `parallel_core.cli.<name>_command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"parallel_core.cli.{cmd_name}_command")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="shardlab")
+def shardlab() -> None:
+    """ShardLab, the lab bench for LLM parallelism.
+
+    \b
+    Examples:
+      shardlab app                         the web app, on 127.0.0.1
+      shardlab run --dp 4 --steps 20       four real processes, one model
+      shardlab run --dp 2 --json > run.json
+    """
+
+
+def main() -> None:
+    """The entry point. Errors are one sentence; exit code 2 for a bad choice, 1 for a failure."""
+    try:
+        code = shardlab.main(standalone_mode=False)
+    except click.UsageError as error:
+        where = f"{error.ctx.command_path}: " if error.ctx else ""
+        click.echo(f"{where}{error.format_message()}", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("cancelled", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        click.echo(f"shardlab: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except ValueError as error:  # PlanError, ProgramError, TraceError: sentences for the reader
+        click.echo(f"shardlab: {error}", err=True)
+        sys.exit(2)
+    except RuntimeError as error:  # RunError: a rank failed
+        click.echo(f"shardlab: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"shardlab: {error.strerror}: {error.filename}", err=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from parallel_core.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""The options of a plan, made from the fields' own declarations: one place for a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from parallel_core.plan import flat_fields
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def plan_options(command: Command) -> Command:
+    """Add one option a field (`global_batch` is --global-batch); values arrive as typed text.
+
+    Parsing is left to the fields (fields.py), so that a wrong word and a wrong number give the
+    same kind of sentence. A field that was not given is absent, and keeps its default.
+    """
+    for name, spec in reversed(list(flat_fields().items())):
+        flag = "--" + name.replace("_", "-")
+        meta = spec.metadata
+        if meta["kind"] is bool:
+            option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=meta["help"])
+        else:
+            default = f"  [default: {spec.default}]" if spec.default is not None else ""
+            kind = "|".join(meta["choices"]) if "choices" in meta else meta["kind"].__name__
+            option = click.option(
+                flag, name, default=None, metavar=kind.upper(), help=meta["help"] + default
+            )
+        command = option(command)
+    return command
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were really given."""
+    return {name: value for name, value in options.items() if value is not None}

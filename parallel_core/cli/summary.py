@@ -1,0 +1,101 @@
+"""What a terminal shows of a run: the bar while it goes, the tables when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from parallel_core.report import RunView
+
+console = Console(stderr=True)
+Advance = Callable[[RunView], None]
+
+
+@contextmanager
+def progress_bar(steps: int, title: str) -> Iterator[Advance]:
+    """A bar on stderr that follows a RunView."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{title}: starting", total=max(steps, 1), loss="")
+
+        def advance(view: RunView) -> None:
+            loss = f"loss {view.metrics[-1]['loss']:.4f}" if view.metrics else ""
+            words = f"{title}: {view.status}"
+            bar.update(task, completed=len(view.metrics), loss=loss, description=words)
+
+        yield advance
+
+
+def size(count: float) -> str:
+    """Bytes in the unit a reader would use."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def print_summary(view: RunView, report: dict[str, Any]) -> None:
+    """The run in three short tables on stdout."""
+    out = Console()
+    out.print(_steps(report))
+    out.print(_ledger(report))
+    if view.trace.spans:
+        wall, own = view.trace.makespan / 1e6, view.own_device().makespan / 1e6
+        out.print(f"wall clock {wall:,.0f} ms; one device a rank (replayed) {own:,.0f} ms")
+    parity = report["parity"]
+    if parity:
+        out.print(
+            f"max |parallel - single| = {parity['max_abs_error']:.3g} over {parity['tensors']}"
+            f" gradients; relative error {parity['max_rel_error']:.3g}"
+            f" ({', '.join(parity['counted'])})"
+        )
+    out.print(report["provenance"]["badge"], style="dim")
+
+
+def _steps(report: dict[str, Any]) -> Table:
+    table = Table("step", "loss", "gradient norm", "tokens/s", title="training")
+    steps = report["steps"]
+    shown = steps if len(steps) <= 8 else [*steps[:3], None, *steps[-3:]]
+    for row in shown:
+        if row is None:
+            table.add_row("...", "", "", "")
+            continue
+        table.add_row(
+            str(row["step"]),
+            f"{row['loss']:.4f}",
+            f"{row['grad_norm']:.4f}",
+            f"{row['tokens_per_s']:,.0f}",
+        )
+    return table
+
+
+def _ledger(report: dict[str, Any]) -> Table:
+    table = Table("bytes", "predicted", "measured", "", title="ledger")
+    wire, memory = report["ledger"]["wire"], report["ledger"]["memory"]
+    rows: list[tuple[str, int, int]] = []
+    for axis, ops in wire["predicted"].items():
+        for op, row in ops.items():
+            measured = wire["measured"].get(axis, {}).get(op, {"wire_bytes": 0})
+            rows.append((f"wire {axis} {op}, all ranks", row["wire_bytes"], measured["wire_bytes"]))
+    for kind, each in memory["predicted"].items():
+        rows.append((f"{kind}, fullest rank", max(each), max(memory["measured"][kind])))
+    kept = report["ledger"]["activations"]
+    rows.append(
+        ("activations kept", sum(kept["predicted"].values()), sum(kept["measured"].values()))
+    )
+    for name, predicted, measured in rows:
+        agree = "=" if predicted == measured else f"{measured - predicted:+,} B"
+        table.add_row(name, size(predicted), size(measured), agree)
+    return table

@@ -1,0 +1,141 @@
+"""A Trace as Chrome JSON, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
+
+A process a rank, a thread a lane, an "X" event a span (ts and dur in microseconds since the
+trace's start), a counter for the rank's live memory, and an arrow from the end of each message
+that arrived last to those that waited for it. `otherData` says where the trace comes from.
+
+Format: "Trace Event Format", the JSON that Chromium's tracing writes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from parallel_core.analysis.waits import complete, last_arrival, messages
+from parallel_core.program import Lane, Op
+from parallel_core.trace import Span, Trace
+
+Event = dict[str, Any]
+_LANES = {Lane.COMPUTE.value: 0, Lane.COMM.value: 1}
+
+
+def chrome_trace(trace: Trace) -> dict[str, Any]:
+    """The Chrome JSON object of `trace`."""
+    lanes = {**_LANES}
+    for span in trace.spans:
+        lanes.setdefault(span.lane, len(lanes))
+    events = [*_names(trace, lanes), *(_slice(trace, lanes, s) for s in trace.spans)]
+    events += _memory(trace)
+    events += _arrows(trace, lanes)
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "kind": trace.kind.value,
+            "title": trace.provenance.title,
+            "provenance": trace.provenance.badge,
+            "versions": trace.provenance.versions,
+            "plan": trace.provenance.plan,
+        },
+    }
+
+
+def chrome_json(trace: Trace) -> str:
+    """`chrome_trace` as text, ready to be saved as a .json file."""
+    return json.dumps(chrome_trace(trace), separators=(",", ":"))
+
+
+def _names(trace: Trace, lanes: dict[str, int]) -> list[Event]:
+    """Metadata: each rank's process is called `rank 2`, each lane's thread by its name."""
+    events = []
+    used = sorted({(s.rank, s.lane) for s in trace.spans}, key=lambda u: (u[0], lanes[u[1]]))
+    for rank in sorted({rank for rank, _ in used}):
+        events += [
+            _meta("process_name", rank, 0, {"name": f"rank {rank}"}),
+            _meta("process_labels", rank, 0, {"labels": trace.kind.value}),
+            _meta("process_sort_index", rank, 0, {"sort_index": rank}),
+        ]
+    for rank, lane in used:
+        events += [
+            _meta("thread_name", rank, lanes[lane], {"name": lane}),
+            _meta("thread_sort_index", rank, lanes[lane], {"sort_index": lanes[lane]}),
+        ]
+    return events
+
+
+def _meta(name: str, rank: int, lane: int, args: Event) -> Event:
+    return {"ph": "M", "name": name, "pid": rank, "tid": lane, "ts": 0, "args": args}
+
+
+def _us(trace: Trace, moment: int) -> float:
+    return (moment - trace.start) / 1000
+
+
+def _slice(trace: Trace, lanes: dict[str, int], span: Span) -> Event:
+    args: Event = {"step": span.step, "index": span.index}
+    optional: Event = {
+        "bytes": span.bytes or None,
+        "axis": span.axis,
+        "peers": list(span.peers) or None,
+        "seq": span.seq,
+        "deps": list(span.deps) or None,
+        "cpu_us": span.cpu_ns / 1000 or None,
+        "queued_us": (span.t_start - span.t_post) / 1000 or None,
+        "source": span.source or None,
+    }
+    args |= {key: value for key, value in optional.items() if value is not None}
+    return {
+        "ph": "X",
+        "name": span.label,
+        "cat": span.op,
+        "pid": span.rank,
+        "tid": lanes[span.lane],
+        "ts": _us(trace, span.t_start),
+        "dur": span.duration / 1000,
+        "args": args,
+    }
+
+
+def _memory(trace: Trace) -> list[Event]:
+    """The live bytes of each rank after each span, where the trace knows them."""
+    if not any(s.memory for s in trace.spans):
+        return []
+    return [
+        {
+            "ph": "C",
+            "name": "memory",
+            "pid": span.rank,
+            "tid": 0,
+            "ts": _us(trace, span.t_done),
+            "args": {"bytes": span.memory},
+        }
+        for span in sorted(trace.spans, key=lambda s: s.t_done)
+    ]
+
+
+def _arrows(trace: Trace, lanes: dict[str, int]) -> list[Event]:
+    """Flow events: from the last end to arrive to every other, or from a send to its receive."""
+    events: list[Event] = []
+    arrow = 0
+    for ends in messages(trace):
+        if len(ends) < 2 or not complete(ends):
+            continue
+        sends = [end for end in ends if end.op == Op.SEND]
+        source = sends[0] if sends else last_arrival(ends)
+        for end in ends:
+            if end is source:
+                continue
+            arrow += 1
+            events += [
+                _end(trace, lanes, source, {"ph": "s", "id": arrow, "moment": source.t_start}),
+                _end(trace, lanes, end, {"ph": "f", "id": arrow, "bp": "e", "moment": end.t_done}),
+            ]
+    return events
+
+
+def _end(trace: Trace, lanes: dict[str, int], span: Span, mark: Event) -> Event:
+    """One end of an arrow, inside its span: viewers bind it to the slice around that moment."""
+    moment = min(mark.pop("moment"), max(span.t_start, span.t_done - 1))
+    place = {"pid": span.rank, "tid": lanes[span.lane], "ts": _us(trace, moment)}
+    return {"name": span.label, "cat": "message", **mark, **place}
