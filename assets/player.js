@@ -275,9 +275,9 @@ export function criticalPath(t) {
 // ---------------------------------------------------------------- 5 layout
 
 /** Where everything stands, in CSS pixels. `thin` is the number of lanes beside compute. */
-export function layout({ width, ranks, thin = 1, memory = true, most = 760 }) {
+export function layout({ width, ranks, thin = 1, memory = true, most = 900 }) {
   const narrow = width < 560;
-  const full = { memory: memory ? 18 : 0, gap: memory ? 3 : 0, cell: 28, lane: 9, between: 14 };
+  const full = { memory: memory ? 18 : 0, gap: memory ? 3 : 0, cell: 28, lane: 11, between: 14 };
   const height = (s) => s.memory + s.gap + s.cell + thin * (s.lane + 2) + s.between;
   const shrink = Math.min(1, most / (ranks * height(full)));
   const s = {};
@@ -373,7 +373,7 @@ function theme(root, palette) {
   for (const [key, s] of Object.entries(palette.phases)) {
     const fill = dark ? s.dark : s.light;
     phases[key] = { key, fill, ink: dark ? s.dark_ink : s.light_ink, letter: s.letter, hatch: s.hatch,
-      meaning: s.meaning, wash: mix(fill, page, dark ? 0.34 : 0.26) };
+      meaning: s.meaning, wash: mix(fill, page, dark ? 0.34 : 0.26), dense: mix(fill, page, 0.55) };
   }
   return { page, ink, dark, phases, font: style.fontFamily, muted: mix(ink, page, 0.62),
     line: mix(ink, page, 0.1), track: mix(ink, page, 0.045), hatchInk: mix(ink, page, 0.5),
@@ -510,7 +510,7 @@ function paintMemory(s) {
     ctx.fillStyle = T.memory;
     ctx.fill();
     if (row.memoryH < 6) return;
-    ctx.fillStyle = T.muted;
+    ctx.fillStyle = T.hatchInk;
     ctx.fillRect(box.left, Math.round(y(m.peak)), box.plot, 1);
   });
 }
@@ -525,7 +525,7 @@ function paintRows(s) {
     visible += Math.max(0, to - from);
     return { seg, from, to };
   });
-  const most = box.plot / (visible > 20000 ? 8 : 3);
+  const most = box.plot / (visible > 4000 ? 10 : 3);
   for (const part of parts) {
     const row = box.rows[part.seg.rank];
     if (!row) continue;
@@ -644,7 +644,7 @@ function paintDense(s, parts) {
     t.phaseOf = Uint8Array.from(t.op, (op) => of[op]);
   }
   const model = t.kind === "modelled";
-  const rgb = keys.map((key) => channels(model ? T.phases[key].wash : T.phases[key].fill));
+  const rgb = keys.map((key) => channels(model ? T.phases[key].dense : T.phases[key].fill));
   const strip = document.createElement("canvas");
   strip.width = Math.round(box.plot);
   strip.height = parts.length;
@@ -1030,6 +1030,7 @@ export function mount(el, payload, { onPick = () => {} } = {}) {
       if (causes.has(why))
         items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x=".5" y=".5" width="19" height="13" rx="2" fill="none" stroke="${T.hatchInk}"/><path d="${WAIT_SWATCH[why]}" stroke="${T.hatchInk}"/>${why === "straggler" ? `<text x="10" y="11" font-size="11" font-weight="700" text-anchor="middle" fill="${T.ink}">!</text>` : ""}</svg>${WAIT_WORDS[why]}`);
     if (t.memoryOf.some((m) => m.time.length)) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 13V9h5V5h5V2h4v6h4v5z" fill="${T.memory}"/><path d="M1 2h18" stroke="${T.muted}"/></svg>memory above what stays, and its maximum`);
+    if (t.n <= 4000 && t.mb.some((mb) => mb >= 0)) items.push("in a cell: letter and microbatch; layer or stage in the corner");
     if (S.layers.model && S.model) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x="1" y="1" width="18" height="12" fill="none" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>predicted (${escape(S.layers.model.badge)})`);
     $(".legend").innerHTML = items.map((item) => `<li>${item}</li>`).join("");
   }

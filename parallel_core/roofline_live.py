@@ -55,9 +55,9 @@ def measure(
     """Measure roofs, points and matmul shares on one thread of the CPU: `rank` is a process's own.
 
     Takes about `seconds`, and about one more for the shares. Emits each finding as it is made
-    ({"found": "stream" | "peak" | "point" | "share", ...}) and returns {"dtype", "badge", "peak" FLOP/s,
-    "bandwidth" bytes/s, "ridge" FLOP/byte, "streams", "points", "shares"}. Raises ValueError for
-    a dtype that is no torch floating type.
+    ({"found": "stream" | "peak" | "point" | "share", ...}) and returns them by kind, beside
+    "dtype", "badge", "peak" in FLOP/s, "bandwidth" in bytes/s and "ridge" in FLOP/byte. Raises
+    ValueError for a dtype that is no torch floating type.
     """
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:

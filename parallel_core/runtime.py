@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from parallel_core import values as v
@@ -27,6 +28,9 @@ from parallel_core.program import Instr, Op
 from parallel_core.rank import Backend, Rank, choose_backend
 from parallel_core.resident import live_bytes, state_bytes, unaccounted
 from parallel_core.saving import save_outputs
+
+AFTERWARDS = ("measuring what is resident", "saving", "the comparison with one process")
+"""What a rank does after its last step, named for the heartbeat."""
 
 WHOLE_BATCH = 32768
 """Tokens up to which the single process takes the global batch in one piece."""
@@ -51,17 +55,20 @@ def train(
     steps: int,
     parity: bool = True,
     save: Mapping[str, str | None] | None = None,
-    stream: bool = True,
+    make: type[TrainKernels] = TrainKernels,
 ) -> dict[str, Any]:
-    """Train `steps` steps of `plan` as one rank of it; the rank's measurements, JSON-ready."""
+    """Train `steps` steps of `plan` as one rank of it; the rank's measurements, JSON-ready.
+
+    `make` builds the kernels; it is where tests plant their faults.
+    """
     chosen = Plan.of(**plan)
     backend = choose_backend(chosen.world_size)
     device = _join(rank, chosen, backend)
     memory = live_bytes(device)
     comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if chosen.world_size > 1 else None
-    kernels = TrainKernels(chosen, rank.rank, comm, device)
+    kernels = make(chosen, rank.rank, comm, device)
     instrs = program_of(chosen).ranks[rank.rank]
-    rank.describe([instr.label for instr in instrs])
+    rank.describe([*(instr.label for instr in instrs), *AFTERWARDS])
     lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **_device_hooks(device))
     snaps, peak, wire = Snapshots(), 0, 0
     try:
@@ -72,22 +79,25 @@ def train(
             peak = max(peak, sum(state_bytes(kernels).values()))
             _snapshot(snaps, kernels, step, rank.rank)
             snaps.metrics.append(metrics)
-            _tell(rank, lanes, metrics, steps, stream=stream or step == steps - 1)
+            _tell(rank, lanes, metrics, steps)
     finally:
         lanes.close()
+    rank.beat(steps, len(instrs))
     result = _measurements(kernels, comm, snaps, peak, wire)
     result["backend"] = {"name": backend.name, "device": device.type, "note": backend.note}
     if rank.rank == 0:
+        rank.beat(steps, len(instrs) + 1)
         save_outputs(chosen, kernels, snaps.grads, save or {})
         if parity and steps:
             rank.emit({"event": "parity"})
+            rank.beat(steps, len(instrs) + 2)
             result["parity"] = _parity(chosen, snaps)
     return result
 
 
 def _join(rank: Rank, plan: Plan, backend: Backend) -> torch.device:
     """Meet the other ranks, if there are any; the device to work on."""
-    if plan.world_size > 1:
+    if plan.world_size > 1 and not dist.is_initialized():
         rank.init(backend)
     if backend.device == "cuda":
         return torch.device("cuda", rank.local_rank % torch.cuda.device_count())
@@ -100,7 +110,8 @@ def _device_hooks(device: torch.device) -> dict[str, Any]:
 
     def enter_comm() -> None:
         torch.cuda.set_device(device)
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships no types
+        torch.cuda.set_stream(stream)
 
     return {
         "sync": lambda: torch.cuda.current_stream(device).synchronize(),
@@ -134,11 +145,7 @@ def _snapshot(snaps: Snapshots, kernels: TrainKernels, step: int, rank: int) -> 
         snaps.params = kernels.flat.named(kernels.flat.params)
 
 
-def _tell(
-    rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int, *, stream: bool
-) -> None:
-    if not stream:
-        return
+def _tell(rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int) -> None:
     notes, lanes.notes = lanes.notes, []
     rank.emit({"event": "notes", "rank": rank.rank, "notes": notes})
     if rank.rank == 0:

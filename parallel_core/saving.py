@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from parallel_core import hf
@@ -31,4 +30,4 @@ def save_outputs(
         hf.save_grads(Path(where), {n: g.cpu() for n, g in grads.items()}, plan)
     if where := save.get("batch"):
         first = Sampler(plan).batch(0)
-        hf.save_batch(Path(where), torch.from_numpy(first.ids), torch.from_numpy(first.labels))
+        hf.save_batch(Path(where), first.ids, first.labels)

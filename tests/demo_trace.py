@@ -30,7 +30,7 @@ def dp_step(
         done = _one_step(spans, step, begin, layers, slow or {})
         begin = done
     provenance = Provenance(kind=kind, title=title, backend="made by hand", seed=0)
-    return Trace(tuple(spans), provenance, ranks)
+    return Trace(_with_memory(spans), provenance, ranks)
 
 
 def _one_step(
@@ -75,6 +75,17 @@ def _one_step(
             spans.append(replace(message, peers=tuple(range(ranks))))
             free[rank] = end
     return [_finish(spans, rank, step, layers, clock[rank], free[rank]) for rank in range(ranks)]
+
+
+def _with_memory(spans: list[Span]) -> tuple[Span, ...]:
+    """A message changes nothing: what is live after it is what the last compute op left."""
+    live: dict[int, int] = {}
+    out = []
+    for span in sorted(spans, key=lambda s: (s.t_done, s.lane == "comm")):
+        if span.lane == "compute":
+            live[span.rank] = span.memory
+        out.append(replace(span, memory=live.get(span.rank, span.memory)))
+    return tuple(out)
 
 
 def _reduce(rank: int, step: int, layers: int, layer: int, times: tuple[int, int, int]) -> Span:

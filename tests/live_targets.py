@@ -114,6 +114,7 @@ def stand(rank: Rank, culprit: int) -> None:
 
 def hold_interpreter(rank: Rank, culprit: int, seconds: int) -> str:
     """One rank makes a C call that does not let go of the interpreter, so it cannot tick."""
+    rank.emit({"pid": os.getpid()})
     if rank.rank == culprit:
         ctypes.PyDLL(None).sleep(seconds)
     else:
@@ -128,6 +129,13 @@ def until_cancelled(rank: Rank) -> None:
         time.sleep(0.005)
     rank.emit({"saw": True})
     time.sleep(60)
+
+
+def lifeline_alone(rank: Rank) -> None:
+    """Give up the kernel's parent-death signal, so that only the lifeline is left; sleep."""
+    ctypes.CDLL(None).prctl(1, 0)
+    rank.emit({"pid": os.getpid()})
+    time.sleep(600)
 
 
 def grandchild(rank: Rank) -> None:

@@ -156,9 +156,8 @@ def test_a_long_c_call_is_no_stop(pool, fault):
     with pool.start("live_targets:hold_interpreter", 2, args, stall_s=0.4) as run:
         assert run.wait(60) == ["done", "done"]
     error, _ = fault("live_targets:hold_interpreter", 2, {**args, "seconds": 60}, stall_s=0.4)
-    assert re.match(
-        r"rank 1 stopped responding for [23].\d s .*\(process is sleeping\)", str(error)
-    )
+    words = r"rank 1 stopped responding for [23].\d s .*\(process is sleeping\)"
+    assert re.match(words, str(error)), str(error)
 
 
 @pytest.mark.live

@@ -111,9 +111,13 @@ def test_the_directory_is_private_and_goes(pool):
     assert not run.dir.exists()
 
 
-def test_nothing_listens_outside_loopback(pool):
-    """Every socket that a rank or the supervisor listens on is on 127.0.0.1."""
-    with pool.start("live_targets:loop", 3, {}) as run:
+def test_nothing_listens_outside_loopback(monkeypatch):
+    """Whatever interface gloo would choose, the ranks listen on 127.0.0.1 alone."""
+    loopback = zygote._loopback()
+    for name, state in psutil.net_if_stats().items():
+        if state.isup and name != loopback:
+            monkeypatch.setenv("GLOO_SOCKET_IFNAME", name)  # as on a cluster's login node
+    with Pool(path=[HERE]) as pool, pool.start("live_targets:loop", 3, {}) as run:
         next(run.events())
         listening = [
             connection
@@ -207,17 +211,27 @@ def test_the_owner_dies(number):
     assert wait_until(lambda: not Path(base).exists(), 2.0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_the_supervisor_dies():
-    """A killed supervisor takes its ranks along, a stopped one too; the next run has a new one."""
+    """A killed supervisor takes every rank along; the next run has a new supervisor.
+
+    A stopped rank, one that only the lifeline reaches, and one that only the kernel reaches,
+    because a C call holds its interpreter.
+    """
     with Pool(path=[HERE]) as pool:
-        run = pool.start("live_targets:loop", 3, {})
-        next(run.events())
+        started = [
+            pool.start("live_targets:hold_and_stop", 1, {}, stall_s=60.0),
+            pool.start("live_targets:lifeline_alone", 2, {}),
+            pool.start("live_targets:hold_interpreter", 1, {"culprit": 0, "seconds": 60}),
+        ]
+        for run in started:
+            next(run.events())
+        time.sleep(0.2)  # from the event to the stop, and to the C call
         supervisor, base = pool.supervisor_pid, pool.base
-        rank = next(pid for pid in session_of(supervisor) if pid != supervisor)
-        os.kill(rank, signal.SIGSTOP)
         os.kill(supervisor, signal.SIGKILL)
-        with pytest.raises(RunError, match="supervisor of the ranks was killed by SIGKILL"):
-            run.wait(10)
+        for run in started:
+            with pytest.raises(RunError, match="supervisor of the ranks was killed by SIGKILL"):
+                run.wait(10)
         assert wait_until(lambda: not session_of(supervisor), 2.0)
         with pool.start("live_targets:total", 2, {}) as run:
             assert run.wait(60) == [[3.0] * 3] * 2

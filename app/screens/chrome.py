@@ -1,34 +1,38 @@
-"""The parts every page shares: title, badge, player, text account, exports, link."""
+"""The parts every page shares: title, badge, player, text account, charts, exports, link."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
+import plotly.graph_objects as go
 import streamlit as st
-
 import theme
-from parallel_core import places
-from parallel_core.exports import chrome_trace
+
+from parallel_core.exports import chrome_json
 from parallel_core.trace import Trace
 from parallel_core.views import player as player_view
-
-from screens.controls import complain, plan, plan_controls
+from screens.controls import complain, plan, plan_controls, request
 from screens.predict import Guess, predict, reveal
 
 __all__ = [
     "Guess",
     "account",
     "badge",
+    "chart",
     "complain",
+    "dark",
     "export",
     "header",
     "plan",
     "plan_controls",
     "player",
     "predict",
+    "request",
     "reveal",
-    "share",
+    "table",
 ]
 
 
@@ -43,46 +47,70 @@ def badge(trace: Trace) -> None:
     theme.badge(trace.kind, trace.provenance.badge)
 
 
-def player(trace: Trace, *, own: Trace | None = None, model: Trace | None = None, key: str, title: str = "") -> Any:
-    """Mount the player on `trace`; `own` is its own-device clock, `model` its prediction."""
-    data = player_view.payload(trace, own=own, model=model, title=title)
-    return mount(data, key)
+def dark() -> bool:
+    """Whether the reader's theme is dark; charts need to know, the player sees it by itself."""
+    return bool(st.context.theme.type == "dark")
 
 
-def mount(data: dict[str, Any], key: str) -> Any:
-    """Mount the player on a payload; the same key keeps its playhead while the data grows."""
-    component = st.components.v2.component("shardlab_player", js=_source())
-    return component(key=key, data=data)
+def player(trace: Trace, *, key: str, **view: Any) -> None:
+    """Mount the player on `trace`; `view` is what views.player.payload takes (own, model, step...).
 
-
-@st.cache_data(show_spinner=False)
-def _source() -> str:
-    return (places.assets() / "player.js").read_text(encoding="utf-8")
+    The same key keeps its playhead while the picture of one `run` grows.
+    """
+    data = json.dumps(player_view.payload(trace, **view), separators=(",", ":"))
+    component = st.components.v2.component(
+        "shardlab_player", html='<div id="player"></div>', js=player_view.source()
+    )
+    component(key=key, data=data.encode(), on_picked_change=lambda: None)
 
 
 def account(trace: Trace) -> None:
     """The trace in words, for those who cannot see or do not want the picture."""
     with st.expander("In words"):
-        st.markdown(player_view.account(trace))
+        st.markdown(_plain(player_view.account(trace)))
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: a stranger's trace may hold links and pictures."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+-.!|~$:" else c for c in text)
+
+
+def chart(figure: go.Figure, alt: str, key: str) -> None:
+    """A Plotly figure of views/charts.py, with its sentence for those who cannot see it."""
+    st.plotly_chart(figure, theme=None, key=key, alt=alt, config={"displaylogo": False})
+
+
+def table(rows: list[dict[str, Any]], *, first: int = 12, height: int = 320) -> None:
+    """Rows as a table that can be read aloud; a long one as a grid that scrolls."""
+    if len(rows) <= first:
+        st.table(rows)
+    else:
+        st.dataframe(rows, height=height, hide_index=True)
 
 
 def export(trace: Trace, name: str, key: str) -> None:
-    """Downloads: for ui.perfetto.dev, and our own JSON; made only when asked for."""
+    """Downloads, made only when asked for: for ui.perfetto.dev, our own JSON, and the link."""
     with st.container(horizontal=True):
-        _download("Perfetto (Chrome JSON)", lambda: chrome_trace(trace), f"{name}.perfetto.json", f"{key}.perfetto")
+        _download("Perfetto", lambda: chrome_json(trace), f"{name}.perfetto.json", f"{key}.perfetto")
         _download("ShardLab JSON", trace.to_json, f"{name}.json", f"{key}.json")
         share(key)
 
 
 def _download(label: str, make: Callable[[], str], file_name: str, key: str) -> None:
     st.download_button(
-        label, make, file_name, "application/json", key=key, on_click="ignore", icon=":material/download:"
+        label,
+        make,
+        file_name,
+        "application/json",
+        key=key,
+        on_click="ignore",
+        icon=":material/download:",
     )
 
 
 def share(key: str) -> None:
     """The address of what is on screen; everything chosen on the page stands in it."""
     with st.popover("Link", icon=":material/link:", key=f"{key}.link"):
-        st.caption("Opens this page with these choices on a machine where ShardLab runs.")
-        query = "&".join(f"{name}={value}" for name, value in st.query_params.items())
-        st.code((st.context.url or "") + (f"?{query}" if query else ""), language=None, wrap_lines=True)
+        st.caption("Opens this page with these choices where ShardLab runs at this address.")
+        query = urlencode(st.query_params.to_dict())
+        st.code((st.context.url or "") + (f"?{query}" if query else ""), language=None)

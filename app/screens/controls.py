@@ -7,13 +7,14 @@ in one place; the command line reads the same one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import Field
+from dataclasses import Field, fields
 from typing import Any
 
 import streamlit as st
 
 from parallel_core.fields import PlanError, parse
 from parallel_core.plan import Plan, flat_fields
+from parallel_core.request import Request
 
 WORDS = {
     "dp": "Ranks (data parallel)",
@@ -38,7 +39,7 @@ def plan_controls(
     columns: int = 4,
     defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One widget per named field of a Plan; its value by field name.
+    """One widget per named field of a Plan or a run; its value by field name.
 
     The widget's key is the field's name (with `key.` before it if `key` is given), and so is its
     name in the URL. `defaults` replaces the declared defaults of this page. A value in the URL
@@ -47,11 +48,16 @@ def plan_controls(
     places = st.columns(columns)
     chosen = {}
     for position, name in enumerate(names):
-        spec = flat_fields()[name]
+        spec = declared()[name]
         default = (defaults or {}).get(name, spec.default)
         with places[position % columns]:
             chosen[name] = _widget(spec, _key(key, name), default)
     return chosen
+
+
+def declared() -> dict[str, Field[Any]]:
+    """Every field a control can be made of: a plan's, and those of a run (`steps`)."""
+    return {**flat_fields(), **{f.name: f for f in fields(Request) if f.metadata}}
 
 
 def plan(values: Mapping[str, Any], key: str = "") -> Plan | None:
@@ -61,6 +67,15 @@ def plan(values: Mapping[str, Any], key: str = "") -> Plan | None:
     """
     try:
         return Plan.of(**values)
+    except PlanError as error:
+        complain(error, key, mend=error.field in values)
+        return None
+
+
+def request(values: Mapping[str, Any], key: str = "") -> Request | None:
+    """The run of these values, if this machine bears it; or None, said in the same way."""
+    try:
+        return Request.of(**values).checked()
     except PlanError as error:
         complain(error, key, mend=error.field in values)
         return None

@@ -1,10 +1,123 @@
+"""P0, the first page: a recorded run plays at once; then the reader makes one."""
+
+from __future__ import annotations
+
+from functools import cache
+
 import streamlit as st
-def page():
-    st.title("Start", anchor=False)
-    import theme; from parallel_core.trace import Kind
-    theme.lead("hello lead"); theme.badge(Kind.MODELLED, "modelled: x, y")
-    c = st.components.v2.component("t", js="export default function(a){const d=document.createElement('div');d.textContent='v2 ok '+a.data.x;a.parentElement.appendChild(d)}")
-    c(key="t", data={"x": 3})
-    import plotly.graph_objects as go
-    st.plotly_chart(go.Figure(go.Bar(x=[1,2],y=[3,4])))
-    st.number_input("a",1,5,key="dp",bind="query-params")
+
+from parallel_core import places
+from parallel_core.cases import program_of
+from parallel_core.importers.load import load
+from parallel_core.plan import Plan
+from parallel_core.replay import replay
+from parallel_core.trace import Trace
+from parallel_core.views import charts
+from screens import chrome, live, results
+
+PAGE = "start"
+RECORDED = "recorded_dp4.json"
+MAIN = ("dp", "steps", "microbatches", "bucket_mb")
+MORE = (
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "dialect",
+    "seq",
+    "global_batch",
+    "dp_method",
+    "optimizer",
+    "lr",
+    "dtype",
+    "seed",
+)
+
+
+def page() -> None:
+    """The recorded run, what it shows, and the reader's own."""
+    chrome.header(
+        "One model, several processes",
+        "Data parallelism: every process trains the same model on its own part of the batch, and "
+        "all of them sum their gradients before each update.",
+    )
+    _recorded()
+    st.header("Make your own", anchor=False)
+    _own()
+
+
+@cache
+def recorded() -> tuple[Trace, Trace]:
+    """The run that ships with the lab, and the same on own devices."""
+    trace = load(RECORDED, (places.assets() / RECORDED).read_bytes())
+    plan = Plan.of(**trace.provenance.plan)
+    return trace, replay(plan, program_of(plan), trace)
+
+
+def _recorded() -> None:
+    trace, own = recorded()
+    step = trace.steps[min(1, len(trace.steps) - 1)]
+    chrome.player(trace, key="recorded", own=own, step=step, title=f"Step {step} of a recorded run")
+    st.markdown(
+        f"Each row is one of {trace.world_size} processes that train a small transformer on the "
+        "text of *Moby-Dick*. **F** runs a layer forward, **B** backward. As backward comes down "
+        "from the last layer, gradients are complete bucket by bucket; the thin lane below each "
+        "row sums them over all processes (*all-reduce*) while backward goes on. What is left "
+        "blank is waiting: point at it and it says for whom. Then every process makes the same "
+        "update, **O**. Press space in the picture to play it, the arrow keys to step."
+    )
+    chrome.account(trace)
+
+
+def _own() -> None:
+    defaults = {"dp": 4}
+    values = chrome.plan_controls(MAIN, defaults=defaults)
+    with st.expander("Model, batch, optimizer"):
+        values |= chrome.plan_controls(MORE, defaults=defaults)
+    request = chrome.request(values)
+    run = live.current(PAGE)
+    going = run is not None and not run.state.status.over
+    guess = chrome.predict(
+        PAGE,
+        "In each step every process hands its gradients to the all-reduce. How many MiB will one "
+        "process hand over in a step?",
+        unit="MiB",
+        high=1e6,
+    )
+    ready = request is not None and guess.settled and not going
+    if st.button("Run", type="primary", disabled=not ready, icon=":material/play_arrow:"):
+        live.start(request, PAGE)
+    if not guess.settled:
+        st.caption("Lock a guess, or skip it, and the run may start.")
+    if run is None:
+        return
+    if going:
+        live.watch(run, _growing, PAGE)
+        return
+    done = live.ended(run)
+    if done is not None:
+        _reveal(guess, done)
+        results.show(done, PAGE)
+
+
+def _growing(run: live.Follower) -> None:
+    """What is there of a run that is still going."""
+    trace = run.recent()
+    if trace.spans:
+        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    if len(trace.metrics) > 1:
+        figure = charts.loss_curve({"this run": trace}, dark=chrome.dark())
+        chrome.chart(figure, "The loss so far", f"{PAGE}.growing.loss")
+
+
+def _reveal(guess: chrome.Guess, done: live.Finished) -> None:
+    """The guess against what rank 0 was counted to hand over."""
+    axes = done.report["ledger"]["wire"]["measured"].values()
+    handed = sum(op["payload_bytes"][0] for ops in axes for op in ops.values())
+    each = handed / max(len(done.trace.metrics), 1) / 2**20
+    chrome.reveal(guess, each, "MiB")
+    if handed:
+        st.caption(
+            "As much as the gradients themselves take, once: every gradient is summed one time, "
+            "whatever the number of processes."
+        )

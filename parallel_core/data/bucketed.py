@@ -1,9 +1,11 @@
 """Bucketed data parallelism (DDP): sum a bucket of gradients while the backward goes on.
 
-    M=1, two layers, two units a bucket
-        compute   F.. B head  B layer1  B layer0  B embed  |wait| O
-        comm                            bucket0===========  bucket1==
+    layers=2 dp=2 bucket_mb=0.8
+    compute  F embed, F layer0, F layer1, F head, B head, B layer1, B layer0, B embed,
+             wait bucket0, wait bucket1, O weights
+    comm     all_reduce loss, all_reduce bucket0, all_reduce bucket1
 
+The sum of bucket0 (head and layer1) starts when B layer1 is done and runs under B layer0.
 Buckets are filled in the order the backward completes gradients, and only the last microbatch
 launches them: earlier ones accumulate locally. The last bucket can never hide: it is complete
 only when the backward is over. Li et al. 2020, PyTorch Distributed, arXiv:2006.15704, 3.2.3.

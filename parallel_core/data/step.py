@@ -1,7 +1,9 @@
 """One training step of a rank on its own: forward and backward of each microbatch, unit by unit.
 
-    M=2, one layer   F embed mb0  F layer0 mb0  F head mb0  B head mb0  B layer0 mb0  B embed mb0
-                     F embed mb1  F layer0 mb1  F head mb1  B head mb1  B layer0 mb1  B embed mb1
+    layers=1 microbatches=2
+    compute  F embed mb0, F layer0 mb0, F head mb0, B head mb0, B layer0 mb0, B embed mb0,
+             F embed mb1, F layer0 mb1, F head mb1, B head mb1, B layer0 mb1, B embed mb1,
+             O weights
 
 The backward of unit u in the last microbatch completes grad[u]: from there on it may be summed
 over ranks. How, is what naive.py and bucketed.py differ in.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from parallel_core.program import Lane, Op
@@ -29,7 +30,9 @@ def bytes_text(count: float) -> str:
 
 def _three(value: float) -> str:
     size = abs(value)
-    return f"{value:.{0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2}f}"
+    digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2
+    # Rounded half up, as the player's JavaScript does, so that both say the same.
+    return f"{math.floor(value * 10**digits + 0.5) / 10**digits:.{digits}f}"
 
 
 def wait_text(wait: Wait, rows: Sequence[Span]) -> str:
@@ -87,7 +90,8 @@ def _shares(trace: Trace) -> str:
     for span in trace.spans:
         if span.lane == Lane.COMPUTE and span.op != Op.WAIT and span.seq is None:
             busy[span.rank] += span.duration
-    share = [round(100 * ns / max(1, trace.makespan)) for ns in busy]
+    makespan = max(1, trace.makespan)
+    share = [round(100 * ns / makespan) for ns in busy]
     if trace.world_size == 1:
         return f"It computes {share[0]} % of the time."
     most = max(range(len(busy)), key=lambda rank: busy[rank])

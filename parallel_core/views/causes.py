@@ -117,6 +117,10 @@ class _Search:
             if span.lane == Lane.COMPUTE:
                 self.compute[span.rank].append(row)
                 durations[span.op, span.where].append(span.duration)
+        self.last = [max(ends, key=self._posted) for _, ends in sorted(self.ends.items())]
+        self.taken = [
+            max(rows[end].t_start for end in ends) for _, ends in sorted(self.ends.items())
+        ]
         self.starts = {rank: [rows[i].t_start for i in all_] for rank, all_ in self.compute.items()}
         self.median = {key: sorted(all_)[(len(all_) - 1) // 2] for key, all_ in durations.items()}
         first = min((s.t_start for s in rows), default=0)
@@ -139,7 +143,7 @@ class _Search:
         return [wait for wait in found if wait and wait.length >= self.shortest]
 
     def _in_message(self, row: int, span: Span) -> Wait | None:
-        last = self._culprit(row)
+        last = self.last[self.ids[row]]
         posted = self.rows[last].t_post
         if last == row or posted <= span.t_start or span.t_done <= posted:
             return None
@@ -148,15 +152,14 @@ class _Search:
     def _before(self, row: int, span: Span, before: Span | None) -> Wait | None:
         """The wait inside a WAIT, or in the gap before any other instruction."""
         if span.op == Op.WAIT:
-            start, end, first = span.t_start, span.t_done, False
+            start, end = span.t_start, span.t_done
         else:
-            first = before is None or before.step != span.step
             start = self.begun[span.step] if before is None else before.t_done
             end = span.t_start
         message = self._needed(span)
         if message < 0 or end <= start or self.rows[message].t_done <= start:
             return None
-        return self._wait(row, message, start, end, first=first and before is None)
+        return self._wait(row, message, start, end, first=before is None and span.op != Op.WAIT)
 
     def _needed(self, span: Span) -> int:
         """The message among the inputs of `span` that came last, as a row; -1 if none."""
@@ -164,14 +167,12 @@ class _Search:
         messages = (row for row in deps if row >= 0 and self.ids[row] >= 0)
         return max(messages, key=lambda row: self.rows[row].t_done, default=-1)
 
-    def _culprit(self, row: int) -> int:
-        ends = self.ends[self.ids[row]]
-        return max(ends, key=lambda end: (self.rows[end].t_post, -self.rows[end].rank))
+    def _posted(self, row: int) -> tuple[int, int]:
+        return self.rows[row].t_post, -self.rows[row].rank
 
     def _wait(self, row: int, message: int, start: int, end: int, *, first: bool) -> Wait:
-        culprit = self._culprit(message)
+        culprit, begun = self.last[self.ids[message]], self.taken[self.ids[message]]
         posted = self.rows[culprit].t_post
-        begun = max(self.rows[i].t_start for i in self.ends[self.ids[message]])
         late = min(end, max(start, posted)) - start if culprit != message else 0
         queue = min(end, max(start + late, begun)) - start - late
         doing = self._doing(self.rows[culprit].rank, start, start + late) if late else -1

@@ -6,8 +6,6 @@ its legend below. What was predicted is a dashed outline over what was measured,
 
 from __future__ import annotations
 
-import html
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -16,8 +14,12 @@ from parallel_core.analysis.exposed import exposed
 from parallel_core.analysis.waits import nice_time, totals, waits
 from parallel_core.trace import Kind, Span, Trace
 from parallel_core.views.account import bytes_text
-from parallel_core.views.frame import DASH, PAGES, finish, ink
-from parallel_core.views.palette import PHASES, TENSORS, Shade, mix
+from parallel_core.views.chart_frame import byte_ticks, colour, framed, safe
+from parallel_core.views.frame import DASH, PAGES, ink
+from parallel_core.views.ledger_bars import ledger_bars
+from parallel_core.views.palette import PHASES, Shade, mix
+
+__all__ = ["ledger_bars", "loss_curve", "memory_over_time", "utilisation", "wait_wire"]
 
 MOST_RANKS = 64
 _MOST_POINTS = 1500
@@ -36,10 +38,10 @@ def loss_curve(runs: Mapping[str, Trace], *, dark: bool = False) -> go.Figure:
         figure.add_scatter(
             x=[step for step, _ in points],
             y=[loss for _, loss in points],
-            name=_safe(name),
+            name=safe(name),
             mode="lines+markers",
             line={
-                "color": _colour(PHASES[_RUN_COLOURS[at % 6]], dark),
+                "color": colour(PHASES[_RUN_COLOURS[at % 6]], dark),
                 "dash": DASH.get(trace.kind, "solid"),
             },
             marker={"symbol": _RUN_SYMBOLS[at % 6], "size": 7},
@@ -49,57 +51,7 @@ def loss_curve(runs: Mapping[str, Trace], *, dark: bool = False) -> go.Figure:
     figure.update_yaxes(title="loss (nats per token)")
     named = [f"{name}: {trace.provenance.badge}" for name, trace in runs.items()]
     alone = [trace.provenance.badge for trace in runs.values()]
-    return _framed(figure, alone if len(runs) == 1 else named, height=340, dark=dark)
-
-
-def ledger_bars(
-    rows: Sequence[tuple[str, float, float | None]], *, badge: str, dark: bool = False
-) -> go.Figure:
-    """Bytes measured (solid) under bytes predicted (dashed outline), one row each.
-
-    A row is (label, predicted, measured); None where nothing was measured. A label that is a
-    tensor kind takes its colour.
-    """
-    figure = go.Figure()
-    figure.add_bar(
-        x=[0.0 if measured is None else measured for _, _, measured in rows],
-        y=list(range(len(rows))),
-        orientation="h",
-        width=0.6,
-        name="measured",
-        marker={
-            "color": [
-                _colour(TENSORS.get(label, PHASES["collective"]), dark) for label, _, _ in rows
-            ],
-            "line": {"color": ink(dark), "width": 1},
-        },
-        text=[_verdict(predicted, measured) for _, predicted, measured in rows],
-        textposition="outside",
-        cliponaxis=False,
-        hovertext=[_safe(f"{name}: {_pair(want, got)}") for name, want, got in rows],
-        hoverinfo="text",
-    )
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for at, (_, predicted, _) in enumerate(rows):
-        low, high = at - 0.38, at + 0.38
-        x += [0, predicted, predicted, 0, 0, None]
-        y += [low, low, high, high, low, None]
-    figure.add_scatter(
-        x=x,
-        y=y,
-        mode="lines",
-        name="predicted",
-        line={"color": ink(dark), "width": 1.5, "dash": "dash"},
-        hoverinfo="skip",
-    )
-    widest = max([1.0, *(max(want, got or 0) for _, want, got in rows)])
-    figure.update_xaxes(title="bytes", tickformat="~s", range=[0, 1.35 * widest])
-    labels = [_safe(TENSORS[name].meaning if name in TENSORS else name) for name, _, _ in rows]
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=labels, range=[len(rows) - 0.5, -0.5]
-    )
-    return _framed(figure, [badge], height=150 + 38 * len(rows), dark=dark)
+    return framed(figure, alone if len(runs) == 1 else named, height=340, dark=dark)
 
 
 def memory_over_time(trace: Trace, *, dark: bool = False) -> go.Figure:
@@ -121,10 +73,10 @@ def memory_over_time(trace: Trace, *, dark: bool = False) -> go.Figure:
             line={
                 "shape": "hv",
                 "width": 2,
-                "color": _colour(PHASES[_RUN_COLOURS[at % 6]], dark),
+                "color": colour(PHASES[_RUN_COLOURS[at % 6]], dark),
                 "dash": DASH.get(trace.kind, ("solid", "dashdot")[at // 6]),
             },
-            hovertemplate="%{x:.3f} ms: %{y:.4s}B",
+            hovertemplate="%{x:.3f} ms: %{y:,} bytes",
         )
     if chosen:
         top = max(chosen, key=lambda rank: peaks[rank][1])
@@ -134,12 +86,14 @@ def memory_over_time(trace: Trace, *, dark: bool = False) -> go.Figure:
             y=count,
             text=f"peak: rank {top}, {bytes_text(count)}",
             arrowhead=2,
+            arrowcolor=ink(dark),
             ax=0,
             ay=-24,
         )
     figure.update_xaxes(title="time (ms)")
-    figure.update_yaxes(title="live memory (bytes)", tickformat="~s", rangemode="tozero")
-    return _framed(figure, [trace.provenance.badge], height=340, dark=dark)
+    most = max((peak for _, peak in peaks.values()), default=1)
+    figure.update_yaxes(title="live memory", range=[0, 1.15 * most], **byte_ticks(most))
+    return framed(figure, [trace.provenance.badge], height=340, dark=dark)
 
 
 def utilisation(trace: Trace, *, warmup: int = 0, dark: bool = False) -> go.Figure:
@@ -147,16 +101,14 @@ def utilisation(trace: Trace, *, warmup: int = 0, dark: bool = False) -> go.Figu
     use = exposed(trace, warmup=warmup).ranks[:MOST_RANKS]
     figure = go.Figure()
     parts = (
-        ("compute", [r.compute_ns for r in use], _look(PHASES["F"], trace.kind, dark)),
-        (
-            "exposed communication",
-            [r.exposed_ns for r in use],
-            _look(PHASES["collective"], trace.kind, dark, hatch="."),
-        ),
-        ("idle", [r.idle_ns for r in use], _waiting("", dark)),
+        ("compute", "F", [r.compute_ns for r in use]),
+        ("exposed communication", "collective", [r.exposed_ns for r in use]),
+        ("idle", "", [r.idle_ns for r in use]),
     )
     whole = max([1, *(r.window_ns for r in use)])
-    for name, times, look in parts:
+    for name, phase, times in parts:
+        look = _look(PHASES[phase], trace.kind, dark) if phase else _waiting("", dark)
+        letters = _letters(phase, trace.kind, dark)
         figure.add_bar(
             x=[100 * ns / whole for ns in times],
             y=[f"rank {r.rank}" for r in use],
@@ -166,6 +118,7 @@ def utilisation(trace: Trace, *, warmup: int = 0, dark: bool = False) -> go.Figu
             text=[f"{100 * ns / whole:.0f} %" if ns >= whole / 20 else "" for ns in times],
             textposition="inside",
             insidetextanchor="middle",
+            insidetextfont={"color": letters},
             hovertext=[f"{name}: {nice_time(ns)}" for ns in times],
             hoverinfo="text",
         )
@@ -205,32 +158,21 @@ def _stacked(figure: go.Figure, trace: Trace, rows: int, dark: bool) -> go.Figur
     badge = trace.provenance.badge
     if trace.world_size > MOST_RANKS == rows:
         badge += f", the first {MOST_RANKS} ranks of {trace.world_size}"
-    return _framed(figure, [badge], height=150 + 30 * rows, dark=dark)
+    return framed(figure, [badge], height=150 + 30 * rows, dark=dark)
 
 
-def _framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool) -> go.Figure:
-    """The common frame, the badge wrapped, the legend below."""
-    lines = [_safe(line) for badge in badges for line in textwrap.wrap(badge, 96) or [""]]
-    finish(figure, "<br>".join(lines), height=height + 18 * len(lines), dark=dark)
-    return figure.update_layout(
-        template=go.layout.Template(),
-        showlegend=True,
-        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top", "yref": "paper"},
-        margin={"l": 10, "r": 16, "t": 32 + 18 * len(lines), "b": 86},
-    )
-
-
-def _colour(shade: Shade, dark: bool) -> str:
-    return shade.dark if dark else shade.light
-
-
-def _look(shade: Shade, kind: Kind, dark: bool, *, hatch: str = "") -> dict[str, object]:
+def _look(shade: Shade, kind: Kind, dark: bool) -> dict[str, object]:
     """A bar's marker: solid where it ran, paler where it is modelled."""
-    colour = _colour(shade, dark)
-    filled = mix(colour, PAGES[dark], 0.45) if kind is Kind.MODELLED else colour
-    pattern = {"shape": hatch, "fgcolor": PAGES[dark], "size": 6, "solidity": 0.25}
-    edge = {"color": ink(dark), "width": 1}
-    return {"color": filled, "line": edge, "pattern": pattern if hatch else {}}
+    plain = colour(shade, dark)
+    filled = mix(plain, PAGES[dark], 0.45) if kind is Kind.MODELLED else plain
+    return {"color": filled, "line": {"color": ink(dark), "width": 1}}
+
+
+def _letters(phase: str, kind: Kind, dark: bool) -> str:
+    """The ink on a bar of that phase; the page's own on one without a fill or with a pale one."""
+    if not phase or kind is Kind.MODELLED:
+        return ink(dark)
+    return PHASES[phase].dark_ink if dark else PHASES[phase].light_ink
 
 
 def _waiting(hatch: str, dark: bool) -> dict[str, object]:
@@ -238,26 +180,6 @@ def _waiting(hatch: str, dark: bool) -> dict[str, object]:
     pattern = {"shape": hatch, "fgcolor": ink(dark), "bgcolor": _CLEAR, "size": 8, "solidity": 0.15}
     edge = {"color": ink(dark), "width": 1}
     return {"color": _CLEAR, "line": edge, "pattern": pattern if hatch else {}}
-
-
-def _pair(predicted: float, measured: float | None) -> str:
-    said = "not measured" if measured is None else f"measured {measured:,.0f} bytes"
-    return f"predicted {predicted:,.0f} bytes, {said}"
-
-
-def _verdict(predicted: float, measured: float | None) -> str:
-    """What stands beside a bar: the bytes, and how they compare."""
-    if measured is None:
-        return f"predicted {bytes_text(predicted)}, not measured"
-    if measured == predicted:
-        return f"{bytes_text(measured)} = predicted"
-    gap = measured - predicted
-    return f"{bytes_text(measured)}, {bytes_text(abs(gap))} {'more' if gap > 0 else 'less'}"
-
-
-def _safe(text: str) -> str:
-    """Text that Plotly shows as it is: a stranger's trace may hold tags."""
-    return html.escape(text, quote=False)
 
 
 def _real(metrics: Mapping[str, object], key: str) -> bool:

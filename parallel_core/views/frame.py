@@ -50,6 +50,11 @@ def ink(dark: bool) -> str:
     return "#F2F2F2" if dark else "#1B1E23"
 
 
+def blank() -> go.Figure:
+    """An empty figure without Plotly's template, which would be 7 kB in every saved notebook."""
+    return go.Figure(layout={"template": "none"})
+
+
 def add_box(figure: go.Figure, box: Box, *, log: bool = False, dark: bool) -> None:
     """Draw `box`: a filled outline, since a bar's edge cannot be dashed; `log` for a log x axis."""
     half, hatch = 0.34, TENSORS[box.holds].hatch if box.holds in TENSORS else ""

@@ -14,7 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from parallel_core.trace import Kind
-from parallel_core.views.frame import DASH, finish, ink, log_range
+from parallel_core.views.frame import DASH, blank, finish, ink, log_range
 from parallel_core.views.palette import PHASES
 
 
@@ -57,7 +57,7 @@ def roofline(
     roofs: Sequence[Roof], dots: Sequence[Dot], *, badge: str, dark: bool = False
 ) -> go.Figure:
     """Every roof a bent line with its ridge marked, every kernel a dot; at least one roof."""
-    figure = go.Figure()
+    figure = blank()
     xs = [roof.ridge for roof in roofs] + [dot.intensity for dot in dots]
     low, high = min(xs) / 8, max(xs) * 8
     for place, roof in enumerate(roofs):

@@ -45,6 +45,10 @@ _HATCH_OF = {
 _DASHES = {Kind.MODELLED: ' stroke-dasharray="4 2.5"', Kind.QUOTED: ' stroke-dasharray="1 2"'}
 
 
+_Columns = dict[int, dict[str, float]]
+"""Pixel column -> phase -> how much of it the phase covers."""
+
+
 @dataclass(frozen=True)
 class _Look:
     """The page: its size, its scale, its colours."""
@@ -157,20 +161,26 @@ def _box(span: Span) -> tuple[int, int]:
 
 
 def _cells(look: _Look, rows: Sequence[Span]) -> Iterable[str]:
-    """Wide spans one by one; of thin ones every pixel column once, as strokes per phase."""
-    thin: dict[tuple[int, int, str], dict[int, None]] = defaultdict(dict)
+    """Wide spans one by one; thin ones as pixel columns in the colour that covers most of each."""
+    least = 2 if len(rows) <= 1500 else 10
+    columns: dict[tuple[int, int], _Columns] = defaultdict(lambda: defaultdict(dict))
     for span in rows:
         if span.op == Op.WAIT:
             continue
         x, end = look.x(span.t_start), look.x(span.t_done)
-        top, height = _box(span)
-        if end - x >= 2:
+        if end - x >= least:
             yield _cell(look, span, x, end - x)
-        else:
-            thin[top, height, phase_of(span.op)][int((x + end) / 2)] = None
-    for (top, height, phase), columns in thin.items():
-        path = "".join(f"M{x} {top}v{height}" for x in columns)
-        yield f'<path d="{path}" stroke="{look.fill(phase)}"/>'
+            continue
+        lane, phase = columns[_box(span)], phase_of(span.op)
+        for at in range(int(x), int(end) + 1):
+            part = max(1e-6, min(end, at + 1) - max(x, at))
+            lane[at][phase] = lane[at].get(phase, 0.0) + part
+    for (top, height), lane in columns.items():
+        for phase in PHASES:
+            mine = [at for at, parts in lane.items() if max(parts, key=parts.__getitem__) == phase]
+            path = "".join(f"M{at}.5 {top}v{height}" for at in mine)
+            if path:
+                yield f'<path d="{path}" stroke="{look.fill(phase)}"/>'
 
 
 def _cell(look: _Look, span: Span, x: float, wide: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from parallel_core.trace import Kind
-from parallel_core.views.frame import Box, add_box, finish, ink, log_range
+from parallel_core.views.frame import Box, add_box, blank, finish, ink, log_range
 
 _LABELLED = 0.075  # a narrower share of the axis has no room for words; they show on hover
 _PARTS = {
@@ -48,7 +48,7 @@ def memory_bars(
     rows: Mapping[str, Sequence[Slice]], capacity: float, *, device: str, dark: bool = False
 ) -> go.Figure:
     """One stacked bar per row, in GB, against the memory of one device (`capacity` bytes)."""
-    figure = go.Figure()
+    figure = blank()
     widest = max(sum(part.size for part in parts) for parts in rows.values())
     span = 1.06 * max(widest, capacity) / 1e9
     for y, parts in enumerate(rows.values()):
@@ -89,7 +89,7 @@ def describe_memory(rows: Mapping[str, Sequence[Slice]], capacity: float, *, dev
 
 def ladder(latencies: Mapping[str, int], *, badge: str, dark: bool = False) -> go.Figure:
     """Latency in cycles per level of memory, on a log scale; quoted figures."""
-    figure = go.Figure()
+    figure = blank()
     for y, (name, cycles) in enumerate(latencies.items()):
         box = Box(left=1, right=cycles, y=y, label=f"{cycles}", hover=f"{name}: {cycles} cycles",
                   kind=Kind.QUOTED)  # fmt: skip
@@ -106,7 +106,7 @@ def step_parts(
     models: Mapping[str, Mapping[str, float]], *, badge: str, dark: bool = False
 ) -> go.Figure:
     """Which share of a step each kind of work takes: per measured model its parts in seconds."""
-    figure = go.Figure()
+    figure = blank()
     for part, (light, night, hatch) in _PARTS.items():
         shares = [100 * seconds[part] / sum(seconds.values()) for seconds in models.values()]
         figure.add_bar(

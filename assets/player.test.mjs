@@ -1,0 +1,157 @@
+// Claims about the player's pure functions: `node --test assets/player.test.mjs`.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+// player.js has no package.json that calls it a module, so it is loaded as one from its text.
+const text = readFileSync(new URL("./player.js", import.meta.url), "utf8");
+const player = await import("data:text/javascript;base64," + Buffer.from(text).toString("base64"));
+const { decode, timeText, bytesText, label, waitText, about, moment, lastUpTo, running, events, strange } = player;
+const { logicalSteps, criticalPath, layout, ticks, pixelColumns, mix, chromeTrace } = player;
+
+const none = { row: [], start: [], length: [], late: [], queue: [], why: [], message: [], culprit: [], doing: [], slow: [] };
+
+/** A payload layer from [rank, lane, op, start, done, post, message, deps (rows back)] rows. */
+function layerOf(spans, extra = {}) {
+  const names = [...new Set(spans.map((s) => s[2]))];
+  const segments = [];
+  for (const [rank, lane] of spans) {
+    const last = segments.at(-1);
+    if (last && last[0] === rank && last[1] === lane) last[2]++;
+    else segments.push([rank, lane, 1]);
+  }
+  const steps = (list) => list.map((v, i) => v - (i ? list[i - 1] : 0));
+  const n = spans.length;
+  return {
+    kind: "modelled", badge: "modelled: by hand", account: "", n, world_size: 1 + Math.max(...spans.map((s) => s[0])),
+    span: Math.max(...spans.map((s) => s[4])), lanes: ["compute", "comm"], segments,
+    ops: names.map((name) => [name, name.length > 1 ? "collective" : name, name]),
+    names: { where: ["layer1"], axis: ["", "dp"], peers: [[]], source: [""] },
+    columns: { op: spans.map((s) => names.indexOf(s[2])), where: 0, axis: 0, peers: 0, source: 0, mb: 0,
+      message: spans.map((s) => s[6] ?? -1), bytes: 2048, cpu: 0, start: steps(spans.map((s) => s[3])),
+      duration: spans.map((s) => s[4] - s[3]), lead: spans.map((s) => s[3] - (s[5] ?? s[3])), index: 0, memory: 0, step: 0,
+      dep_count: spans.map((s) => (s[7] ?? []).length) },
+    deps: spans.flatMap((s) => s[7] ?? []), waits: none, ...extra,
+  };
+}
+
+// Rank 0 is done early and waits; rank 1 is late, and both meet in one all-reduce.
+const PAIR = [
+  [0, 0, "F", 0, 10], [0, 0, "wait", 10, 36, 10, -1, [-1]], [0, 1, "all_reduce", 10, 35, 10, 0, [2]],
+  [1, 0, "F", 0, 30], [1, 0, "wait", 30, 36, 30, -1, [-1]], [1, 1, "all_reduce", 30, 36, 30, 0, [2]],
+];
+const WAITS = { row: [1], start: [10], length: [26], late: [20], queue: [0], why: ["late peer"], message: [2], culprit: [5], doing: [3], slow: [0] };
+const pair = () => decode(layerOf(PAIR, { waits: WAITS }));
+
+test("numbers carry three figures and the unit of their size", () => {
+  assert.deepEqual([3_100_000, 999, 22e9, 12_345, 0].map((v) => timeText(v)), ["3.10 ms", "999 ns", "22 s", "12.3 µs", "0 ns"]);
+  assert.equal(timeText(500, 2e6), "0.00 ms");
+  assert.deepEqual([100, 4 << 20, 1536].map(bytesText), ["100 B", "4 MiB", "1.50 KiB"]);
+});
+
+test("decoding undoes differences, lanes and distances", () => {
+  const t = pair();
+  assert.deepEqual([...t.start], [0, 10, 10, 0, 30, 30]);
+  assert.deepEqual([...t.done], [10, 36, 35, 30, 36, 36]);
+  assert.deepEqual([...t.rank], [0, 0, 0, 1, 1, 1]);
+  assert.deepEqual([...t.head], [1, 0, 1, 1, 0, 1]);
+  assert.deepEqual([...t.dep], [2, 0, 5, 3]);
+  assert.equal(label(t, 0), "F layer1 mb0");
+});
+
+test("a wait is told by its cause, the late rank and what it did", () => {
+  const t = pair();
+  assert.equal(waitText(t, t.waits[0]), "waits 26 ns for all_reduce layer1 mb0: 20 ns for rank 1, which was in F layer1 mb0; 6 ns on the wire");
+  const all = { ...t.waits[0], late: 26, wire: 0 };
+  assert.equal(waitText(t, all), "waits 26 ns for rank 1, which was in F layer1 mb0");
+  assert.equal(waitText(t, { ...all, slow: 2 }), "waits 26 ns for rank 1, which was in F layer1 mb0 (2.0 times its median)");
+  assert.match(about(t, 1).lines[0], /^waits 26 ns/);
+  assert.match(moment(t, t.start, t.done, 15, "15 ns"), /^15 ns: rank 0 waits 26 ns .*, rank 1 F layer1 mb0\.$/);
+});
+
+test("binary search finds the last start, and nothing in a gap", () => {
+  assert.deepEqual([-1, 0, 5, 99].map((x) => lastUpTo([0, 2, 4, 6], x)), [-1, 0, 2, 3]);
+  const seg = { from: 0, to: 2 };
+  assert.deepEqual([5, 10, 15, 20].map((x) => running([0, 12], [10, 20], seg, x)), [0, -1, 1, -1]);
+});
+
+test("events are distinct and end with the last end", () => {
+  assert.deepEqual([...events([3, 0, 3], [4, 2, 9])], [0, 3, 9]);
+});
+
+test("the strange things are the longest waits, in the order of time", () => {
+  const found = strange(pair());
+  assert.equal(found.length, 1);
+  assert.match(found[0].text, /^rank 0 waits 26 ns/);
+});
+
+test("a collective stands in one dependency step, after the latest of its group", () => {
+  const level = logicalSteps(pair());
+  assert.deepEqual([...level], [0, 2, 1, 0, 2, 1]);
+});
+
+test("a receive comes after its send, not the other way round", () => {
+  const t = decode(layerOf([[0, 0, "F", 0, 1], [0, 1, "send", 1, 2, 1, 0, [1]], [1, 1, "recv", 0, 2, 0, 0]]));
+  assert.deepEqual([...logicalSteps(t)], [0, 1, 2]);
+});
+
+test("the critical path goes through the late rank, not through the one that waited", () => {
+  const t = pair();
+  assert.deepEqual(criticalPath(t).map((i) => `${t.ops[t.op[i]].name}${t.rank[i]}`), ["F1", "all_reduce1", "all_reduce0", "wait0"]);
+  assert.deepEqual(criticalPath(decode(layerOf([[0, 0, "F", 0, 3], [0, 0, "B", 3, 9]]))), [0, 1]);
+});
+
+test("rows do not overlap, whatever the width and the number of ranks", () => {
+  for (const width of [320, 390, 1280])
+    for (const ranks of [1, 4, 64]) {
+      const box = layout({ width, ranks, thin: 2 });
+      box.rows.forEach((row, i) => {
+        assert.ok(row.memoryY + row.memoryH <= row.cellY && row.cellY + row.cellH <= row.lanes[0]);
+        assert.ok(row.lanes[0] + row.laneH <= row.lanes[1]);
+        if (i) assert.ok(box.rows[i - 1].bottom <= row.y);
+      });
+      assert.ok(box.plot > 0 && box.left + box.plot <= width);
+    }
+});
+
+test("ticks are round and inside the view", () => {
+  assert.deepEqual(ticks(0, 14.2, 8), [0, 2, 4, 6, 8, 10, 12, 14]);
+  assert.deepEqual(ticks(3, 4, 4), [3, 3.5, 4]);
+});
+
+test("level of detail keeps each phase's share, and thin cells among long ones", () => {
+  // 10 pixels; per pixel F (phase 1) has 30 %, B (phase 2) 70 %: F must get 3 of 10 columns.
+  const X0 = [], X1 = [], phase = [];
+  for (let x = 0; x < 10; x++) {
+    X0.push(x, x + 0.3);
+    X1.push(x + 0.3, x + 1);
+    phase.push(1, 2);
+  }
+  const shape = { from: 0, to: 20, a: 0, perPixel: 1, width: 10, phases: 2 };
+  const columns = [...pixelColumns(X0, X1, phase, shape)];
+  assert.equal(columns.filter((c) => c === 1).length, 3);
+  assert.equal(columns.filter((c) => c === 2).length, 7);
+});
+
+test("a lone cell far thinner than a pixel is drawn, and blank stays blank", () => {
+  const shape = { from: 0, to: 1, a: 0, perPixel: 1, width: 8, phases: 1 };
+  assert.deepEqual([...pixelColumns([3.4], [3.41], [1], shape)], [0, 0, 0, 1, 0, 0, 0, 0]);
+});
+
+test("a lane half idle is drawn half idle", () => {
+  const X0 = Array.from({ length: 20 }, (_, i) => i), shape = { from: 0, to: 20, a: 0, perPixel: 1, width: 20, phases: 1 };
+  const columns = [...pixelColumns(X0, X0.map((x) => x + 0.5), X0.map(() => 1), shape)];
+  assert.equal(columns.filter((c) => c === 1).length, 10);
+});
+
+test("colours mix, and the Chrome trace names every span", () => {
+  assert.equal(mix("#000000", "#ffffff", 0.5), "#808080");
+  const out = chromeTrace(pair());
+  assert.equal(out.traceEvents.filter((e) => e.ph === "X").length, 6);
+  assert.equal(out.traceEvents.find((e) => e.ph === "X" && e.pid === 1).dur, 0.03);
+});
+
+test("the same default export serves anywidget and Streamlit", () => {
+  assert.equal(typeof player.default().render, "function");
+  assert.equal(typeof player.mount, "function");
+});

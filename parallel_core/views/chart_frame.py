@@ -1,0 +1,53 @@
+"""What the charts of a run share: badge wrapped above, legend below, axes in round bytes."""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from parallel_core.views.account import bytes_text
+from parallel_core.views.frame import finish
+from parallel_core.views.palette import Shade
+
+
+def framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool) -> go.Figure:
+    """The common frame, the badge wrapped, the legend below."""
+    lines = [safe(line) for badge in badges for line in textwrap.wrap(badge, 96) or [""]]
+    finish(figure, "<br>".join(lines), height=height + 18 * len(lines), dark=dark)
+    return figure.update_layout(
+        template=go.layout.Template(),
+        showlegend=True,
+        legend={
+            "orientation": "h",
+            "traceorder": "normal",
+            "x": 0,
+            "y": 0,
+            "yanchor": "bottom",
+            "yref": "container",
+        },
+        margin={"l": 10, "r": 16, "t": 32 + 18 * len(lines), "b": 86},
+    )
+
+
+def colour(shade: Shade, dark: bool) -> str:
+    """The fill of a meaning on a light or a dark page."""
+    return shade.dark if dark else shade.light
+
+
+def byte_ticks(most: float) -> dict[str, object]:
+    """Axis ticks at round numbers of KiB, MiB or GiB, about four up to `most` bytes."""
+    unit = 1024.0 ** max(0, math.floor(math.log(max(most, 1), 1024)))
+    rough = max(most / unit / 4, 1 / unit)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = unit * power * next(nice for nice in (1, 2, 5, 10) if nice * power >= rough * 0.999)
+    ticks = [at * step for at in range(int(most / step) + 1)]
+    return {"tickvals": ticks, "ticktext": [bytes_text(tick) for tick in ticks]}
+
+
+def safe(text: str) -> str:
+    """Text that Plotly shows as it is: a stranger's trace may hold tags."""
+    return html.escape(text, quote=False)
