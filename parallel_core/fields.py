@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, field, fields
 from typing import Any
@@ -19,6 +20,14 @@ class PlanError(ValueError):
     def __init__(self, name: str, value: object, rule: str, nearest: object) -> None:
         self.field, self.value, self.rule, self.nearest = name, value, rule, nearest
         super().__init__(f"{name}={value} {rule}; the nearest value that works is {nearest}")
+
+
+def shown(value: object) -> str:
+    """A typed value in a sentence: quoted, on one line and short, whatever it was."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to write out integers beyond 4,300 digits
+        return "an enormous number"
 
 
 def whole(default: int | None, low: int, high: int, text: str) -> Any:
@@ -57,40 +66,47 @@ def parse(spec: Field[Any], value: object) -> Any:
 
 
 def _one_of(name: str, value: object, options: tuple[str, ...]) -> str:
-    word = str(value)
-    if word in options:
-        return word
-    close = difflib.get_close_matches(word.lower(), options, n=1, cutoff=0.0)
-    raise PlanError(name, repr(word), f"must be one of {', '.join(options)}", close[0])
+    if isinstance(value, str) and value in options:
+        return str(value)
+    raise PlanError(name, shown(value), f"must be one of {', '.join(options)}", _like(value, options))
+
+
+def _like(value: object, options: Iterable[str]) -> str:
+    """The option that looks most like `value`."""
+    return difflib.get_close_matches(shown(value).lower(), options, n=1, cutoff=0.0)[0]
 
 
 def _yes_or_no(name: str, value: object, spec: Field[Any]) -> bool:
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() in words:
-        return words[str(value).lower()]
-    raise PlanError(name, repr(value), "must be true or false", str(spec.default).lower())
+    if isinstance(value, bool | int | str) and (word := shown(value).strip("'").lower()) in words:
+        return words[word]
+    raise PlanError(name, shown(value), "must be true or false", str(spec.default).lower())
 
 
 def _number(name: str, value: object, spec: Field[Any]) -> float | int:
     kind, low, high = spec.metadata["kind"], spec.metadata["low"], spec.metadata["high"]
     noun = "a whole number" if kind is int else "a number"
     rule = f"must be {noun} from {low:,} to {high:,}"
-    default = spec.default if spec.default not in (None, MISSING) else low
+    number = _read(value)
+    if number is None:
+        default = spec.default if spec.default not in (None, MISSING) else low
+        raise PlanError(name, shown(value), rule, default)
+    if not low <= number <= high:
+        raise PlanError(name, f"{number:.15g}", rule, low if number < low else high)
+    if kind is int and number != int(number):
+        raise PlanError(name, number, rule, round(number))
+    return int(number) if kind is int else number
+
+
+def _read(value: object) -> float | None:
+    """The number that was meant; None where none was."""
+    if isinstance(value, bool):
+        return None
     try:
-        if isinstance(value, bool):
-            raise ValueError
         number = float(str(value).strip().replace("_", ""))
     except ValueError:
-        raise PlanError(name, repr(value), rule, default) from None
-    if math.isnan(number):
-        raise PlanError(name, value, rule, default)
-    if not low <= number <= high:
-        raise PlanError(name, value, rule, low if number < low else high)
-    if kind is int and number != int(number):
-        raise PlanError(name, value, rule, min(max(round(number), low), high))
-    return int(number) if kind is int else number
+        return None
+    return None if math.isnan(number) else number
 
 
 def validate(thing: object) -> None:
@@ -103,8 +119,7 @@ def validate(thing: object) -> None:
 def unknown(name: str, known: Iterable[str]) -> PlanError:
     """The error for a field that does not exist, with the closest one that does."""
     options = list(known)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.0)
-    return PlanError("field", repr(name), "is not a field of this plan", close[0])
+    return PlanError("field", shown(name), "is not a field of this plan", _like(name, options))
 
 
 def nearest_where(value: int, options: Iterable[int]) -> int:

@@ -230,7 +230,7 @@ def _attention(model: Preset) -> None:
             "tokens n": f"{n:,}",
             "prefill, all weights (FLOP)": f"{2 * model.active_params * n:.2e}",
             "prefill, attention (FLOP)": f"{layers * prefill_attention_flops(n, hidden):.2e}",
-            "a decoded token, attention (FLOP)": f"{layers * decode_attention_flops(n, hidden):.2e}",
+            "a decoded token, attention": f"{layers * decode_attention_flops(n, hidden):.2e}",
         }
         for n in (2048, 8192, 32768, 131072)
     ]

@@ -1,13 +1,15 @@
 """Naive data parallelism: finish the backward, then sum one parameter after another.
 
+The order it runs:
+
     layers=1 dp=2
     compute  F embed, F layer0, F head, B head, B layer0, B embed,
              wait head, wait layer0, wait embed, O weights
     comm     all_reduce loss, all_reduce head, all_reduce layer0, all_reduce embed
 
-A sum of a unit is one message a parameter. Each pays its latency, and none of them runs while there is something to compute.
-Li et al. 2020, PyTorch
-Distributed, section 3.2.1, arXiv:2006.15704.
+The sum of a unit is one message a parameter. Each pays its latency, and none of them runs while
+there is something to compute. Li et al. 2020, PyTorch Distributed, section 3.2.1,
+arXiv:2006.15704.
 """
 
 from __future__ import annotations

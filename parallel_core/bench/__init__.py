@@ -1,0 +1,24 @@
+"""What the lab itself costs and how fast it is, measured beside a peer or beside itself.
+
+    measurement.py   a median with its interval, and the report every bench returns
+    interleave.py    two contenders take turns in one run, so that drift hits both alike
+    dp.py            our bucketed data parallelism beside DistributedDataParallel
+    start.py         how long until a run's ranks have met, and until its first step is over
+    recorder.py      what watching a run costs
+    player.py        frame time of the player in a real browser
+
+`<name>.py` asks and digests and loads no torch; `<name>_ranks.py` is what runs on the ranks.
+"""
+
+from collections.abc import Callable
+
+BENCHES = {
+    "dp": "tokens/s of our bucketed data parallelism beside DistributedDataParallel",
+    "start": "latency from a request to the first all-reduce and the first step",
+    "recorder": "cost of the recorder, an instruction and a message, and its share of a step",
+    "player": "frame time of the player with 10,000 and 100,000 spans",
+}
+"""The benches by name, in the order `shardlab bench all` runs them."""
+
+Say = Callable[[str], None]
+"""Where a bench tells how far it is, one short line a call."""

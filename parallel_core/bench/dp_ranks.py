@@ -1,0 +1,133 @@
+"""On the ranks: our data parallelism and DistributedDataParallel, in the same processes, by turns.
+
+Both train the same Transformer from the same weights on the same batches, each with its own
+optimizer state, and both read their loss and their gradient norm once a step. Ours runs as in a
+real run: program, lanes, recorder, notes emitted between steps. The peer runs as its documentation
+advises: gradients as bucket views, static graph, fused AdamW, gradients set to None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from parallel_core import values as v
+from parallel_core.bench.interleave import OURS, PEER, race
+from parallel_core.cases import program_of
+from parallel_core.comm import Comm
+from parallel_core.kernels import Microbatch, TrainKernels
+from parallel_core.lanes import Lanes
+from parallel_core.model import Transformer, init_weights
+from parallel_core.plan import Optimizer, Plan
+from parallel_core.program import Value
+from parallel_core.rank import Rank
+from parallel_core.resident import live_bytes
+
+CPU = torch.device("cpu")
+Load = Callable[[int], dict[Value, Any]]
+
+
+class Ours:
+    """A step of the live run, recorder and all."""
+
+    def __init__(self, plan: Plan, rank: Rank, *, norm: bool) -> None:
+        self.plan, self.rank, self.losses, self.norms = plan, rank, list[float](), list[float]()
+        comm = Comm(plan.mesh, rank.rank)
+        self.kernels = TrainKernels(plan, rank.rank, comm, CPU)
+        self.kernels.measure_norm = norm
+        instrs = program_of(plan).ranks[rank.rank]
+        rank.describe([instr.label for instr in instrs])
+        memory = live_bytes(CPU)
+        self.lanes = Lanes(instrs, self.kernels.table(), beat=rank.beat, memory=memory)
+
+    def step(self) -> None:
+        """One training step; the loss of the global batch and the notes go to the owner."""
+        step = len(self.losses)
+        left = self.lanes.run(step, self.kernels.load(step))
+        self.losses.append(float(left[v.TOTAL_LOSS]))
+        if self.kernels.measure_norm:
+            self.norms.append(float(self.kernels.grad_norm))
+        notes, self.lanes.notes = self.lanes.notes, []
+        self.rank.emit({"event": "notes", "rank": self.rank.rank, "notes": notes})
+
+
+class Peer:
+    """A step of DistributedDataParallel at its best documented settings."""
+
+    def __init__(self, plan: Plan, load: Load, bucket_mb: float, *, norm: bool) -> None:
+        self.plan, self.load, self.norm = plan, load, norm
+        self.losses, self.norms = list[float](), list[float]()
+        model = Transformer(plan)
+        init_weights(model, plan)
+        self.parameters = list(model.parameters())
+        self.ddp = DistributedDataParallel(
+            model, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True, static_graph=True
+        )
+        kind = torch.optim.SGD if plan.optimizer == Optimizer.SGD else torch.optim.AdamW
+        self.optimizer = kind(self.parameters, lr=plan.learning_rate, fused=True)
+
+    def step(self) -> None:
+        """One training step; the loss is this rank's own, as a DDP user reads it."""
+        loaded = self.load(len(self.losses))
+        self.optimizer.zero_grad(set_to_none=True)
+        last = self.plan.microbatches - 1
+        total = torch.zeros(())
+        for mb in range(self.plan.microbatches):
+            with self.ddp.no_sync() if mb < last else nullcontext():
+                total += self._forward_backward(loaded[v.ids(mb)])
+        if self.norm:
+            grads = [p.grad for p in self.parameters if p.grad is not None]
+            self.norms.append(float(torch.nn.utils.get_total_norm(grads)))
+        self.optimizer.step()
+        self.losses.append(total.item())
+
+    def _forward_backward(self, micro: Microbatch) -> Tensor:
+        # DDP averages over ranks where our loss is divided by the global token count: times n
+        loss = self.ddp(micro.ids, micro.labels, micro.place, micro.valid_tokens) * self.plan.dp
+        loss.backward()
+        return loss.detach()  # type: ignore[no-any-return]  # DDP's call is untyped
+
+
+def contend(
+    rank: Rank,
+    *,
+    plan: dict[str, Any],
+    rounds: int,
+    steps: int,
+    warmup: int,
+    peer_bucket_mb: float,
+    norm: bool,
+) -> dict[str, Any]:
+    """`warmup` untimed steps a side, then `rounds` rounds of four turns of `steps` steps each."""
+    chosen = Plan.of(**plan)
+    rank.init("gloo")
+    ours = Ours(chosen, rank, norm=norm)
+    peer = Peer(chosen, ours.kernels.load, peer_bucket_mb, norm=norm)
+    done = 0
+
+    def meet() -> None:
+        nonlocal done
+        rank.emit({"event": "turn", "done": done, "of": 4 * rounds})
+        done += 1
+        dist.barrier()
+
+    for _ in range(warmup):
+        ours.step()
+        peer.step()
+    try:
+        blocks = race({OURS: ours.step, PEER: peer.step}, rounds, steps, meet)
+    finally:
+        ours.lanes.close()
+    return {
+        "blocks": [asdict(block) for block in blocks],
+        "losses": {OURS: ours.losses, PEER: peer.losses},
+        "norms": {OURS: ours.norms, PEER: peer.norms},
+        "threads": torch.get_num_threads(),
+    }
