@@ -63,8 +63,10 @@ function lateText(t, w) {
   const who = `for rank ${t.rank[w.culprit]}`;
   if (w.doing < 0) return who;
   if (t.ops[t.op[w.doing]].name === "wait") return `${who}, which was waiting itself`;
-  const slow = w.slow ? ` (${w.slow.toFixed(1)} times its median)` : "";
-  return `${who}, which was in ${label(t, w.doing)}${slow}`;
+  const notes = w.slow ? [`${w.slow.toFixed(1)} times its median`] : [];
+  const share = t.cpu[w.doing] / Math.max(1, t.done[w.doing] - t.start[w.doing]);
+  if (share > 0 && share < 0.7) notes.push(`on a core for ${Math.floor(100 * share)} % of it`);
+  return `${who}, which was in ${label(t, w.doing)}${notes.length ? ` (${notes.join(", ")})` : ""}`;
 }
 
 // ---------------------------------------------------------------- 2 payload -> columns
@@ -388,7 +390,7 @@ const STROKES = { // on a tile of 6 x 6
   x: (c) => (STROKES["/"](c), STROKES["\\"](c)),
   ".": (c) => (c.rect(1, 1, 0.6, 0.6), c.rect(4, 4, 0.6, 0.6)),
 };
-export const HATCH_OF = { "late peer": "\\", "late receiver": "/", "link busy": ".", wire: "-", straggler: "\\", fill: "" };
+export const HATCH_OF = { "late peer": "\\", "late receiver": "/", "link busy": ".", "on the wire": "-", straggler: "\\", fill: "" };
 
 function pattern(T, ctx, kind, colour, ratio) {
   const key = kind + colour + ratio;
@@ -553,8 +555,12 @@ function cellStart(t, X0, i) {
 
 function paintCell(s, i, y, h) {
   const { ctx, t, T } = s;
-  if (t.ops[t.op[i]].name === "wait") return;
+  if (t.ops[t.op[i]].name === "wait" && !s.logical) return;
   const x = s.px(cellStart(t, s.X0, i)), w = Math.max(0.75, s.px(s.X1[i]) - x);
+  if (t.ops[t.op[i]].name === "wait") { // among dependency steps a wait is a place, not a time
+    ctx.fillStyle = pattern(T, ctx, "\\", T.hatchInk, s.ratio);
+    return ctx.fillRect(x + 2, y + 2, w - 4, h - 4);
+  }
   const look = looks(s, i), model = t.kind === "modelled" && !s.logical;
   const gap = w > 4 ? 0.5 : 0;
   const round = h >= 16 && w >= 8 ? 2.5 : h >= 6 && w >= 6 ? 1.5 : 0;
@@ -887,7 +893,7 @@ box-shadow:0 6px 24px rgba(0,0,0,.16);font-size:12.5px;line-height:1.45;pointer-
 `;
 
 const MARKUP = `
-<div class="top"><div class="title"></div>
+<div class="top"><div class="title" role="heading"></div>
  <span class="set" role="group" aria-label="clock"><button data-do="trace">Wall clock</button><button data-do="own">Own device</button></span>
  <span class="set" role="group" aria-label="axis"><button data-do="time">Time</button><button data-do="steps">Steps</button></span>
  <button data-do="path">Critical path</button><button data-do="model">Prediction</button></div>
@@ -920,16 +926,16 @@ function swatch(T, look, kind) {
 
 const WAIT_SWATCH = {
   "late peer": "M1 1l12 12M7 1l12 12M13 1l6 6M1 7l6 6", "late receiver": "M1 13 13 1M7 13 19 1M1 7l6-6M13 13l6-6",
-  "link busy": "M3 4h1M8 4h1M13 4h1M5 9h1M10 9h1M15 9h1", wire: "M1 4h18M1 7h18M1 10h18", straggler: "M1 1l12 12M13 1l6 6M1 7l6 6",
+  "link busy": "M3 4h1M8 4h1M13 4h1M5 9h1M10 9h1M15 9h1", "on the wire": "M1 4h18M1 7h18M1 10h18", straggler: "M1 1l12 12M13 1l6 6M1 7l6 6",
 };
-const WAIT_WORDS = { "late peer": "waits: late peer", "late receiver": "waits: late receiver", "link busy": "waits: link busy", wire: "waits: on the wire", straggler: "waits: straggler" };
 
 // ---------------------------------------------------------------- 11 the player
 
 const SPEEDS = [0.25, 0.5, 1, 2, 4], WHOLE = 12000; // at 1 x the whole trace takes 12 s
 
-/** Draws `payload` in `el`; returns the player: update, seek, play, pause, set, state, bench, destroy. */
-export function mount(el, payload, { onPick = () => {} } = {}) {
+/** Draws `payload` in `el`; returns the player: grow, update, seek, play, pause, set,
+    look, state, bench, destroy. `heading` is the level of its title among the page's headings. */
+export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
   const opened = performance.now();
   const root = document.createElement("section");
   root.className = "sl";
@@ -940,6 +946,7 @@ export function mount(el, payload, { onPick = () => {} } = {}) {
   const $ = (q) => root.querySelector(q), button = (name) => $(`[data-do=${name}]`);
   const canvas = $("canvas"), ctx = canvas.getContext("2d"), picture = document.createElement("canvas");
   const pop = $(".pop"), range = $("input"), say = $(".say");
+  $(".title").setAttribute("aria-level", heading);
   button("png").append(" PNG");
   button("json").append(" JSON for Perfetto");
   const still = matchMedia("(prefers-reduced-motion: reduce)"), scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -1028,7 +1035,7 @@ export function mount(el, payload, { onPick = () => {} } = {}) {
     const causes = new Set(names.size ? t.waits.map((w) => w.why) : []);
     for (const why of Object.keys(WAIT_SWATCH))
       if (causes.has(why))
-        items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x=".5" y=".5" width="19" height="13" rx="2" fill="none" stroke="${T.hatchInk}"/><path d="${WAIT_SWATCH[why]}" stroke="${T.hatchInk}"/>${why === "straggler" ? `<text x="10" y="11" font-size="11" font-weight="700" text-anchor="middle" fill="${T.ink}">!</text>` : ""}</svg>${WAIT_WORDS[why]}`);
+        items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x=".5" y=".5" width="19" height="13" rx="2" fill="none" stroke="${T.hatchInk}"/><path d="${WAIT_SWATCH[why]}" stroke="${T.hatchInk}"/>${why === "straggler" ? `<text x="10" y="11" font-size="11" font-weight="700" text-anchor="middle" fill="${T.ink}">!</text>` : ""}</svg>waits: ${why}`);
     if (t.memoryOf.some((m) => m.time.length)) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 13V9h5V5h5V2h4v6h4v5z" fill="${T.memory}"/><path d="M1 2h18" stroke="${T.muted}"/></svg>memory above what stays, and its maximum`);
     if (t.n <= 4000 && t.mb.some((mb) => mb >= 0)) items.push("in a cell: letter and microbatch; layer or stage in the corner");
     if (S.layers.model && S.model) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x="1" y="1" width="18" height="12" fill="none" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>predicted (${escape(S.layers.model.badge)})`);

@@ -25,6 +25,9 @@ class Case:
     source: str
 
 
+PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
+"""What a pool imports once for all ranks, so that a run starts at once."""
+
 TRAIN, ORACLE = "parallel_core.runtime:train", "parallel_core.oracle:train"
 
 CASES: dict[str, Case] = {

@@ -25,7 +25,7 @@ class PlanError(ValueError):
 def shown(value: object) -> str:
     """A typed value in a sentence: quoted, on one line and short, whatever it was."""
     try:
-        return reprlib.repr(value)
+        return " ".join(reprlib.repr(value).split())
     except ValueError:  # Python refuses to write out integers beyond 4,300 digits
         return "an enormous number"
 
@@ -68,18 +68,21 @@ def parse(spec: Field[Any], value: object) -> Any:
 def _one_of(name: str, value: object, options: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in options:
         return str(value)
-    raise PlanError(name, shown(value), f"must be one of {', '.join(options)}", _like(value, options))
+    rule = f"must be one of {', '.join(options)}"
+    raise PlanError(name, shown(value), rule, _like(value, options))
 
 
 def _like(value: object, options: Iterable[str]) -> str:
     """The option that looks most like `value`."""
-    return difflib.get_close_matches(shown(value).lower(), options, n=1, cutoff=0.0)[0]
+    return str(difflib.get_close_matches(shown(value).lower(), options, n=1, cutoff=0.0)[0])
 
 
 def _yes_or_no(name: str, value: object, spec: Field[Any]) -> bool:
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if isinstance(value, bool | int | str) and (word := shown(value).strip("'").lower()) in words:
-        return words[word]
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
     raise PlanError(name, shown(value), "must be true or false", str(spec.default).lower())
 
 

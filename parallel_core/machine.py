@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterator
+from functools import partial
 
 import psutil
 
 from parallel_core.activations.saved import saved_bytes
 from parallel_core.fields import PlanError, nearest_where
 from parallel_core.ledger import peak_state_bytes, predicted_memory
-from parallel_core.params import units
-from parallel_core.plan import DType, Plan
+from parallel_core.plan import Dialect, DType, Plan
 
 RANKS_PER_CORE = 8
 """More live ranks than this a core, and a step is all waiting: still correct, no longer useful."""
 
+PLEASANT_PER_CORE = 2
+"""Up to here a run answers while you watch."""
+
 PROCESS_BYTES = 120 * 2**20
 """What a rank's process takes beside its tensors (torch itself is shared by fork)."""
+
+COMPARED_AT_ONCE = 32768
+"""Tokens up to which the single process of the comparison takes the global batch in one piece."""
+
+SHRINKS = ("global_batch", "seq", "dp", "layers", "vocab", "ffn", "hidden")
+"""The fields that memory depends on, in the order in which a reader would rather give them up."""
 
 
 def most_ranks() -> int:
@@ -25,44 +35,100 @@ def most_ranks() -> int:
     return max(RANKS_PER_CORE * (os.cpu_count() or 1), 8)
 
 
+def pleasant_ranks() -> int:
+    """The largest world size that still answers while you watch."""
+    return PLEASANT_PER_CORE * (os.cpu_count() or 1)
+
+
 def needed_bytes(plan: Plan) -> int:
     """Bytes a live run takes on this machine at its peak, over all ranks.
 
-    State, kept activations, the logits and their gradient, and on rank 0 the single process that
-    the run is compared with.
+    While it trains: state, kept activations, the logits and their gradient on every rank. At the
+    end, on rank 0: the single process it is compared with, and copies of gradients and weights.
     """
-    state = peak_state_bytes(predicted_memory(plan))
-    kept = plan.rows_per_microbatch * plan.seq * plan.model.vocab * max(DType(plan.dtype).bytes, 4)
-    each = state + sum(saved_bytes(plan, u) for u in units(plan.model)) + 3 * kept + PROCESS_BYTES
-    return each * plan.world_size + 2 * state
+    memory = predicted_memory(plan)
+    state = peak_state_bytes(memory)
+    training = state * plan.world_size + _kept(plan) * plan.world_size
+    copies = 2 * (memory["params"][0] + memory["grads"][0])
+    whole = plan.tokens_per_step <= COMPARED_AT_ONCE
+    single = _kept(plan.single() if whole else plan)
+    comparing = state * plan.world_size + state + copies + single
+    return max(training, comparing) + PROCESS_BYTES * plan.world_size
+
+
+def _kept(plan: Plan) -> int:
+    """Bytes that one microbatch keeps on a rank, with three copies of the logits."""
+    logits = (
+        plan.rows_per_microbatch * plan.seq * plan.model.vocab * max(DType(plan.dtype).bytes, 4)
+    )
+    ends = saved_bytes(plan, "embed") + saved_bytes(plan, "head")
+    return ends + plan.model.layers * saved_bytes(plan, "layer0") + 3 * logits
 
 
 def check_bears(plan: Plan, free: int | None = None) -> None:
-    """Raises PlanError, with the nearest value that works, if a live run would not fit here."""
+    """Raises PlanError, with the nearest value that works, if a live run would not fit here.
+
+    `free` is the memory it may take, bytes; by default what the machine has available now. Where
+    no field alone can shrink enough, the error names the one that helps most, at its smallest.
+    """
     if plan.world_size > most_ranks():
-        fits = [d for d in _smaller(plan, "dp") if d <= most_ranks()]
+        fits = [dp for dp in range(1, most_ranks() + 1) if _legal(plan, "dp", dp)]
         rule = f"is more ranks than this machine bears live ({most_ranks()})"
         raise PlanError("dp", plan.dp, rule, nearest_where(plan.dp, fits))
     limit = psutil.virtual_memory().available if free is None else free
     needed = needed_bytes(plan)
-    if needed <= limit:
-        return
-    rule = f"needs about {needed / 2**30:.1f} GiB where {limit / 2**30:.1f} GiB are free"
-    for name in ("global_batch", "dp", "seq", "layers", "hidden"):
-        value = plan.flat()[name]
-        fits = [v for v in _smaller(plan, name) if needed_bytes(plan.but(**{name: v})) <= limit]
+    if needed > limit:
+        _refuse(plan, needed, limit)
+
+
+def _refuse(plan: Plan, needed: int, limit: int) -> None:
+    rule = f"needs about {_gib(needed)} where {_gib(limit)} are free"
+    flat = plan.flat()
+    least: dict[str, tuple[int, int]] = {}
+    for name in SHRINKS:
+        need = partial(_needed_with, plan, name)
+        values = sorted(_smaller(plan, name))
+        fits = values[: bisect_right(values, limit, key=need)]
         if fits:
-            raise PlanError(name, value, rule, nearest_where(value, fits))
-    raise PlanError("hidden", plan.model.hidden, rule, 128)
+            raise PlanError(name, flat[name], rule, fits[-1])
+        if values:
+            least[name] = (need(values[0]), values[0])
+    if not least:
+        raise ValueError(f"even the smallest plan {rule}; end other programs and try again")
+    name = min(least, key=lambda field: least[field])
+    more = f"{rule}, and other fields must shrink with it"
+    raise PlanError(name, flat[name], more, least[name][1])
 
 
-def _smaller(plan: Plan, name: str) -> Iterable[int]:
-    """The smaller values of a field that make a legal plan: halves and multiples, largest first."""
+def _needed_with(plan: Plan, name: str, value: int) -> int:
+    return needed_bytes(plan.but(**{name: value}))
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+
+
+def _smaller(plan: Plan, name: str) -> Iterator[int]:
+    """Smaller values of a field that make a legal plan: 64ths of it and powers of two."""
     value = plan.flat()[name]
-    tried = {value * k // 64 for k in range(1, 64)} | {2**k for k in range(20) if 2**k < value}
-    for candidate in sorted((c for c in tried if 0 < c < value), reverse=True):
-        try:
-            plan.but(**{name: candidate})
-        except PlanError:
-            continue
-        yield candidate
+    if value is None:
+        return
+    low, grain = 1, 1
+    if name == "vocab":
+        low = min(value, 256)  # below that, letters of the text would merge
+    if name == "global_batch":
+        grain = plan.dp * plan.microbatches
+    if name == "hidden":
+        grain = plan.model.heads * (2 if plan.model.dialect == Dialect.LLAMA else 1)
+    tried = {value * k // 64 for k in range(1, 64)} | {2**k for k in range(20)} | {grain}
+    for candidate in {c // grain * grain for c in tried}:
+        if low <= candidate < value and _legal(plan, name, candidate):
+            yield candidate
+
+
+def _legal(plan: Plan, name: str, value: int) -> bool:
+    try:
+        plan.but(**{name: value})
+    except PlanError:
+        return False
+    return True

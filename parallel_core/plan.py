@@ -148,11 +148,20 @@ class Plan:
 
     def __post_init__(self) -> None:
         validate(self)
-        share = self.dp * self.microbatches
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        share, most = self.dp * self.microbatches, self._most("global_batch")
+        if share > most:
+            rule = f"times dp={self.dp} must be at most {most:,} sequences"
+            raise PlanError("microbatches", self.microbatches, rule, most // self.dp)
         if self.global_batch % share:
-            near = max(round(self.global_batch / share), 1) * share
+            near = min(max(round(self.global_batch / share), 1), most // share) * share
             rule = f"must be a multiple of dp*microbatches={self.dp}*{self.microbatches}"
             raise PlanError("global_batch", self.global_batch, rule, near)
+
+    def _most(self, name: str) -> int:
+        return int(type(self).__dataclass_fields__[name].metadata["high"])
 
     @classmethod
     def of(cls, **flat: Any) -> Plan:

@@ -59,12 +59,14 @@ class Rank:
     """One worker's place in its run.
 
     `dir` is the run's private directory: shared by the ranks of one Pool run, one per process
-    under torchrun. `threads` is its intra-op threads, `local_rank` its number on this machine.
+    under torchrun. `threads` is its intra-op threads, `local_rank` its number on this machine, of
+    `local_size` ranks there.
     """
 
     def __init__(self, rank: int, world_size: int, *, dir: Path, row: Row, emit: Emit) -> None:
         self.rank, self.world_size, self.dir = rank, world_size, dir
         self.local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         self.threads = torch.get_num_threads()
         self.emit = emit  # called with an event (a JSON object) for the owner of the run
         self._row = row

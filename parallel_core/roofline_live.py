@@ -7,8 +7,8 @@ The target of a rank process, never run in the web process. Three measurements, 
     points    x[m, K] @ w[N, K]' for m = 1, 2, 4, ...: intensity rises with m, the weights come
               from memory each time (several copies in turn), as in decoding with a batch of m
 
-Roofs are the best repetition (STREAM's rule: McCalpin 1995), points the median one, so a point
-lies under both unless the machine changed its speed in between.
+Each is the best of several repetitions (STREAM's rule: McCalpin 1995), which others who use the
+machine disturb least. So a point lies under both roofs, unless the machine changed its speed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from __future__ import annotations
 import itertools
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,13 +39,6 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SQUARE = 1024  # the peak's matmul
 STREAMS = {"copy": 2, "scale": 2, "add": 3, "read": 1}  # passes over an array
 WIDTHS = (64, 256, 512)  # models whose step is taken apart
-
-
-class Timed(NamedTuple):
-    """Wall seconds of a repeated call: the best and the median repetition."""
-
-    best: float
-    median: float
 
 
 def measure(
@@ -115,14 +107,14 @@ def _streams(dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any]]:
         lambda: x.sum(),
     )
     for (name, passes), call in zip(STREAMS.items(), calls, strict=True):
-        took = timed(call, seconds / 20)
-        yield {"found": "stream", "name": name, "bandwidth": passes * x.nbytes / took.best}
+        took = best(call, seconds / 20)
+        yield {"found": "stream", "name": name, "bandwidth": passes * x.nbytes / took}
 
 
 def _peak(dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any]]:
     a, b = (torch.rand(SQUARE, SQUARE).to(dtype) for _ in range(2))
-    took = timed(lambda: a @ b, seconds / 6)
-    yield {"found": "peak", "flops": 2.0 * SQUARE**3 / took.best}
+    took = best(lambda: a @ b, seconds / 6)
+    yield {"found": "peak", "flops": 2.0 * SQUARE**3 / took}
 
 
 def _points(dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any]]:
@@ -132,14 +124,14 @@ def _points(dtype: torch.dtype, seconds: float) -> Iterator[dict[str, Any]]:
     turn = itertools.cycle(weights)
     for m in BATCHES:
         x = torch.rand(m, K).to(dtype)
-        took = timed(partial(_next_product, x, turn), seconds / 20)
+        took = best(partial(_next_product, x, turn), seconds / 20)
         kernel = matmul(m, N, K, dtype.itemsize)
         yield {
             "found": "point",
             "batch": m,
             "intensity": kernel.intensity,
-            "flops": kernel.flops / took.median,
-            "seconds": took.median,
+            "flops": kernel.flops / took,
+            "seconds": took,
         }
 
 
@@ -154,8 +146,8 @@ def _shares(widths: Sequence[int]) -> Iterator[dict[str, Any]]:
         yield {"found": "share", "width": width, "seconds": share(plan)}
 
 
-def timed(call: Callable[[], Any], budget: float) -> Timed:
-    """Repeat `call` for about `budget` seconds, at least three times after one to warm up."""
+def best(call: Callable[[], Any], budget: float) -> float:
+    """Seconds of the fastest of several calls: about `budget` seconds of them, three at least."""
     call()
     took: list[float] = []
     end = time.perf_counter() + budget
@@ -163,7 +155,7 @@ def timed(call: Callable[[], Any], budget: float) -> Timed:
         start = time.perf_counter()
         call()
         took.append(time.perf_counter() - start)
-    return Timed(min(took), statistics.median(took))
+    return min(took)
 
 
 def last_level_cache() -> int:

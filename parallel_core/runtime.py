@@ -62,7 +62,7 @@ def train(
     `make` builds the kernels; it is where tests plant their faults.
     """
     chosen = Plan.of(**plan)
-    backend = choose_backend(chosen.world_size)
+    backend = choose_backend(rank.local_size)
     device = _join(rank, chosen, backend)
     memory = live_bytes(device)
     comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if chosen.world_size > 1 else None

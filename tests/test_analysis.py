@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parallel_core.analysis.compare import compare, medians
 from parallel_core.analysis.critical_path import critical_path
-from parallel_core.analysis.exposed import exposed, minus, without_warmup
+from parallel_core.analysis.exposed import exposed, minus, union, without_warmup
 from parallel_core.analysis.stuck import POSTED, STARTED, stuck
 from parallel_core.analysis.waits import messages, nice_time, totals, waits
 from parallel_core.cases import program_of
@@ -380,7 +380,7 @@ def test_hidden_and_exposed_are_all_communication_and_the_rest_is_the_window(run
 @settings(deadline=None)
 @given(st.one_of(runs(), noise()))
 def test_the_pieces_of_the_critical_path_tile_the_makespan(run):
-    """They follow each other without gap or overlap, each inside its span; none is counted twice."""
+    """They follow each other without gap or overlap, each inside its span."""
     pieces = critical_path(run).pieces
     assert sum(p.ns for p in pieces) == run.makespan
     assert all(one.end == two.begin for one, two in pairwise(pieces))
@@ -403,8 +403,6 @@ def test_the_critical_path_of_a_full_record_explains_everything(run):
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9))), st.data())
 def test_minus_agrees_with_counting(pairs, data):
     """The difference of two unions, against sets of integers."""
-    from parallel_core.analysis.exposed import union
-
     cut = data.draw(st.integers(0, len(pairs)))
     one, two = (
         [span(0, "F", a / MS, (a + n) / MS) for a, n in part] for part in (pairs[:cut], pairs[cut:])

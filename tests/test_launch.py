@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import pytest
 from conftest import session_of
 
 from parallel_core import rundir, zygote
-from parallel_core.channel import Lines, Order
 from parallel_core.launch import Pool, RunCancelled, RunError
 
 HERE = str(Path(__file__).parent)
@@ -259,21 +257,6 @@ def test_sweep_removes_what_nobody_holds():
     os.close(fd)
     rundir.sweep()
     assert not mine.exists()
-
-
-def test_lines_survive_any_cut():
-    """However a pipe cuts the bytes, the same lines come out."""
-    text = b'one\n\n{"a": 1}\nlast\n'
-    for size in range(1, len(text) + 1):
-        lines = Lines()
-        found = [ln for i in range(0, len(text), size) for ln in lines.feed(text[i : i + size])]
-        assert found == [b"one", b"", b'{"a": 1}', b"last"]
-
-
-def test_an_order_reads_back():
-    """What the owner asks for is what the supervisor reads."""
-    order = Order(run="r1", target="m:f", world_size=2, args={"a": 1}, dir="/x", path=("/p",))
-    assert Order.of(json.loads(json.dumps(order.request()))) == order
 
 
 def test_a_pool_inside_torchrun_is_its_own(monkeypatch):

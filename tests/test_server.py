@@ -115,9 +115,9 @@ def _members(session: int) -> list[int]:
 def test_the_server_process_never_loads_torch():
     """Everything the server imports to show every page, and not torch."""
     code = (
-        "import sys; sys.path.insert(0, {app!r});"
+        f"import sys; sys.path.insert(0, {str(places.app())!r});"
         "import parallel_core.server, asgi, screens; screens.load();"
         "print('torch' in sys.modules)"
-    ).format(app=str(places.app()))
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

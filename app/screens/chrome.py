@@ -1,4 +1,4 @@
-"""The parts every page shares: title, badge, player, text account, charts, exports, link."""
+"""The parts every page shares: title, badge, player, charts, tables, exports, link."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 import theme
@@ -15,11 +16,10 @@ from parallel_core.exports import chrome_json
 from parallel_core.trace import Trace
 from parallel_core.views import player as player_view
 from screens.controls import complain, plan, plan_controls, request
-from screens.predict import Guess, predict, reveal
+from screens.predict import Guess, predict, reveal, settle
 
 __all__ = [
     "Guess",
-    "account",
     "badge",
     "chart",
     "complain",
@@ -32,6 +32,8 @@ __all__ = [
     "predict",
     "request",
     "reveal",
+    "settle",
+    "share",
     "table",
 ]
 
@@ -55,24 +57,14 @@ def dark() -> bool:
 def player(trace: Trace, *, key: str, **view: Any) -> None:
     """Mount the player on `trace`; `view` is what views.player.payload takes (own, model, step...).
 
-    The same key keeps its playhead while the picture of one `run` grows.
+    It carries the badge and the account in words itself. The same key keeps its playhead while
+    the picture of one `run` grows.
     """
     data = json.dumps(player_view.payload(trace, **view), separators=(",", ":"))
     component = st.components.v2.component(
         "shardlab_player", html='<div id="player"></div>', js=player_view.source()
     )
     component(key=key, data=data.encode(), on_picked_change=lambda: None)
-
-
-def account(trace: Trace) -> None:
-    """The trace in words, for those who cannot see or do not want the picture."""
-    with st.expander("In words"):
-        st.markdown(_plain(player_view.account(trace)))
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: a stranger's trace may hold links and pictures."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+-.!|~$:" else c for c in text)
 
 
 def chart(figure: go.Figure, alt: str, key: str) -> None:
@@ -83,7 +75,7 @@ def chart(figure: go.Figure, alt: str, key: str) -> None:
 def table(rows: list[dict[str, Any]], *, first: int = 12, height: int = 320) -> None:
     """Rows as a table that can be read aloud; a long one as a grid that scrolls."""
     if len(rows) <= first:
-        st.table(rows)
+        st.table(pd.DataFrame(rows).style.format(precision=3, thousands=",", na_rep=""))
     else:
         st.dataframe(rows, height=height, hide_index=True)
 
@@ -91,7 +83,9 @@ def table(rows: list[dict[str, Any]], *, first: int = 12, height: int = 320) -> 
 def export(trace: Trace, name: str, key: str) -> None:
     """Downloads, made only when asked for: for ui.perfetto.dev, our own JSON, and the link."""
     with st.container(horizontal=True):
-        _download("Perfetto", lambda: chrome_json(trace), f"{name}.perfetto.json", f"{key}.perfetto")
+        _download(
+            "Perfetto", lambda: chrome_json(trace), f"{name}.perfetto.json", f"{key}.perfetto"
+        )
         _download("ShardLab JSON", trace.to_json, f"{name}.json", f"{key}.json")
         share(key)
 

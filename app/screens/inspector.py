@@ -1,4 +1,4 @@
-"""P16, the trace inspector: any run, ours or a real job's. Who waited for whom, and for how long?"""
+"""P16, the trace inspector: any run, ours or a real job's: who waited for whom, and how long."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def page() -> None:
     step = results.step_choice(trace, "step")
     part = trace if step is None else trace.only(step)
     chrome.player(trace, key="inspected", own=_own_device(first, trace), step=step, title=first)
-    chrome.account(part)
     chrome.export(trace, "trace", "inspector")
     _section(part)
     if second is not None:

@@ -105,10 +105,16 @@ def _desk() -> Desk:
     return Desk(Pool(preload=PRELOAD))
 
 
+def warm() -> None:
+    """Have the ranks' parent process load torch now, so that the first run starts at once."""
+    desk().pool.warm()
+
+
 def close_jobs() -> None:
     """End every run of this server, if it ever had one."""
     if _desk.cache_info().currsize:
         _desk().close()
+        _desk.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,27 @@ def predict(key: str, question: str, *, unit: str, high: float, low: float = 0.0
 
     A locked guess stays as it is; only "Guess again" opens it.
     """
-    said = st.session_state.setdefault(f"{key}.said", Guess(None, settled=False))
+    said: Guess = st.session_state.setdefault(f"{key}.said", Guess(None, settled=False))
     with st.container(border=True):
         st.markdown(f"**Predict first.** {question}")
         if said.settled:
-            words = "You skipped the guess." if said.value is None else f"Locked: {said.value:g} {unit}"
-            st.markdown(words)
-            st.button("Guess again", key=f"{key}.again", type="tertiary", on_click=_forget, args=(key,))
+            locked = f"Locked: {said.value:g} {unit}" if said.value is not None else "Skipped."
+            st.markdown(locked)
+            again = {"type": "tertiary", "on_click": _forget, "args": (key,)}
+            st.button("Guess again", key=f"{key}.again", **again)
             return said
         number = st.number_input(f"Your guess, {unit}", low, high, value=None, key=f"{key}.number")
         with st.container(horizontal=True):
-            locked = st.button("Lock my guess", key=f"{key}.lock", disabled=number is None)
-            skipped = st.button("Skip", key=f"{key}.skip", type="tertiary")
-    if locked or skipped:
-        st.session_state[f"{key}.said"] = Guess(number if locked else None, settled=True)
-        st.rerun()
-    return said
+            lock = {"disabled": number is None, "on_click": settle, "args": (key, number)}
+            st.button("Lock my guess", key=f"{key}.lock", **lock)
+            skip = {"type": "tertiary", "on_click": settle, "args": (key, None)}
+            st.button("Skip", key=f"{key}.skip", **skip)
+    return Guess(number, settled=False)
+
+
+def settle(key: str, number: float | None) -> None:
+    """Lock this number, or with None skip the guess: from now on the instrument is open."""
+    st.session_state[f"{key}.said"] = Guess(number, settled=True)
 
 
 def _forget(key: str) -> None:
@@ -47,7 +52,8 @@ def reveal(guess: Guess, truth: float, unit: str) -> None:
     if guess.value is None:
         st.markdown(f"**Answer:** {truth:.4g} {unit}.")
         return
-    st.markdown(f"**You said {guess.value:.4g} {unit}; it is {truth:.4g} {unit}.** {miss(guess.value, truth)}")
+    said = f"You said {guess.value:.4g} {unit}; it is {truth:.4g} {unit}."
+    st.markdown(f"**{said}** {miss(guess.value, truth)}")
 
 
 def miss(guess: float, truth: float) -> str:

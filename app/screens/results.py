@@ -25,7 +25,6 @@ def show(done: Finished, key: str) -> None:
     step = step_choice(done.trace, f"{key}.step")
     model = done.model if step is not None else None
     chrome.player(done.trace, key=f"{key}.player", own=done.own, model=model, step=step)
-    chrome.account(done.trace)
     chrome.chart(
         charts.loss_curve({"this run": done.trace}, dark=chrome.dark()),
         f"Loss by step: {_losses(done.trace)}",
@@ -49,7 +48,9 @@ def parity(found: dict[str, Any] | None, dtype: str) -> None:
         f"trained the same; relative error {relative:.1e} over {compared}."
     )
     if bound is not None and relative > bound:
-        st.error(f"A relative error of {relative:.1e} is more than the rounding of {dtype} explains.")
+        st.error(
+            f"A relative error of {relative:.1e} is more than the rounding of {dtype} explains."
+        )
     elif bound is not None:
         meaning += f" The order of {dtype} sums explains that much."
     theme.verdict(f"max |parallel − single| = {found['max_abs_error']:.2g}", meaning)
@@ -79,7 +80,9 @@ def step_choice(trace: Trace, key: str) -> int | None:
         return None
     names = {"whole run": None, **{f"step {number}": number for number in steps}}
     words = list(names)
-    chosen = st.selectbox("Look at", words, index=min(2, len(words) - 1), key=key, bind="query-params")
+    chosen = st.selectbox(
+        "Look at", words, index=min(2, len(words) - 1), key=key, bind="query-params"
+    )
     return names[chosen]
 
 
@@ -90,7 +93,8 @@ def ledgers(report: dict[str, Any], key: str) -> None:
     badge = report["provenance"]["badge"]
     wrong = [name for name, predicted, measured in rows if predicted != measured]
     st.markdown(
-        "Predicted from the plan alone, and counted in the run. "
+        "Predicted from the plan alone, and counted in the run: the state of one rank, and what "
+        "all ranks sent in all steps. "
         + (f"**They differ in {', '.join(wrong)}.**" if wrong else "**They agree to the byte.**")
     )
     figure = charts.ledger_bars(rows, badge=badge, dark=chrome.dark())
@@ -98,7 +102,12 @@ def ledgers(report: dict[str, Any], key: str) -> None:
     chrome.chart(figure, said, f"{key}.ledger")
     with st.expander("To the byte"):
         table = [
-            {"what": name, "predicted": f"{p:,}", "measured": f"{m:,}", "equal": "yes" if p == m else "no"}
+            {
+                "what": name,
+                "predicted": f"{p:,}",
+                "measured": f"{m:,}",
+                "equal": "yes" if p == m else "no",
+            }
             for name, p, m in rows
         ]
         chrome.table(table)
@@ -136,7 +145,9 @@ def _besides(ledger: dict[str, Any]) -> None:
 
 def _losses(trace: Trace) -> str:
     losses = [metric["loss"] for metric in trace.metrics]
-    return f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps" if losses else "no step"
+    return (
+        f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps" if losses else "no step"
+    )
 
 
 def command(plan: Plan, steps: int) -> str:

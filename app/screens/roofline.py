@@ -7,6 +7,7 @@ found, it can be cancelled, and it ends when nobody looks any more.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -84,13 +85,10 @@ def _decode(device: Device, dtype: str) -> Marks:
     elements = model.kv_elements_per_token or 0
     batches, context = (1, 8, 64, 256, 1024), 4096
     bare = [decode(b, model.params) for b in batches]
-    cached = [decode(b, model.params, 2.0 * elements * context) for b in batches]
-    marks = _under(roof, bare, "weights only")
-    with_cache = _under(roof, cached, f"with {context} cached tokens")
-    renamed = [
-        Dot("with cache", d.intensity, d.flops, roof=d.roof, line=d.line) for d in with_cache
-    ]
-    return [roof], marks + renamed[-1:]
+    cached = decode(batches[-1], model.params, 2.0 * elements * context)
+    marks = _under(roof, [cached], "with a KV cache")
+    named = [replace(dot, name=f"{dot.name}, {context:,} cached tokens each") for dot in marks]
+    return [roof], _under(roof, bare, "weights only") + named
 
 
 def _matmuls(device: Device, dtype: str) -> Marks:
@@ -122,9 +120,7 @@ def _tensor_parallel(device: Device, dtype: str) -> Marks:
     roofs = [_memory_roof(device, dtype), *_links(device, dtype)]
     kernel = tensor_parallel_mlp(8192, 8192, 28672, 8)
     dots = [dot for roof in roofs[1:] for dot in _under(roof, [kernel], roof.name)]
-    named = [Dot(f"70B MLP, tp=8 over {d.roof}", d.intensity, d.flops, roof=d.roof, line=d.line)
-             for d in dots]  # fmt: skip
-    return roofs, named
+    return roofs, [replace(dot, name=f"70B MLP, tp=8 over {dot.roof}") for dot in dots]
 
 
 def _data_parallel(device: Device, dtype: str) -> Marks:
@@ -200,7 +196,8 @@ def follow(job: str) -> None:
     if state.status.over:
         st.rerun()
     queued = state.status is Status.QUEUED
-    words = f"Waiting: place {state.place} in the queue" if queued else "Measuring"
+    busy = "Measuring" if state.events else "Starting a worker"
+    words = f"Waiting: place {state.place} in the queue" if queued else busy
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(min(len(state.events) / FINDINGS, 1.0), text=words)
         if st.button("Cancel", key="walls.cancel", icon=":material/stop_circle:"):
@@ -232,7 +229,7 @@ def _conclude(result: dict[str, Any]) -> None:
     boxes[1].metric("Memory", f"{result['bandwidth'] / 1e9:,.3g} GB/s")
     boxes[2].metric("Ridge", f"{result['ridge']:,.3g} FLOP/byte")
     st.markdown(
-        "Roofs are the best repetition, dots the median one. A dot below its roof is a kernel that "
+        "Every mark is the best of several repetitions. A dot below the roof is a kernel that "
         "loses time elsewhere: near the ridge it has to compute and to read at full speed at once. "
         "And the wider the model, the larger the share of its step that is matmul."
     )

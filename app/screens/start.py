@@ -43,6 +43,7 @@ def page() -> None:
     )
     _recorded()
     st.header("Make your own", anchor=False)
+    live.warm()  # while the reader looks and chooses
     _own()
 
 
@@ -66,7 +67,6 @@ def _recorded() -> None:
         "blank is waiting: point at it and it says for whom. Then every process makes the same "
         "update, **O**. Press space in the picture to play it, the arrow keys to step."
     )
-    chrome.account(trace)
 
 
 def _own() -> None:
@@ -84,11 +84,13 @@ def _own() -> None:
         unit="MiB",
         high=1e6,
     )
-    ready = request is not None and guess.settled and not going
-    if st.button("Run", type="primary", disabled=not ready, icon=":material/play_arrow:"):
+    pressed = st.button(
+        "Run", type="primary", disabled=request is None or going, icon=":material/play_arrow:"
+    )
+    if pressed and request is not None:
+        if not guess.settled:
+            chrome.settle(PAGE, guess.value)
         live.start(request, PAGE)
-    if not guess.settled:
-        st.caption("Lock a guess, or skip it, and the run may start.")
     if run is None:
         return
     if going:
@@ -112,12 +114,14 @@ def _growing(run: live.Follower) -> None:
 
 def _reveal(guess: chrome.Guess, done: live.Finished) -> None:
     """The guess against what rank 0 was counted to hand over."""
-    axes = done.report["ledger"]["wire"]["measured"].values()
-    handed = sum(op["payload_bytes"][0] for ops in axes for op in ops.values())
-    each = handed / max(len(done.trace.metrics), 1) / 2**20
-    chrome.reveal(guess, each, "MiB")
-    if handed:
+    ledger = done.report["ledger"]
+    handed = sum(
+        op["payload_bytes"][0] for ops in ledger["wire"]["measured"].values() for op in ops.values()
+    )
+    each = handed / max(len(done.trace.metrics), 1)
+    chrome.reveal(guess, each / 2**20, "MiB")
+    if each == ledger["memory"]["measured"]["grads"][0]:
         st.caption(
-            "As much as the gradients themselves take, once: every gradient is summed one time, "
-            "whatever the number of processes."
+            "Exactly the bytes of its gradients: each is handed over once a step, however many "
+            "processes there are and however the buckets are cut."
         )

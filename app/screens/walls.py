@@ -121,7 +121,7 @@ def _training(chosen: Setting) -> list[Slice]:
 
 
 def _serving(chosen: Setting) -> list[Slice]:
-    parts = [Slice("weights, bf16", Holds.PARAMS, 2.0 * chosen.model.params)]
+    parts = [Slice("weights", Holds.PARAMS, 2.0 * chosen.model.params)]
     elements = chosen.model.kv_elements_per_token
     if elements is not None:
         cache = 2.0 * elements * chosen.batch * chosen.seq

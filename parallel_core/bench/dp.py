@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parallel_core.bench import Say
-from parallel_core.bench.interleave import OURS, PEER, Block, seconds_a_step, slowest
+from parallel_core.bench.interleave import OURS, PEER, Block, a_step, merged
 from parallel_core.bench.measurement import Measurement, Report, ratio_of
 from parallel_core.fields import PlanError, real, switch, validate, whole
 from parallel_core.launch import Pool
@@ -98,8 +98,9 @@ class Disagreement(RuntimeError):
 def digest(plan: Plan, chosen: Race, results: Sequence[Mapping[str, Any]]) -> Report:
     """The ranks' blocks and losses as a report."""
     apart = check_losses(results, plan.dp)
-    blocks = slowest([[Block(**block) for block in result["blocks"]] for result in results])
-    ours, peer = seconds_a_step(blocks, OURS), seconds_a_step(blocks, PEER)
+    blocks = merged([[Block(**block) for block in result["blocks"]] for result in results])
+    ours, peer = a_step(blocks, OURS), a_step(blocks, PEER)
+    cpu, peer_cpu = a_step(blocks, OURS, "cpu"), a_step(blocks, PEER, "cpu")
     rows = {
         "ours / DistributedDataParallel": ratio_of(ours, peer),
         "ours": Measurement.of([plan.tokens_per_step / s for s in ours], "tokens/s"),
@@ -108,6 +109,7 @@ def digest(plan: Plan, chosen: Race, results: Sequence[Mapping[str, Any]]) -> Re
         ),
         "step, ours": Measurement.of([1e3 * s for s in ours], "ms"),
         "step, DistributedDataParallel": Measurement.of([1e3 * s for s in peer], "ms"),
+        "processor time, ours / DistributedDataParallel": ratio_of(peer_cpu, cpu),
     }
     settings = {
         "plan": plan.flat(),

@@ -10,21 +10,23 @@ favours nobody.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 OURS, PEER = "ours", "peer"
 
 
 @dataclass(frozen=True)
 class Block:
-    """What one contender did in one turn: `steps` steps in `seconds`."""
+    """What one contender did in one turn: `steps` steps in `seconds`, of processor time `cpu`."""
 
     round: int
     side: str
     steps: int
     seconds: float
+    cpu: float
 
 
 def turns(rounds: int) -> Iterator[tuple[int, str]]:
@@ -49,25 +51,29 @@ def race(
     blocks = []
     for number, side in turns(rounds):
         meet()
-        begin = time.perf_counter()
+        begin, spent = time.perf_counter(), time.process_time()
         for _ in range(steps):
             sides[side]()
-        blocks.append(Block(number, side, steps, time.perf_counter() - begin))
+        seconds, spent = time.perf_counter() - begin, time.process_time() - spent
+        blocks.append(Block(number, side, steps, seconds, spent))
     return blocks
 
 
-def slowest(by_rank: Sequence[Sequence[Block]]) -> list[Block]:
-    """The blocks of a run on several ranks: a turn is over when its last rank is."""
+def merged(by_rank: Sequence[Sequence[Block]]) -> list[Block]:
+    """The blocks of several ranks as one: a turn is over when its last rank is; `cpu` adds up."""
     return [
-        Block(b[0].round, b[0].side, b[0].steps, max(block.seconds for block in b))
+        replace(b[0], seconds=max(x.seconds for x in b), cpu=math.fsum(x.cpu for x in b))
         for b in zip(*by_rank, strict=True)
     ]
 
 
-def seconds_a_step(blocks: Sequence[Block], side: str) -> list[float]:
-    """Seconds a step of one side, a number a round."""
-    mine: dict[int, list[Block]] = {}
+def a_step(blocks: Sequence[Block], side: str, what: str = "seconds") -> list[float]:
+    """`seconds` or `cpu` a step of one side, a number a round."""
+    rounds: dict[int, list[Block]] = {}
     for block in blocks:
         if block.side == side:
-            mine.setdefault(block.round, []).append(block)
-    return [sum(b.seconds for b in turn) / sum(b.steps for b in turn) for turn in mine.values()]
+            rounds.setdefault(block.round, []).append(block)
+    return [
+        math.fsum(getattr(b, what) for b in turns) / sum(b.steps for b in turns)
+        for turns in rounds.values()
+    ]

@@ -40,9 +40,14 @@ class Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Lazy,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="shardlab")
-def shardlab() -> None:
+@click.pass_context
+def shardlab(ctx: click.Context) -> None:
     """ShardLab, the lab bench for LLM parallelism.
 
     \b
@@ -50,7 +55,10 @@ def shardlab() -> None:
       shardlab app                         the web app, on 127.0.0.1
       shardlab run --dp 4 --steps 20       four real processes, one model
       shardlab run --dp 2 --json > run.json
+      shardlab doctor                      what this machine can run
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:
@@ -74,7 +82,8 @@ def main() -> None:
         click.echo(f"shardlab: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"shardlab: {error.strerror}: {error.filename}", err=True)
+        what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        click.echo(f"shardlab: {what}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -25,9 +25,10 @@ def plan_options(command: Command) -> Command:
             option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=meta["help"])
         else:
             default = f"  [default: {spec.default}]" if spec.default is not None else ""
-            kind = "|".join(meta["choices"]) if "choices" in meta else meta["kind"].__name__
+            kind = meta["kind"].__name__.upper()
+            metavar = "|".join(meta["choices"]) if "choices" in meta else kind
             option = click.option(
-                flag, name, default=None, metavar=kind.upper(), help=meta["help"] + default
+                flag, name, default=None, metavar=metavar, help=meta["help"] + default
             )
         command = option(command)
     return command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import click
 
 from parallel_core.cli.plan_options import given, plan_options
+from parallel_core.cli.strict_json import strict_json
 from parallel_core.cli.summary import print_summary, progress_bar
 from parallel_core.report import RunView
 from parallel_core.request import Request
 
 FILE = click.Path(dir_okay=False)
 FOLDER = click.Path(file_okay=False)
+SAVES = ("save_weights", "save_grads", "save_batch")
 
 
 @click.command("run")
@@ -45,9 +48,11 @@ def command(**options: Any) -> None:
     """
     as_json, trace, html = (options.pop(key) for key in ("as_json", "trace", "html"))
     parity = not options.pop("no_parity")
-    for key in ("save_weights", "save_grads", "save_batch"):
+    for key in SAVES:
         options[key] = os.path.abspath(options[key]) if options[key] else None
     request = Request.of(**given(options), parity=parity)
+    for file in filter(None, (trace, html, *(options[k] for k in SAVES))):
+        _open_folder(Path(file))
     if "TORCHELASTIC_RUN_ID" in os.environ:
         from parallel_core.elastic import run_under_torchrun
 
@@ -58,31 +63,42 @@ def command(**options: Any) -> None:
     else:
         view, report = follow(request.checked())
     if trace:
-        from parallel_core.exports import chrome_trace
-
-        # one file for both readers: Perfetto takes traceEvents, our own pages the columns
-        both = {**json.loads(view.trace.to_json()), **chrome_trace(view.trace)}
-        Path(trace).write_text(json.dumps(both, separators=(",", ":")))
+        _write_trace(view, Path(trace))
         report["trace"]["file"] = trace
     if html:
         from parallel_core.views.player import html as player_html
 
-        Path(html).write_text(
-            player_html(view.trace, own=view.own_device(), title=view.plan.layout)
-        )
+        page = player_html(view.trace, own=view.own_device(), title=view.plan.layout)
+        Path(html).write_text(page, encoding="utf-8")
     if as_json:
-        click.echo(json.dumps(report))
+        click.echo(strict_json(report))
     else:
         print_summary(view, report)
 
 
+def _open_folder(file: Path) -> None:
+    """Find out before the run, not after it, whether `file` can be written there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "no permission to write", str(file))
+
+
+def _write_trace(view: RunView, file: Path) -> None:
+    """One file for both readers: Perfetto takes traceEvents, our own pages the columns."""
+    from parallel_core.exports import chrome_trace
+
+    both = {**json.loads(view.trace.to_json()), **chrome_trace(view.trace)}
+    file.write_text(strict_json(both), encoding="utf-8")
+
+
 def follow(request: Request) -> tuple[RunView, dict[str, Any]]:
     """Run on a pool of this command's own, with a progress bar on stderr; Ctrl-C ends it."""
+    from parallel_core.cases import PRELOAD
     from parallel_core.launch import Pool
 
     view = RunView(request.plan)
     bar = progress_bar(request.steps, request.plan.layout)
-    with Pool() as pool, bar as advance, pool.start(*request.order) as run:
+    with Pool(preload=PRELOAD) as pool, bar as advance, pool.start(*request.order) as run:
         for event in run.events():
             view.feed(event)
             advance(view)

@@ -19,9 +19,10 @@ Distributed, arXiv:2006.15704, section 3.2.3; the formula follows from it as abo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import fmean
 
 from parallel_core.cost import Cost, Link
 from parallel_core.data.bucketed import buckets
@@ -33,8 +34,10 @@ from parallel_core.program import Instr, Op
 MIB = 2**20
 
 
-def exposed_equal(t_b: float, t_c: float, k: int) -> float:
+def exposed_equal(t_b: float, t_c: float, k: float) -> float:
     """Communication left uncovered by a backward of `t_b`, cut in `k` equal buckets; same unit.
+
+    A fractional `k` draws the curve in between.
 
     >>> round(exposed_equal(100, 60, 6)), round(exposed_equal(100, 60, 1))
     (10, 60)
@@ -72,9 +75,8 @@ class Overlap:
         return k * self.latency + self.wire
 
     def exposed(self, k: float) -> float:
-        """Exposed seconds with k equal buckets; a fractional k draws the curve in between."""
-        t_c = self.comm(k)
-        return max(t_c / k, t_c - self.backward * (1 - 1 / k))
+        """What of it stays exposed with k equal buckets."""
+        return exposed_equal(self.backward, self.comm(k), k)
 
     def best(self, most: int) -> int:
         """The number of equal buckets, up to `most`, that leaves least exposed."""
@@ -116,3 +118,19 @@ def ladder(plan: Plan, most: int = 12) -> tuple[Plan, ...]:
     chosen = [*caps[: len(caps) - 1 : stride], caps[-1]]
     plans = [plan.but(dp_method="bucketed", bucket_mb=max(cap / MIB, 0.001)) for cap in chosen]
     return tuple({len(buckets(p)): p for p in plans}.values())
+
+
+def fitted(backward: float, runs: Sequence[tuple[int, float]]) -> Overlap | None:
+    """L and W of `T_c = K L + W` by least squares over (K, T_c) of runs; neither below zero.
+
+    None where the runs do not differ in K: one point gives no slope.
+    """
+    if len({k for k, _ in runs}) < 2:
+        return None
+    mean_k, mean_t = fmean(k for k, _ in runs), fmean(t for _, t in runs)
+    slope = sum((k - mean_k) * (t - mean_t) for k, t in runs)
+    slope = max(slope / sum((k - mean_k) ** 2 for k, _ in runs), 0.0)
+    wire = max(mean_t - slope * mean_k, 0.0)
+    if wire == 0.0:  # the line through the origin that fits best
+        slope = sum(k * t for k, t in runs) / sum(k * k for k, _ in runs)
+    return Overlap(backward=backward, wire=wire, latency=slope)

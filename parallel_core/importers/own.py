@@ -79,7 +79,7 @@ def _cell(name: str, key: str, at: int, cell: object, world: int) -> object:
 
 def _provenance(name: str, raw: dict[str, Any]) -> Provenance:
     kind = raw.get("kind")
-    if kind not in {k.value for k in Kind}:
+    if kind not in [k.value for k in Kind]:
         raise TraceError(f"{name}: provenance kind must be one of {', '.join(Kind)}")
     seed = raw.get("seed")
     words = ("title", "backend", "machine", "date", "commit")

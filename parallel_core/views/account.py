@@ -61,8 +61,12 @@ def _late_text(wait: Wait, rows: Sequence[Span]) -> str:
     doing = rows[wait.doing]
     if doing.op == Op.WAIT:
         return f"{text}, which was waiting itself"
-    slow = f" ({wait.slow} times its median)" if wait.slow else ""
-    return f"{text}, which was in {doing.label}{slow}"
+    notes = [f"{wait.slow} times its median"] if wait.slow else []
+    # With fewer cores than ranks an op is often long because it had to wait for a core.
+    share = doing.cpu_ns / max(1, doing.duration)
+    if 0 < share < 0.7:
+        notes.append(f"on a core for {math.floor(100 * share)} % of it")
+    return f"{text}, which was in {doing.label}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def account(trace: Trace) -> str:

@@ -34,7 +34,7 @@ class Why(StrEnum):
     LATE_PEER = "late peer"
     LATE_RECEIVER = "late receiver"
     LINK_BUSY = "link busy"
-    WIRE = "wire"
+    WIRE = "on the wire"
     STRAGGLER = "straggler"
 
 

@@ -23,13 +23,17 @@ _PALE = 0.6  # share of its colour that a modelled fill keeps
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A rectangle from `left` to `right` in row `y`: words on it, words when pointed at."""
+    """A rectangle from `left` to `right` in row `y`: words on it, words when pointed at.
+
+    `label_at` is where along x its words stand; by default in the middle.
+    """
 
     left: float
     right: float
     y: int
     label: str
     hover: str
+    label_at: float | None = None
     holds: str = ""  # a key of palette.TENSORS; "" is grey
     kind: Kind = Kind.MODELLED
 
@@ -66,8 +70,9 @@ def add_box(figure: go.Figure, box: Box, *, log: bool = False, dark: bool) -> No
         text=box.hover, hoverinfo="text", hoveron="fills", name=box.hover,
     )  # fmt: skip
     left, right = (math.log10(box.left), math.log10(box.right)) if log else (box.left, box.right)
+    middle = (left + right) / 2 if box.label_at is None else box.label_at
     figure.add_annotation(
-        x=(left + right) / 2, y=box.y, text=box.label, showarrow=False, captureevents=False,
+        x=middle, y=box.y, text=box.label, showarrow=False, captureevents=False,
         font={"color": box.ink(dark), "size": 12},
     )  # fmt: skip
 

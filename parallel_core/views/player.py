@@ -192,7 +192,7 @@ noscript svg {{ max-width: 100%; height: auto }}
 
 _START = """
 const data = document.getElementById("payload").textContent;
-mount(document.getElementById("player"), JSON.parse(data));
+mount(document.getElementById("player"), JSON.parse(data), { heading: 1 });
 """
 
 

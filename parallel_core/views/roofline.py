@@ -132,10 +132,11 @@ def _draw_roof(
 
 def _draw_dots(figure: go.Figure, dots: Sequence[Dot], *, dark: bool) -> None:
     colour = PHASES["F"].dark if dark else PHASES["F"].light
+    sides = ["top left" if place % 2 else "bottom right" for place in range(len(dots))]
     symbols = ["circle-open" if dot.kind == Kind.MODELLED else "circle" for dot in dots]
     figure.add_scatter(
         x=[dot.intensity for dot in dots], y=[dot.flops for dot in dots],
-        mode="lines+markers+text", text=[dot.name for dot in dots], textposition="bottom right",
+        mode="lines+markers+text", text=[dot.name for dot in dots], textposition=sides,
         line={"color": colour, "width": 1, "dash": "dot"},
         textfont={"color": ink(dark), "size": 11},
         marker={"size": 11, "symbol": symbols, "color": colour,

@@ -19,6 +19,7 @@ _PARTS = {
     "attention": ("#7C828B", "#8A9099", "/"),
     "rest": ("#C9CDD3", "#4A4F57", ""),
 }  # part of a step -> colour on light, on dark, hatch
+_HATCH = {"fillmode": "overlay", "solidity": 0.12, "size": 9}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ def memory_bars(
             label = (
                 f"{part.name}<br>{gigabytes(part.size)}" if end - start > _LABELLED * span else ""
             )
-            box = Box(left=start, right=end, y=y, label=label, hover=part.words, holds=part.holds)
+            at = _beside(start, end, capacity / 1e9)
+            box = Box(
+                left=start, right=end, y=y, label=label, label_at=at, hover=part.words,
+                holds=part.holds,
+            )  # fmt: skip
             add_box(figure, box, dark=dark)
             start = end
     figure.add_vline(x=capacity / 1e9, line={"color": ink(dark), "width": 3})
@@ -72,6 +77,13 @@ def memory_bars(
     )
     badge = "model: parameters x bytes, formulas in walls/memory.py"
     return finish(figure, badge, height=160 + 86 * len(rows), dark=dark)
+
+
+def _beside(left: float, right: float, line: float) -> float:
+    """The middle of a box, or of its larger part where the capacity `line` cuts it."""
+    if not left < line < right:
+        return (left + right) / 2
+    return (left + line) / 2 if line - left > right - line else (line + right) / 2
 
 
 def describe_memory(rows: Mapping[str, Sequence[Slice]], capacity: float, *, device: str) -> str:
@@ -111,7 +123,7 @@ def step_parts(
         shares = [100 * seconds[part] / sum(seconds.values()) for seconds in models.values()]
         figure.add_bar(
             y=list(models), x=shares, orientation="h", name=part, textposition="inside",
-            marker={"color": night if dark else light, "pattern": {"shape": hatch},
+            marker={"color": night if dark else light, "pattern": {**_HATCH, "shape": hatch},
                     "line": {"color": ink(dark), "width": 1}},
             text=[f"{part} {share:.0f} %" for share in shares], insidetextanchor="middle",
             hovertemplate=f"{part} %{{x:.1f}} %<extra>%{{y}}</extra>",

@@ -1,0 +1,164 @@
+"""`run`: the first thing to type. A real run, from a notebook cell or a script.
+
+    from parallel_core.live import run
+
+    four = run(dp=4, steps=5)      # four processes, one model, real text
+    four                           # in a notebook: the player
+    four.losses, four.exposed_ms, four.parity
+
+The fields are those of `shardlab run`. The first call starts a warm pool, later ones reuse it; it
+belongs to this process and ends with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from parallel_core.launch import Pool
+from parallel_core.plan import Plan
+from parallel_core.report import RunView
+from parallel_core.request import Request
+from parallel_core.trace import Trace
+from parallel_core.views.buckets import typical_step
+from parallel_core.views.exposure import Use, use
+from parallel_core.views.player import Shown, show
+
+PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
+
+
+def run(*, quiet: bool = False, **flat: Any) -> LiveRun:
+    """Train on real processes and wait for the end; `flat` are the fields of a plan and a Request.
+
+    A bar shows how far it is, unless `quiet`. Interrupting the cell ends the run. Raises
+    PlanError for fields that cannot be run here and RunError for a rank that failed, each one
+    sentence.
+    """
+    request = Request.of(**flat).checked()
+    view = RunView(request.plan)
+    with _bar(request, quiet) as advance, _pool().start(*request.order) as going:
+        for event in going.events():
+            view.feed(event)
+            advance(view)
+        report = view.finish(going.wait())
+    return LiveRun(view, report)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveRun:
+    """A finished run. In a notebook it displays itself as the player, one typical step of it."""
+
+    view: RunView
+    report: dict[str, Any]  # what `shardlab run --json` prints
+
+    @property
+    def plan(self) -> Plan:
+        """What was run."""
+        return self.view.plan
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What happened, by this machine's clock (measured)."""
+        return self.view.trace
+
+    @cached_property
+    def own(self) -> Trace:
+        """The same as if every rank had a device to itself (replayed)."""
+        return self.view.own_device()
+
+    @cached_property
+    def model(self) -> Trace:
+        """One step as the cost model lays it out, fitted from this run (modelled)."""
+        return self.view.model()
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step, nats a token."""
+        return [float(row["loss"]) for row in self.report["steps"]]
+
+    @property
+    def parity(self) -> float | None:
+        """max |parallel - single| over the gradients; None if it was not asked for."""
+        found = self.report["parity"]
+        return None if found is None else float(found["max_abs_error"])
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes that left all ranks together, counted in the run."""
+        return int(self.report["ledger"]["wire"]["measured_total_bytes"])
+
+    def use(self, *, own: bool = True) -> Use:
+        """Compute and communication of a step, on the own-device clock or (own=False) the wall."""
+        return use(self.own if own else self.trace)
+
+    def show(self, step: int | None = None) -> Shown:
+        """The player on one step (default: the one of median duration), both clocks, the model."""
+        chosen = typical_step(self.trace) if step is None else step
+        return show(self.trace, own=self.own, model=self.model, step=chosen)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        return self.show()._repr_mimebundle_() if self.trace.spans else {"text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        losses = f", loss {self.losses[0]:.4f} to {self.losses[-1]:.4f}" if self.losses else ""
+        parity = "" if self.parity is None else f", max |parallel - single| = {self.parity:.3g}"
+        return f"{self.plan.layout}: {len(self.losses)} steps{losses}{parity}"
+
+
+@cache
+def _pool() -> Pool:
+    """This process's pool; its ranks end with it, however it ends."""
+    pool = Pool(preload=PRELOAD)
+    atexit.register(pool.close)
+    return pool
+
+
+Advance = Callable[[RunView], None]
+
+
+@contextmanager
+def _bar(request: Request, quiet: bool) -> Iterator[Advance]:
+    """A bar that follows a RunView: HTML in a notebook, rich in a terminal, gone at the end."""
+    if quiet:
+        yield lambda view: None
+    elif "ipykernel" in sys.modules:
+        yield from _notebook_bar(request.steps)
+    else:
+        yield from _terminal_bar(request.steps)
+
+
+def _words(view: RunView) -> str:
+    loss = f", loss {view.metrics[-1]['loss']:.4f}" if view.metrics else ""
+    return f"{view.plan.layout}: {view.status}{loss}"
+
+
+def _notebook_bar(steps: int) -> Iterator[Advance]:
+    from IPython.display import HTML, display
+
+    handle = display(HTML("starting"), display_id=True)
+
+    def advance(view: RunView) -> None:
+        bar = f'<progress max="{max(steps, 1)}" value="{len(view.metrics)}"></progress>'
+        handle.update(HTML(f"{bar} {_words(view)}"))
+
+    yield advance
+    handle.update(HTML(""))
+
+
+def _terminal_bar(steps: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=max(steps, 1))
+
+        def advance(view: RunView) -> None:
+            progress.update(task, completed=len(view.metrics), description=_words(view))
+
+        yield advance
