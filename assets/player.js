@@ -625,7 +625,7 @@ function paintText(s, i, look, model, x, y, w, h) {
   ctx.fillStyle = colour;
   ctx.fillText(text, x + two / 2, middle);
   const mark = /\d+$/.exec(where); // the layer or stage, small in the corner, where its name has no room
-  if (thin || !mark || text === long.filter(Boolean).join(" ") || two < 26 + 6 * mark[0].length) return;
+  if (thin || !mark || text === long.filter(Boolean).join(" ") || two < textWidth(ctx, text) + 14 + 12 * mark[0].length) return;
   ctx.font = `8.5px ${T.font}`;
   ctx.textAlign = "right";
   ctx.fillText(mark[0], x + two - 4, y + 8);
@@ -967,10 +967,11 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     S.hover = null;
     pop.hidden = true;
     choose();
-    S.x = was && !was.atEnd ? was.x : end;
+    S.x = was && !was.atEnd ? Math.min(was.x, end) : end;
     S.view = was && !was.all ? was.view : { a: 0, b: end };
     root.setAttribute("aria-label", `timeline: ${next.title || "trace"}`);
     words();
+    transport();
     T = null;
     resize();
   }
@@ -1173,11 +1174,15 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     S.x = Math.min(end, Math.max(0, x));
     const wide = S.view.b - S.view.a;
     if (follow && wide < end && (S.x < S.view.a || S.x > S.view.b)) look(S.x - wide * 0.3, S.x + wide * 0.7);
-    range.value = Math.round((1000 * S.x) / end);
-    $(".now").innerHTML = `<b>${clockText(S.x)}</b> of ${S.axis === "steps" ? end : clockText(end)}`;
-    range.setAttribute("aria-valuetext", clockText(S.x));
+    transport();
     if (!quiet) announce(moment(t, X0, X1, S.x, clockText(S.x)));
     ask("draw");
+  }
+
+  function transport() {
+    range.value = Math.round((1000 * S.x) / end);
+    range.setAttribute("aria-valuetext", clockText(S.x));
+    $(".now").innerHTML = `<b>${clockText(S.x)}</b> of ${S.axis === "steps" ? end : clockText(end)}`;
   }
 
   function look(a, b) {
@@ -1298,7 +1303,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     c.textBaseline = "middle";
     c.fillStyle = T.ink;
     c.font = `600 14px ${T.font}`;
-    c.fillText($(".title").textContent, 12, 18, box.width - 24);
+    c.fillText(`${S.payload.title}, ${timeText(t.span)}`, 12, 18, box.width - 24);
     c.fillStyle = T.muted;
     c.font = `11px ${T.font}`;
     c.textAlign = "right";
@@ -1474,7 +1479,6 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     },
   };
   load(payload, false);
-  seek(S.x, { quiet: true });
   api.opened = performance.now() - opened;
   globalThis.__shardlab_player = api; // for benchmarks and tests: the player mounted last
   return api;

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib import import_module
 from typing import Any
 
 from parallel_core.launch import Pool
@@ -138,16 +139,15 @@ def _words(view: RunView) -> str:
 
 
 def _notebook_bar(steps: int) -> Iterator[Advance]:
-    from IPython.display import HTML, display
-
-    handle = display(HTML("starting"), display_id=True)
+    ipython: Any = import_module("IPython.display")
+    handle = ipython.display(ipython.HTML("starting"), display_id=True)
 
     def advance(view: RunView) -> None:
         bar = f'<progress max="{max(steps, 1)}" value="{len(view.metrics)}"></progress>'
-        handle.update(HTML(f"{bar} {_words(view)}"))
+        handle.update(ipython.HTML(f"{bar} {_words(view)}"))
 
     yield advance
-    handle.update(HTML(""))
+    handle.update(ipython.HTML(""))
 
 
 def _terminal_bar(steps: int) -> Iterator[Advance]:

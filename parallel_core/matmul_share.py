@@ -1,7 +1,8 @@
 """How much of a training step is matrix multiplication: every torch op of a step, timed.
 
 A dispatch mode sees each op of forward, backward and optimizer as it runs. On a CPU an op is done
-when it returns, so its wall time is its cost; views and other bookkeeping count as "rest".
+when it returns, so the thread's CPU time in it is its cost, whatever else the cores do meanwhile;
+views and other bookkeeping count as "rest".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ATTENTION = "scaled_dot_product"
 
 
 class OpClock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Adds up the wall seconds of every op run under it, by the op's name."""
+    """Adds up the CPU seconds of every op run under it, by the op's name."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -33,9 +34,9 @@ class OpClock(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the op and note how long it took."""
-        start = time.perf_counter()
+        start = time.thread_time()
         out = func(*args, **(kwargs or {}))
-        self.seconds[func.overloadpacket.__name__] += time.perf_counter() - start
+        self.seconds[func.overloadpacket.__name__] += time.thread_time() - start
         return out
 
 
@@ -54,7 +55,7 @@ def by_part(seconds: dict[str, float]) -> dict[str, float]:
 def share(plan: Plan, steps: int = 3) -> dict[str, float]:
     """Seconds a training step of `plan`'s model spends in matmul, attention and the rest.
 
-    One process, random tokens, after one step to warm up; the mean of `steps` steps.
+    CPU seconds of one thread, random tokens, after one step to warm up; the mean of `steps` steps.
     """
     step = _step(plan)
     step()

@@ -77,6 +77,8 @@ class Lane(StrEnum):
 
     COMPUTE = "compute"
     COMM = "comm"
+    OUT = "out"  # sends of a collective spelled out in messages: the port that leaves the rank
+    IN = "in"  # its receives: the port that enters it
 
 
 @dataclass(frozen=True, slots=True, order=True)

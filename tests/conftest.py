@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from browser import chromium, server, tab  # noqa: F401  # fixtures, for every test file
 
 from parallel_core.launch import Pool
 

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from parallel_core.analysis.critical_path import critical_path
 from parallel_core.analysis.exposed import exposed
 from parallel_core.analysis.stuck import STARTED, stuck
 from parallel_core.analysis.waits import totals, waits
+from parallel_core.exports import chrome_json
 from parallel_core.importers.load import LIMIT_BYTES, TraceError, load, load_many
 from parallel_core.importers.parts import canonical, rank_of_name, width
 from parallel_core.trace import Kind, Provenance, Span, Trace
@@ -501,5 +503,5 @@ def test_any_bytes_load_or_are_refused_with_one_sentence(data, name):
         assert str(refusal) and "\n" not in str(refusal)
         return
     assert run.spans and all(s.t_start <= s.t_done and s.rank < run.world_size for s in run.spans)
-    waits(run), exposed(run), stuck(run)
+    waits(run), exposed(run), stuck(run), critical_path(run), chrome_json(run)
     assert load(name, run.to_json().encode()) == run

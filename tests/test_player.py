@@ -24,8 +24,6 @@ from parallel_core.views.player import frame_bench_html, html, payload, show
 from parallel_core.views.svg import timeline
 
 NODE = shutil.which("node")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 
 
 @pytest.fixture(scope="module")
@@ -348,26 +346,14 @@ def test_python_and_javascript_say_the_same_about_every_wait(
 # ---- a real browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    """Chromium, or a skip that says how to get one."""
-    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium found; apt install chromium")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Any:
+def opened(chromium: Any, tmp_path: Path) -> Any:
     """Open a page's text in a fresh context; every console error fails the test."""
     contexts, errors = [], []
 
     def open_(text: str, **options: Any) -> Any:
         (tmp_path / "page.html").write_text(text, encoding="utf-8")
-        context = browser.new_context(**options)
+        context = chromium.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)

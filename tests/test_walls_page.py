@@ -75,7 +75,7 @@ def test_a_rumour_is_called_one(opened):
     """The 7T model carries its warning and 175 devices for its bf16 weights."""
     page = opened(model="rumoured 7T")
     assert "rumour" in page.warning[0].value
-    assert {box.label: box.value for box in page.metric}["Devices for the weights"] == "175"
+    assert {box.label: box.value for box in page.metric}["Devices, weights"] == "175"
 
 
 def test_nonsense_in_the_url_is_dropped(opened):

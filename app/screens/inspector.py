@@ -27,13 +27,10 @@ def page() -> None:
         "Trace inspector",
         "Load a run and see where its time went: work, waiting for a peer, or the wire.",
     )
-    traces = {**library.shipped(), **library.own()}
-    if not traces:
-        st.info("No trace is here yet: choose a file above.")
-        return
+    own = library.own()
+    _put_forward(list(own))
+    traces = {**library.shipped(), **own}
     first, second = _choose(list(traces))
-    if first is None:
-        return
     trace = traces[first]
     _stuck(trace)
     step = results.step_choice(trace, "step")
@@ -45,7 +42,19 @@ def page() -> None:
         _against(traces[second], second, trace, first)
 
 
-def _choose(names: list[str]) -> tuple[str | None, str | None]:
+def _put_forward(own: list[str]) -> None:
+    """What the reader just loaded is what they want to see; of several, the last against the first.
+
+    Before the widgets exist their state may be set.
+    """
+    new = [name for name in own if name not in st.session_state.get("inspector.seen", ())]
+    st.session_state["inspector.seen"] = own
+    if new:
+        st.session_state["trace"] = new[-1]
+        st.session_state["before"] = new[0] if len(new) > 1 else NOBODY
+
+
+def _choose(names: list[str]) -> tuple[str, str | None]:
     """The trace to look at and the one to hold it against, both kept in the URL."""
     left, right = st.columns(2)
     with left:
@@ -53,7 +62,7 @@ def _choose(names: list[str]) -> tuple[str | None, str | None]:
     with right:
         others = [NOBODY, *(name for name in names if name != first)]
         second = st.selectbox("Compare with", others, key="before", bind="query-params")
-    return first, None if second in (None, NOBODY) else second
+    return first, None if second == NOBODY else second
 
 
 def _own_device(name: str, trace: Trace) -> Trace | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -51,7 +51,7 @@ def own() -> dict[str, Trace]:
     for group in groups:
         trace = _read(group)
         if isinstance(trace, Trace):
-            found[_name(group)] = trace
+            found[_unlike(found, _name(group))] = trace
         else:
             st.error(f"{trace}.")
     return found
@@ -60,6 +60,14 @@ def own() -> dict[str, Trace]:
 def _name(group: Sequence[Any]) -> str:
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
     return f"{group[0].name}{more}"
+
+
+def _unlike(found: Mapping[str, Trace], name: str) -> str:
+    """The name, numbered if another file has it already."""
+    number = 2
+    while name in found:
+        name, number = f"{name.removesuffix(f' ({number - 1})')} ({number})", number + 1
+    return name
 
 
 def _read(group: Sequence[Any]) -> Trace | TraceError:

@@ -145,11 +145,9 @@ def _sizes(chosen: Setting) -> None:
     state = sum(training_state(model.params, chosen.recipe).values())
     boxes = st.columns(4)
     boxes[0].metric("Parameters", f"{model.params / 1e9:,.4g} B")
-    boxes[1].metric("A token passes through", f"{model.active_params / 1e9:,.4g} B")
-    boxes[2].metric(
-        "Devices for the weights", f"{devices_needed(2 * model.params, device.memory):,}"
-    )
-    boxes[3].metric("Devices for the state", f"{devices_needed(state, device.memory):,}")
+    boxes[1].metric("Used per token", f"{model.active_params / 1e9:,.4g} B")
+    boxes[2].metric("Devices, weights", f"{devices_needed(2 * model.params, device.memory):,}")
+    boxes[3].metric("Devices, state", f"{devices_needed(state, device.memory):,}")
     if model.rumour:
         st.warning("The size of this model is a rumour. Nobody published its shape, so no "
                    "activations and no cache are drawn.")  # fmt: skip

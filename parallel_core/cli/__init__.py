@@ -66,8 +66,8 @@ def main() -> None:
     try:
         code = shardlab.main(standalone_mode=False)
     except click.UsageError as error:
-        where = f"{error.ctx.command_path}: " if error.ctx else ""
-        click.echo(f"{where}{error.format_message()}", err=True)
+        where = error.ctx.command_path if error.ctx else "shardlab"
+        click.echo(f"{where}: {' '.join(error.format_message().split())}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("cancelled", err=True)

@@ -98,7 +98,7 @@ def gradient_bytes(plan: Plan) -> tuple[int, ...]:
     return tuple(sum(s.numel for s in specs) * width for specs in specs_by_unit(plan))
 
 
-def messages(plan: Plan) -> int:
+def messages_a_step(plan: Plan) -> int:
     """Gradient messages a rank sends in a step: one a bucket, or (naive) one a parameter."""
     if plan.dp == 1:
         return 0

@@ -158,10 +158,10 @@ def _backward_end(step: Trace, rank: int) -> int:
 
 
 def _exposed_text(step: Trace, rank: int) -> str:
-    return f"{nice_time(_gap(step, rank))} of communication are exposed"
+    return f"{nice_time(uncovered(step, rank))} of communication are exposed"
 
 
-def _gap(step: Trace, rank: int) -> int:
+def uncovered(step: Trace, rank: int) -> int:
     """From the end of the backward to the last gradient's arrival, nanoseconds."""
     last = max((s.t_done for s in _gradient_messages(step, rank)), default=0)
     return max(last - _backward_end(step, rank), 0)
@@ -269,7 +269,7 @@ def _outline(figure: go.Figure, marks: Sequence[Mark], dark: bool) -> None:
 
 def _shade_exposed(figure: go.Figure, step: Trace, rank: int, dark: bool) -> None:
     """A band from the end of the backward to the last gradient's arrival."""
-    gap = _gap(step, rank)
+    gap = uncovered(step, rank)
     begin = _ms(_backward_end(step, rank), _origin(step, rank))
     shade = PHASES["I"].dark if dark else PHASES["I"].light
     figure.add_vrect(x0=begin, x1=begin + gap / 1e6, fillcolor=shade, opacity=0.16, line_width=0)

@@ -8,6 +8,7 @@ be dashed. How a mark is drawn says where it comes from:
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -78,17 +79,21 @@ def add_box(figure: go.Figure, box: Box, *, log: bool = False, dark: bool) -> No
 
 
 def finish(figure: go.Figure, badge: str, *, height: int, dark: bool) -> go.Figure:
-    """Give the figure its paper, its grid and its badge; returns it."""
+    """Give the figure its paper, its grid and its badge; returns it.
+
+    A badge that has no line breaks of its own is wrapped for a narrow screen.
+    """
+    lines = badge.split("<br>") if "<br>" in badge else textwrap.wrap(badge, 52)
     grid = "rgba(242,242,242,0.16)" if dark else "rgba(27,30,35,0.12)"
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=False,
-        font={"color": ink(dark), "size": 13}, margin={"l": 10, "r": 16, "t": 46, "b": 48},
+        font={"color": ink(dark), "size": 13}, margin={"l": 10, "r": 16, "t": 30 + 16 * len(lines), "b": 48},
         height=height,
     )  # fmt: skip
     figure.update_xaxes(gridcolor=grid, zeroline=False, automargin=True)
     figure.update_yaxes(gridcolor=grid, zeroline=False, automargin=True)
     figure.add_annotation(
-        text=badge, xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
+        text="<br>".join(lines), align="left", xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
         yshift=12, showarrow=False, font={"size": 12}, bordercolor=ink(dark), borderpad=3,
     )  # fmt: skip
     return figure

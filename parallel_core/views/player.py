@@ -262,7 +262,7 @@ def show(
     picture = timeline(trace, step=step, title=title)
     shown = trace if step is None else trace.only(step)
     page = html(trace, own=own, model=model, title=title, step=step)
-    height = int(picture.split('height="', 1)[1].split('"', 1)[0]) + 240
+    height = min(900, 76 * trace.world_size) + 340  # the player's rows, and what is around them
     return Shown(page=page, picture=picture, text=account(shown), height=height)
 
 

@@ -18,6 +18,9 @@ from parallel_core.views.frame import DASH, blank, finish, ink, log_range
 from parallel_core.views.palette import PHASES
 
 
+_SIDES = ("bottom right", "top left")  # of a dot, for its name; in turn, so that names part
+
+
 @dataclass(frozen=True, kw_only=True)
 class Roof:
     """A roof: `peak` FLOP/s, and the `bandwidth` in bytes/s of `traffic` (memory or a link)."""
@@ -62,17 +65,18 @@ def roofline(
     low, high = min(xs) / 8, max(xs) * 8
     for place, roof in enumerate(roofs):
         _draw_roof(figure, roof, (low, high), lift=24 + 22 * place, dark=dark)
-    for line in dict.fromkeys(dot.line for dot in dots):
-        _draw_dots(figure, [dot for dot in dots if dot.line == line], dark=dark)
+    for place, line in enumerate(dict.fromkeys(dot.line for dot in dots)):
+        joined = [dot for dot in dots if dot.line == line]
+        _draw_dots(figure, joined, first_side=place, dark=dark)
     rates = [roof.at(low) for roof in roofs] + [dot.flops for dot in dots]
-    top = max([roof.peak for roof in roofs] + rates)
+    top = max([roof.peak for roof in roofs] + rates) * 2.5 * 1.9 ** len(roofs)  # room for labels
     figure.update_xaxes(type="log", title="FLOP per byte", dtick=1, range=log_range(low, high))
     figure.update_yaxes(
         type="log",
         title="FLOP/s",
         dtick=1,
         tickformat="~s",
-        range=log_range(min(rates) / 2, top * 6),
+        range=log_range(min(rates) / 2, top),
     )
     return finish(figure, badge, height=460, dark=dark)
 
@@ -100,7 +104,7 @@ def describe_roofline(roofs: Sequence[Roof], dots: Sequence[Dot]) -> str:
     named = {"": roofs[0], **{roof.name: roof for roof in roofs}}
     lines = [
         f"{roof.name}: {roof.peak:.3g} FLOP/s flat, {roof.bandwidth:.3g} bytes/s of "
-        f"{roof.traffic} sloping, ridge at {roof.ridge:.4g} FLOP per byte."
+        f"{roof.traffic} sloping, ridge at {_short(roof.ridge)} FLOP per byte."
         for roof in roofs
     ]
     for dot in dots:
@@ -126,13 +130,13 @@ def _draw_roof(
     )  # fmt: skip
     figure.add_annotation(
         x=math.log10(roof.ridge), y=math.log10(roof.peak), ax=0, ay=-lift, arrowcolor=colour,
-        text=f"{roof.name}: ridge {roof.ridge:,.4g}", font={"color": ink(dark)},
+        text=f"{roof.name}: ridge {_short(roof.ridge)}", font={"color": ink(dark)},
     )  # fmt: skip
 
 
-def _draw_dots(figure: go.Figure, dots: Sequence[Dot], *, dark: bool) -> None:
+def _draw_dots(figure: go.Figure, dots: Sequence[Dot], *, first_side: int, dark: bool) -> None:
     colour = PHASES["F"].dark if dark else PHASES["F"].light
-    sides = ["top left" if place % 2 else "bottom right" for place in range(len(dots))]
+    sides = [_SIDES[(first_side + place) % 2] for place in range(len(dots))]
     symbols = ["circle-open" if dot.kind == Kind.MODELLED else "circle" for dot in dots]
     figure.add_scatter(
         x=[dot.intensity for dot in dots], y=[dot.flops for dot in dots],
@@ -145,3 +149,7 @@ def _draw_dots(figure: go.Figure, dots: Sequence[Dot], *, dark: bool) -> None:
         hovertemplate="%{text} (%{customdata})<br>%{x:.3g} FLOP per byte, %{y:.3g} FLOP/s"
         "<extra></extra>",
     )  # fmt: skip
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from parallel_core.trace import Kind
 from parallel_core.views.frame import Box, add_box, blank, finish, ink, log_range
 
-_LABELLED = 0.075  # a narrower share of the axis has no room for words; they show on hover
+_LETTER = 0.0125  # share of the axis a letter takes; words too wide for a box show on hover
 _PARTS = {
     "matmul": ("#404040", "#C8C8C8", ""),
     "attention": ("#7C828B", "#8A9099", "/"),
@@ -56,9 +56,7 @@ def memory_bars(
         start = 0.0
         for part in parts:
             end = start + part.size / 1e9
-            label = (
-                f"{part.name}<br>{gigabytes(part.size)}" if end - start > _LABELLED * span else ""
-            )
+            label = f"{part.name}<br>{gigabytes(part.size)}" if _fits(part, span) else ""
             at = _beside(start, end, capacity / 1e9)
             box = Box(
                 left=start, right=end, y=y, label=label, label_at=at, hover=part.words,
@@ -77,6 +75,12 @@ def memory_bars(
     )
     badge = "model: parameters x bytes, formulas in walls/memory.py"
     return finish(figure, badge, height=160 + 86 * len(rows), dark=dark)
+
+
+def _fits(part: Slice, span: float) -> bool:
+    """Whether its words fit a box of its size, on an axis of `span` GB."""
+    letters = max(len(part.name), len(gigabytes(part.size)))
+    return part.size / 1e9 / span > _LETTER * letters
 
 
 def _beside(left: float, right: float, line: float) -> float:

@@ -53,14 +53,14 @@ def _recipe(weights: int, grads: int, optimizer: dict[str, int], source: str) ->
 
 
 _ADAM = {"Adam m": 4, "Adam v": 4}
-_ADAM_BF16 = {"fp32 master weights": 4, "Adam m (bf16)": 2, "Adam v (bf16)": 2}
+_ADAM_BF16 = {"fp32 master": 4, "Adam m (bf16)": 2, "Adam v (bf16)": 2}
 _ZERO = "ZeRO, arXiv:1910.02054, section 3.1"
 
 RECIPES: dict[str, Recipe] = {
-    "bf16, Adam, fp32 master": _recipe(2, 2, {"fp32 master weights": 4, **_ADAM}, _ZERO),
+    "bf16, Adam, fp32 master": _recipe(2, 2, {"fp32 master": 4, **_ADAM}, _ZERO),
     "bf16, Adam with bf16 moments": _recipe(2, 2, _ADAM_BF16, "Stanford CS336"),
     "bf16, fp32 gradients, Adam, fp32 master": _recipe(
-        2, 4, {"fp32 master weights": 4, **_ADAM}, "Kimi K2, arXiv:2507.20534, section 2.4"
+        2, 4, {"fp32 master": 4, **_ADAM}, "Kimi K2, arXiv:2507.20534, section 2.4"
     ),
     "fp32, Adam": _recipe(4, 4, _ADAM, "Adam, arXiv:1412.6980"),
     "fp32, SGD with momentum": _recipe(4, 4, {"momentum": 4}, "Polyak 1964"),

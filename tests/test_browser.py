@@ -1,0 +1,190 @@
+"""The app in a real Chromium: no error, nothing from elsewhere, readable, reachable by keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from browser import chromium, server, start_app, stop_app, tab  # noqa: F401  (fixtures)
+from demo_trace import dp_step
+
+from parallel_core import places
+from parallel_core.trace import Trace
+
+pytestmark = pytest.mark.browser
+PAGES = {
+    "/": "One model, several processes",
+    "/walls": "Walls",
+    "/traces": "Trace inspector",
+    "/data-parallel": "Data parallel",
+}
+EXISTING = {
+    path: heading
+    for path, heading in PAGES.items()
+    if path != "/data-parallel" or (places.app() / "screens" / "data_parallel.py").is_file()
+}
+LOOKS = (
+    {"width": 1280, "scheme": "light"},
+    {"width": 1280, "scheme": "dark"},
+    {"width": 390, "scheme": "light"},
+)
+STREAMLITS_OWN = {"list", "listitem"}  # the grouped navigation in its sidebar
+every_look = pytest.mark.parametrize(
+    "tab", LOOKS, ids=lambda look: f"{look['scheme']}-{look['width']}", indirect=True
+)
+
+
+@every_look
+@pytest.mark.parametrize("path", EXISTING)
+def test_each_page_is_clean(tab, path):  # noqa: F811  (the fixture)
+    """No console error, no policy violation, no stranger asked, no sideways scroll, axe content."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = tab.open(path, EXISTING[path])
+    page.wait_for_timeout(400)  # charts and players draw after the script has ended
+    wide = page.evaluate(
+        """() => [document.documentElement, ...document.querySelectorAll('[data-testid=stMain]')]
+            .map(e => e.scrollWidth - e.clientWidth)"""
+    )
+    found = axe.Axe().run(page).response["violations"]
+    ours = {v["id"]: [n["html"][:160] for n in v["nodes"]] for v in found}
+    assert tab.errors == []
+    assert tab.strangers() == []
+    assert max(wide) <= 0
+    assert {name: nodes for name, nodes in ours.items() if name not in STREAMLITS_OWN} == {}
+
+
+def test_the_recorded_run_is_there_at_once(tab):  # noqa: F811
+    """On a warm page the player is drawn within a second and a half of opening, on two cores."""
+    tab.open("/", EXISTING["/"])
+    began = time.monotonic()
+    tab.page.reload()
+    tab.page.locator("canvas").first.wait_for()
+    assert time.monotonic() - began < 1.5
+
+
+def test_the_keyboard_reaches_and_drives_the_player(tab):  # noqa: F811
+    """Tab alone leads into the player; its keys then move the playhead."""
+    page = tab.open("/", EXISTING["/"])
+    inside = "() => Boolean(document.activeElement.shadowRoot?.activeElement)"
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate(inside):
+            break
+    assert page.evaluate(inside)
+    page.keyboard.press("Home")
+    assert page.evaluate("window.__shardlab_player?.state().x") == 0
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("window.__shardlab_player?.state().x") > 0
+
+
+def test_a_run_grows_survives_a_reload_and_ends_with_the_proof(tab):  # noqa: F811
+    """Run with real processes; the timeline grows; ?job= takes a reload back to it."""
+    page = tab.open("/?dp=2&steps=60&layers=2&hidden=64", EXISTING["/"])
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Training").first.wait_for()
+    page.wait_for_function("window.__shardlab_player?.state().spans > 0")
+    before = page.evaluate("window.__shardlab_player?.state().spans")
+    page.wait_for_function(f"window.__shardlab_player?.state().spans > {before}")
+    assert "job=" in page.url
+    page.reload()
+    page.get_by_text("max |parallel").wait_for(timeout=60_000)
+    page.get_by_text("They agree to the byte").wait_for()
+    page.locator(".js-plotly-plot .barlayer .point").first.wait_for()
+    tab.settle()
+    assert tab.errors == []
+    assert tab.strangers() == []
+
+
+def test_cancel_ends_the_ranks(tab):  # noqa: F811
+    """A running job, a click on Cancel, and no rank is left a second later."""
+    page = tab.open("/?dp=2&steps=5000", EXISTING["/"])
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Training").first.wait_for()
+    assert len(_ranks()) == 2
+    page.get_by_role("button", name="Cancel").click()
+    _until(lambda: not _ranks(), 5)
+
+
+def test_closing_the_tab_ends_the_run(tab):  # noqa: F811
+    """Nobody looks any more: the lease runs out, and the ranks go."""
+    page = tab.open("/?dp=2&steps=6000", EXISTING["/"])
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Training").first.wait_for()
+    assert len(_ranks()) == 2
+    page.goto("about:blank")
+    _until(lambda: not _ranks(), 15)
+
+
+def test_an_upload_is_shown_exported_and_capped(tab, tmp_path):  # noqa: F811
+    """A trace goes in and comes out the same; what is too large is refused by the server."""
+    page = tab.open("/traces", EXISTING["/traces"])
+    asked = []
+    page.on("request", lambda r: asked.append(r) if "/_stcore/upload_file/" in r.url else None)
+    trace = dp_step(title="mine", steps=2)
+    file = tmp_path / "mine.json"
+    file.write_text(trace.to_json())
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_text("mine.json").first.wait_for()
+    page.wait_for_function("window.__shardlab_player?.state().spans > 0")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="ShardLab JSON").click()
+    assert Trace.from_json(Path(waiting.value.path()).read_text()) == trace
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Perfetto").click()
+    events = json.loads(Path(waiting.value.path()).read_text())["traceEvents"]
+    assert sum(event["ph"] == "X" for event in events) == len(trace.spans)
+    put = next(request for request in asked if request.method == "PUT")
+    answer = page.evaluate(
+        """([url, headers]) => fetch(url, {method: 'PUT', headers,
+            body: new Uint8Array(65 * 1024 * 1024)}).then(r => r.status)""",
+        [put.url, {k: v for k, v in put.headers.items() if k.lower() == "x-xsrftoken"}],
+    )
+    assert answer == 413
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_ends_takes_its_runs_with_it(chromium, how):  # noqa: F811
+    """Asked or killed, with a run under way: a moment later no process of it is left."""
+    running = start_app()
+    try:
+        page = chromium.new_page()
+        page.goto(f"{running.url}/?dp=2&steps=5000")
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_text("Training").first.wait_for(timeout=30_000)
+        family = psutil.Process(running.process.pid).children(recursive=True)
+        assert len(family) >= 3  # a supervisor and two ranks
+        os.kill(running.process.pid, how)
+        running.process.wait(10)
+        _until(lambda: not [one for one in family if _lives(one)], 5)
+        page.close()
+    finally:
+        stop_app(running)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _ranks() -> list[psutil.Process]:
+    """The rank processes under this process: grandchildren of the app, forked by its supervisor."""
+    found = []
+    for app in psutil.Process().children():
+        for supervisor in app.children():
+            found += [rank for rank in supervisor.children() if _lives(rank)]
+    return found
+
+
+def _until(true, seconds):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert true()
