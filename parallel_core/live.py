@@ -26,8 +26,8 @@ from parallel_core.plan import Plan
 from parallel_core.report import RunView
 from parallel_core.request import Request
 from parallel_core.trace import Trace
-from parallel_core.views.buckets import typical_step
 from parallel_core.views.exposure import Use, use
+from parallel_core.views.marks import typical_step
 from parallel_core.views.player import Shown, show
 
 PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")

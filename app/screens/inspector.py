@@ -33,6 +33,7 @@ def page() -> None:
     first, second = _choose(list(traces))
     trace = traces[first]
     _stuck(trace)
+    st.header("Timeline", anchor=False)
     step = results.step_choice(trace, "step")
     part = trace if step is None else trace.only(step)
     chrome.player(trace, key="inspected", own=_own_device(first, trace), step=step, title=first)
@@ -90,6 +91,7 @@ def _stuck(trace: Trace) -> None:
 
 
 def _section(trace: Trace) -> None:
+    st.header("Where the time went", anchor=False)
     chosen = st.segmented_control(
         "Question", list(SECTIONS), default=next(iter(SECTIONS)), key="ask", bind="query-params"
     )

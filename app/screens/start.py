@@ -58,7 +58,8 @@ def recorded() -> tuple[Trace, Trace]:
 def _recorded() -> None:
     trace, own = recorded()
     step = trace.steps[min(1, len(trace.steps) - 1)]
-    chrome.player(trace, key="recorded", own=own, step=step, title=f"Step {step} of a recorded run")
+    st.header("A recorded run", anchor=False)
+    chrome.player(trace, key="recorded", own=own, step=step, title=f"Step {step}")
     st.markdown(
         f"Each row is one of {trace.world_size} processes that train a small transformer on the "
         "text of *Moby-Dick*. **F** runs a layer forward, **B** backward. As backward comes down "

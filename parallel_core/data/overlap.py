@@ -82,6 +82,12 @@ class Overlap:
         """The number of equal buckets, up to `most`, that leaves least exposed."""
         return min(range(1, most + 1), key=self.exposed)
 
+    def link(self, plan: Plan) -> Link:
+        """The link that gives these numbers to the all-reduce of `plan`'s gradients."""
+        hops = Link(alpha=1.0, beta=1.0).seconds(Op.ALL_REDUCE, 0, plan.dp)
+        sent = Link(alpha=0.0, beta=1.0).seconds(Op.ALL_REDUCE, sum(gradient_bytes(plan)), plan.dp)
+        return Link(alpha=self.latency / hops, beta=sent / max(self.wire, 1e-9))
+
 
 def overlap(plan: Plan, cost: Cost, link: Link) -> Overlap:
     """The three numbers of `plan` under `cost`; `link` carries the gradients over dp."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -22,6 +22,7 @@ from parallel_core.trace import Kind, Trace
 from parallel_core.views.frame import blank, finish, ink
 from parallel_core.views.palette import PHASES
 
+_LEAST = 1e-3  # ms; a log axis has no zero
 _TICKS = (1, 2, 3, 4, 6, 8, 12, 20, 40, 100, 200, 500, 1000, 2000)
 
 
@@ -84,13 +85,12 @@ def exposure_curve(
     most = max([2, *(dot.messages for dot in dots)])
     x = [most ** (i / 120) for i in range(121)]
     lines = (
-        ("all of it", [1e3 * law.comm(k) for k in x]),
-        ("exposed, K equal buckets", [1e3 * law.exposed(k) for k in x]),
+        ("all of it", [max(1e3 * law.comm(k), _LEAST) for k in x]),
+        ("exposed, K equal buckets", [max(1e3 * law.exposed(k), _LEAST) for k in x]),
     )
     for name, y in lines:
         line = {"color": ink(dark), "width": 1.5, "dash": "dash"}
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name, hoverinfo="name+y")
-    _name_lines(figure, lines, most)
     for kind in dict.fromkeys(dot.kind for dot in dots):
         _dots(figure, [dot for dot in dots if dot.kind is kind], kind, dark)
     framed(figure, badges, height=400, dark=dark)
@@ -100,15 +100,20 @@ def exposure_curve(
         type="log", title="gradient messages a step, K", tickvals=ticks,
         ticktext=[str(tick) for tick in ticks], range=[-0.06, math.log10(most) + 0.08],
     )  # fmt: skip
-    return figure.update_yaxes(title="ms a step", rangemode="tozero")
+    _name_lines(figure, law, most)
+    return figure.update_yaxes(type="log", title="ms a step", tickformat="~g", dtick=1)
 
 
-def _name_lines(figure: go.Figure, lines: Iterable[tuple[str, list[float]]], most: int) -> None:
-    """Each line's name at its own place, since a legend would be far from it."""
-    for (name, y), at, anchor in zip(lines, (0.55, 0.72), ("bottom", "top"), strict=True):
+def _name_lines(figure: go.Figure, law: Overlap, most: int) -> None:
+    """Each curve's name where the two are far apart, since a legend would be far from both."""
+    k = most**0.6
+    for name, seconds, anchor in (
+        ("all of it", law.comm(k), "bottom"),
+        ("exposed, K equal buckets", law.exposed(k), "top"),
+    ):
         figure.add_annotation(
-            x=math.log10(most) * at, y=y[round(120 * at)], text=name, showarrow=False,
-            yanchor=anchor, font={"size": 12},
+            x=math.log10(k), y=math.log10(max(1e3 * seconds, _LEAST)), text=name,
+            showarrow=False, yanchor=anchor, font={"size": 12},
         )  # fmt: skip
 
 
@@ -124,7 +129,7 @@ def _dots(figure: go.Figure, dots: Sequence[Dot], kind: Kind, dark: bool) -> Non
         edge = {"width": 0}
     figure.add_scatter(
         x=[dot.messages for dot in dots],
-        y=[dot.exposed for dot in dots],
+        y=[max(dot.exposed, _LEAST) for dot in dots],
         mode="markers+text",
         marker={"symbol": symbols, "size": 10 if hollow else 14, "color": colour, "line": edge},
         text=[dot.label for dot in dots],
@@ -137,9 +142,9 @@ def _dots(figure: go.Figure, dots: Sequence[Dot], kind: Kind, dark: bool) -> Non
 
 def framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool) -> go.Figure:
     """The common frame; badges wrapped so narrow that a phone shows them whole."""
-    lines = [line for badge in badges for line in textwrap.wrap(badge, 56)]
+    lines = [line for badge in badges for line in textwrap.wrap(badge, 50)]
     text = "<br>".join(lines)
     finish(figure, text, height=height + 15 * len(lines), dark=dark)
-    figure.update_annotations(selector={"text": text}, align="left", font={"size": 11})
+    figure.update_annotations(selector={"text": text}, align="left", font={"size": 10})
     figure.update_xaxes(title={"font": {"size": 12}})
     return figure.update_layout(margin={"t": 34 + 15 * len(lines)})

@@ -83,18 +83,19 @@ def finish(figure: go.Figure, badge: str, *, height: int, dark: bool) -> go.Figu
 
     A badge that has no line breaks of its own is wrapped for a narrow screen.
     """
-    lines = badge.split("<br>") if "<br>" in badge else textwrap.wrap(badge, 52)
+    lines = badge.split("<br>") if "<br>" in badge else textwrap.wrap(badge, 46)
     grid = "rgba(242,242,242,0.16)" if dark else "rgba(27,30,35,0.12)"
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=False,
-        font={"color": ink(dark), "size": 13}, margin={"l": 10, "r": 16, "t": 30 + 16 * len(lines), "b": 48},
-        height=height,
+        font={"color": ink(dark), "size": 13}, height=height,
+        margin={"l": 10, "r": 16, "t": 30 + 16 * len(lines), "b": 48},
     )  # fmt: skip
     figure.update_xaxes(gridcolor=grid, zeroline=False, automargin=True)
     figure.update_yaxes(gridcolor=grid, zeroline=False, automargin=True)
     figure.add_annotation(
-        text="<br>".join(lines), align="left", xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
-        yshift=12, showarrow=False, font={"size": 12}, bordercolor=ink(dark), borderpad=3,
+        text="<br>".join(lines), align="left", xref="paper", yref="paper", x=0, y=1,
+        xanchor="left", yanchor="bottom", yshift=12, showarrow=False, font={"size": 12},
+        bordercolor=ink(dark), borderpad=3,
     )  # fmt: skip
     return figure
 

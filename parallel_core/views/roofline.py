@@ -17,7 +17,6 @@ from parallel_core.trace import Kind
 from parallel_core.views.frame import DASH, blank, finish, ink, log_range
 from parallel_core.views.palette import PHASES
 
-
 _SIDES = ("bottom right", "top left")  # of a dot, for its name; in turn, so that names part
 
 
