@@ -28,8 +28,10 @@ from parallel_core.params import units
 from parallel_core.plan import Plan
 from parallel_core.program import Lane, Op, Program, ProgramError
 from parallel_core.prove import prove
-from parallel_core.views.buckets import bucket_lanes, race, typical_step, uncovered, verdict
+from parallel_core.views.buckets import bucket_lanes, uncovered
 from parallel_core.views.exposure import Dot, exposure_curve
+from parallel_core.views.marks import typical_step
+from parallel_core.views.race import outcome, race
 
 # %% [markdown]
 # ## Predict: how much communication stays exposed?
@@ -66,7 +68,7 @@ display(bucketed)
 display(bucket_lanes(bucketed.own, model=bucketed.model))
 both = {"bucketed": bucketed.own, "naive": naive.own}
 display(race(both))
-print(verdict(both))
+print(outcome(both).words)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -160,7 +162,7 @@ for reader in (prove, check):
 accumulated = run(dp=2, steps=3, microbatches=4, parity=False, quiet=True)
 pairs = list(zip(bucketed.losses[:3], accumulated.losses, strict=True))
 assert all(abs(one - other) < 1e-4 for one, other in pairs), "the layout must not change the loss"
-print(f"max |parallel - single| = {bucketed.parity:.2g} over all gradients (one step, float32)")
+print(f"max |parallel - single| = {bucketed.parity:.2g} over all gradients, in float32")
 print("4 ranks x 1 microbatch and 2 ranks x 4 train alike, step by step:")
 print("\n".join(f"  {one:.5f}  {other:.5f}" for one, other in pairs))
 

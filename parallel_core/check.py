@@ -7,15 +7,16 @@
                             destination) as many sends as receives (NCCL matches them in order)
     no deadlock             every lane reaches its end, also when a send waits for its receive
 
-The order within a lane is the program's; across lanes only values order things, so the checks
-of reads and frees are made on a run of the program (simulate.py with unit costs).
+The order within a lane is the program's; across lanes only values order things. So a value may be
+freed on one lane only if its readers on the others are known to be done by then.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
-from parallel_core.program import Instr, Program, ProgramError, Value
+from parallel_core.program import Instr, Lane, Program, ProgramError, Value
 from parallel_core.simulate import run_order
 
 
@@ -23,6 +24,7 @@ def check(program: Program) -> None:
     """Raises ProgramError with one sentence if the program breaks a rule."""
     for rank in range(program.mesh.size):
         _values_live_once(program, rank)
+        _frees_come_last(program, rank)
     _collectives_agree(program)
     _sends_meet_receives(program)
     run_order(program, rendezvous=True)  # raises on deadlock
@@ -55,6 +57,43 @@ def _values_live_once(program: Program, rank: int) -> None:
         )
     if missing := set(program.keeps[rank]) - set(left):
         raise ProgramError(f"rank {rank} promises to keep {min(missing)} but does not have it")
+
+
+def _frees_come_last(program: Program, rank: int) -> None:
+    """No lane frees what another lane may still be reading."""
+    known = _finished_before(program.ranks[rank])
+    readers: dict[Value, list[int]] = defaultdict(list)
+    for index, instr in enumerate(program.ranks[rank]):
+        for value in instr.reads:
+            readers[value].append(index)
+    for index, instr in enumerate(program.ranks[rank]):
+        for value in instr.frees:
+            for reader in readers[value]:
+                other = program.ranks[rank][reader]
+                if reader != index and known[index].get(other.lane, -1) < reader:
+                    raise ProgramError(
+                        f"{_at(rank, index, instr)} frees {value} while instruction {reader}"
+                        f" ({other.label}) on the {other.lane.value} lane may still read it: let"
+                        " the later of the two free it"
+                    )
+
+
+def _finished_before(instrs: Sequence[Instr]) -> list[dict[Lane, int]]:
+    """Per instruction and lane, the last index that is surely done when the instruction starts."""
+    known: list[dict[Lane, int]] = []
+    writer: dict[Value, int] = {}
+    last: dict[Lane, int] = {}
+    for index, instr in enumerate(instrs):
+        causes = {writer[value] for value in instr.reads if value in writer}
+        causes |= {last[instr.lane]} if instr.lane in last else set()
+        mine: dict[Lane, int] = {}
+        for cause in causes:
+            for lane, done in (*known[cause].items(), (instrs[cause].lane, cause)):
+                mine[lane] = max(mine.get(lane, -1), done)
+        known.append(mine)
+        last[instr.lane] = index
+        writer.update(dict.fromkeys(instr.writes, index))
+    return known
 
 
 def _is_there(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from parallel_core.analysis.waits import complete, last_arrival, messages
+from parallel_core.meetings import complete, last_arrival, messages
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
 
@@ -25,9 +25,10 @@ def chrome_trace(trace: Trace) -> dict[str, Any]:
     lanes = {**_LANES}
     for span in trace.spans:
         lanes.setdefault(span.lane, len(lanes))
-    events = [*_names(trace, lanes), *(_slice(trace, lanes, s) for s in trace.spans)]
-    events += _memory(trace)
-    events += _arrows(trace, lanes)
+    zero = trace.start
+    events = [*_names(trace, lanes), *(_slice(zero, lanes, s) for s in trace.spans)]
+    events += _memory(zero, trace)
+    events += _arrows(zero, lanes, trace)
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
@@ -68,11 +69,12 @@ def _meta(name: str, rank: int, lane: int, args: Event) -> Event:
     return {"ph": "M", "name": name, "pid": rank, "tid": lane, "ts": 0, "args": args}
 
 
-def _us(trace: Trace, moment: int) -> float:
-    return (moment - trace.start) / 1000
+def _us(zero: int, moment: int) -> float:
+    """Microseconds since the trace's start."""
+    return (moment - zero) / 1000
 
 
-def _slice(trace: Trace, lanes: dict[str, int], span: Span) -> Event:
+def _slice(zero: int, lanes: dict[str, int], span: Span) -> Event:
     args: Event = {"step": span.step, "index": span.index}
     optional: Event = {
         "bytes": span.bytes or None,
@@ -91,13 +93,13 @@ def _slice(trace: Trace, lanes: dict[str, int], span: Span) -> Event:
         "cat": span.op,
         "pid": span.rank,
         "tid": lanes[span.lane],
-        "ts": _us(trace, span.t_start),
+        "ts": _us(zero, span.t_start),
         "dur": span.duration / 1000,
         "args": args,
     }
 
 
-def _memory(trace: Trace) -> list[Event]:
+def _memory(zero: int, trace: Trace) -> list[Event]:
     """The live bytes of each rank after each span, where the trace knows them."""
     if not any(s.memory for s in trace.spans):
         return []
@@ -107,14 +109,14 @@ def _memory(trace: Trace) -> list[Event]:
             "name": "memory",
             "pid": span.rank,
             "tid": 0,
-            "ts": _us(trace, span.t_done),
+            "ts": _us(zero, span.t_done),
             "args": {"bytes": span.memory},
         }
         for span in sorted(trace.spans, key=lambda s: s.t_done)
     ]
 
 
-def _arrows(trace: Trace, lanes: dict[str, int]) -> list[Event]:
+def _arrows(zero: int, lanes: dict[str, int], trace: Trace) -> list[Event]:
     """Flow events: from the last end to arrive to every other, or from a send to its receive."""
     events: list[Event] = []
     arrow = 0
@@ -128,14 +130,14 @@ def _arrows(trace: Trace, lanes: dict[str, int]) -> list[Event]:
                 continue
             arrow += 1
             events += [
-                _end(trace, lanes, source, {"ph": "s", "id": arrow, "moment": source.t_start}),
-                _end(trace, lanes, end, {"ph": "f", "id": arrow, "bp": "e", "moment": end.t_done}),
+                _end(zero, lanes, source, {"ph": "s", "id": arrow, "moment": source.t_start}),
+                _end(zero, lanes, end, {"ph": "f", "id": arrow, "bp": "e", "moment": end.t_done}),
             ]
     return events
 
 
-def _end(trace: Trace, lanes: dict[str, int], span: Span, mark: Event) -> Event:
+def _end(zero: int, lanes: dict[str, int], span: Span, mark: Event) -> Event:
     """One end of an arrow, inside its span: viewers bind it to the slice around that moment."""
     moment = min(mark.pop("moment"), max(span.t_start, span.t_done - 1))
-    place = {"pid": span.rank, "tid": lanes[span.lane], "ts": _us(trace, moment)}
+    place = {"pid": span.rank, "tid": lanes[span.lane], "ts": _us(zero, moment)}
     return {"name": span.label, "cat": "message", **mark, **place}

@@ -7,12 +7,12 @@ from the run itself, and the simulator lays them out by the program's dependenci
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import median
 
 from parallel_core.cost import Link, MeasuredCost, ModelCost
+from parallel_core.meetings import complete, messages
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Program
 from parallel_core.simulate import simulate
@@ -59,14 +59,10 @@ def fit_link(trace: Trace, program: Program) -> Link:
 
 
 def _meetings(trace: Trace, program: Program) -> Iterable[_Message]:
-    ends: dict[tuple[object, ...], list[Span]] = defaultdict(list)
-    for span in trace.spans:
-        if span.peers and Op(span.op).is_message:
-            ends[span.axis, span.peers, span.seq].append(span)
-    for spans in ends.values():
-        first = spans[0]
-        if len(spans) < len(first.peers):
+    for spans in messages(trace):
+        if not complete(spans):
             continue
+        first = spans[0]
         wire = (max(s.t_done for s in spans) - max(s.t_start for s in spans)) / 1e9
         count = max(len(program.ranks[first.rank][first.index].inner), 1)
         yield _Message(Op(first.op), first.bytes, len(first.peers), count, max(wire, 1e-9))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from demo_trace import dp_step
 from streamlit.testing.v1 import AppTest
@@ -248,6 +250,53 @@ def test_a_run_that_is_not_known_is_told():
     at = open_page("start", job="000000-j1")
     assert "not known any more" in at.info[0].value
     assert not at.exception and "job" not in at.query_params
+
+
+@pytest.mark.live
+def test_a_rank_that_dies_is_named_on_the_page():
+    """Kill -9 of a rank: the run ends with one sentence that names it, and Run is ready again."""
+    at = open_page("start", dp=2, steps=5000)
+    button(at, "Run").click().run()
+    until(at, lambda at: players(at)[1:])
+    ranks = psutil.Process(live.desk().pool.supervisor_pid).children()
+    max(ranks, key=lambda rank: rank.pid).kill()
+    until(at, lambda at: at.error, 20)
+    assert re.match(r"Rank 1 .*step \d+", at.error[0].value), at.error[0].value
+    assert not button(at, "Run").disabled
+
+
+@pytest.mark.live
+def test_two_who_ask_the_same_share_a_run(pool):
+    """One run, both watch; it ends when the second has left."""
+    desk = live.Desk(pool)
+    request = controls.Request.of(dp=2, layers=1, hidden=16, steps=5000)
+    name = desk.submit(request)
+    assert desk.submit(request) == name
+    asked = desk.find(name)
+    desk.watch(asked, "one")
+    desk.watch(asked, "two")
+    desk.leave(asked, "one")
+    time.sleep(0.3)
+    assert not desk.jobs.state(asked.job).status.over
+    desk.leave(asked, "two")
+    end = time.monotonic() + 10
+    while not desk.jobs.state(asked.job).status.over and time.monotonic() < end:
+        time.sleep(0.05)
+    assert desk.jobs.state(asked.job).status is live.Status.CANCELLED
+    desk.jobs.close()
+
+
+def test_a_full_queue_is_one_sentence(monkeypatch):
+    """Nothing is started, nothing is lost."""
+
+    def full(desk, request):
+        raise live.QueueFull("9 jobs run or wait already; try again soon")
+
+    monkeypatch.setattr(live.Desk, "submit", full)
+    at = open_page("start")
+    button(at, "Run").click().run()
+    assert at.error[0].value == "9 jobs run or wait already; try again soon."
+    assert not button(at, "Run").disabled
 
 
 def test_waiting_in_the_queue_is_said():

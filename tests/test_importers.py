@@ -194,6 +194,47 @@ def test_a_device_profile_reads_kernels_and_nccl_metadata():
     assert run.provenance.date == "2023-11-14"
 
 
+@pytest.mark.parametrize(
+    ("ranks", "peers"),
+    [
+        ("[0, 2, 4, 6]", (0, 2, 4, 6)),
+        ([0, 4], (0, 4)),
+        ("", tuple(range(8))),
+        ("[]", tuple(range(8))),
+    ],
+)
+def test_the_ranks_of_a_group_come_from_the_message_or_from_its_groups_list(ranks, peers):
+    data = nccl_profile(0)
+    for event in data["traceEvents"][4], data["traceEvents"][8]:
+        event["args"]["Process Group Ranks"] = ranks
+    assert load("trace.json", text(data)).by_rank[0][1].peers == peers
+
+
+def test_a_group_larger_than_a_job_is_refused():
+    data = nccl_profile(0)
+    data["traceEvents"][8]["args"]["Process Group Ranks"] = "[0, 999999]"
+    with pytest.raises(TraceError, match="group 3 is larger than a job can be"):
+        load("trace.json", text(data))
+
+
+def test_gloo_messages_of_a_job_with_several_groups_are_marked_as_uncertain():
+    """gloo's profile does not say which group a message belongs to; the badge does."""
+    data = json.loads(gzip.decompress(sample("profile_rank0.json.gz")[0][1]))
+    groups = data["distributedInfo"]["pg_config"]
+    groups.append({"pg_name": "1", "pg_desc": "dp", "ranks": [0, 2]})
+    assert "names no group" in load("trace.json", text(data)).provenance.badge
+
+
+def test_a_host_profile_of_nccl_has_the_calls_that_posted_its_messages():
+    """Without a device the kernels are unknown: the messages are the host's calls."""
+    data = nccl_profile(0)
+    data["traceEvents"] = [e for e in data["traceEvents"] if e.get("cat") != "kernel"]
+    linear, gather, recv = load("trace.json", text(data)).by_rank[0]
+    assert (linear.op, linear.where, linear.lane) == ("F", "linear", "compute")
+    assert (gather.op, gather.duration, gather.bytes) == ("all_gather", 1000, 200)
+    assert recv.peers == (1, 0)
+
+
 @pytest.mark.parametrize("time", ["NaN", "Infinity", "-Infinity", "1e17", "1" + "0" * 400, '"3"'])
 @pytest.mark.parametrize("field", ["ts", "dur"])
 def test_a_profile_with_an_impossible_time_is_refused(field, time):
@@ -202,6 +243,24 @@ def test_a_profile_with_an_impossible_time_is_refused(field, time):
     data["traceEvents"][7][field] = "HERE"
     with pytest.raises(TraceError, match=f"event 7: {field} must be a number"):
         load("trace.json", text(data).replace(b'"HERE"', time.encode()))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        ("void at::native::fill<4, at::F<int> >(int, at::F<int>)", "fill"),
+        ("gemm<float>", "gemm"),
+        ("void at::native::(anonymous namespace)::cat<int>(int)", "cat"),
+        ("Memcpy HtoD (Pageable -> Device)", "Memcpy HtoD (Pageable -> Device)"),
+        ("triton_poi_fused_add_0", "triton_poi_fused_add_0"),
+    ],
+)
+def test_a_kernel_without_a_host_op_is_called_by_its_own_short_name(kernel, name):
+    """No namespaces, template arguments or parameters; the whole name is its source."""
+    data = nccl_profile(0)
+    data["traceEvents"] = [data["traceEvents"][7] | {"name": kernel, "args": {}}]
+    (span,) = load("trace.json", text(data)).spans
+    assert (span.op, span.source) == (name, kernel)
 
 
 def test_ranks_are_joined_on_the_wall_clock():

@@ -17,8 +17,9 @@ import pytest
 from demo_trace import MS, dp_step
 
 from parallel_core import places
+from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Kind, Provenance, Span, Trace
-from parallel_core.views.account import account, bytes_text, time_text, wait_text
+from parallel_core.views.account import account, wait_text
 from parallel_core.views.causes import Why, message_ids, ordered, waits
 from parallel_core.views.player import frame_bench_html, html, payload, show
 from parallel_core.views.svg import timeline

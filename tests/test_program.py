@@ -85,7 +85,19 @@ def change_one(label: str, **new):
     return lambda instrs: [replace(i, **new) if i.label == label else i for i in instrs]
 
 
+def free_early(instrs):
+    """Let the comm lane free weights that the compute lane reads a little later."""
+    at = next(n for n, i in enumerate(instrs) if i.label == "all_reduce loss")
+    late = next(n for n, i in enumerate(instrs) if i.label == "B layer0 mb0")
+    gone = Value("w", (1,))
+    reads = tuple(v for v in instrs[-1].reads if v != gone)
+    early = replace(instrs[at], reads=(*instrs[at].reads, gone), frees=(*instrs[at].frees, gone))
+    last = replace(instrs[-1], reads=reads, frees=reads)
+    return [*instrs[:at], *instrs[at + 1 : late + 1], early, *instrs[late + 1 : -1], last]
+
+
 ILLEGAL = {
+    "freed while another lane reads": (free_early, "on the compute lane may still read it"),
     "read before written": (swap("F layer0 mb0", "F layer1 mb0"), "reads act[0,1] before"),
     "read of nothing": (drop("F layer0 mb0"), "reads act[0,1], which nothing on this rank writes"),
     "never freed": (drop("O weights"), "never frees"),

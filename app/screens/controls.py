@@ -81,6 +81,15 @@ def request(values: Mapping[str, Any], key: str = "") -> Request | None:
         return None
 
 
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop, everything else as it was.
+
+    >>> sentence("a step takes 3 ms in B layer1")
+    'A step takes 3 ms in B layer1.'
+    """
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
 def complain(error: PlanError, key: str = "", *, mend: bool = True) -> None:
     """The error's sentence, and a button that takes the nearest value that works."""
     st.error(f"{error}.")

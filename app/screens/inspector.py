@@ -10,9 +10,10 @@ from parallel_core.analysis.compare import compare
 from parallel_core.analysis.critical_path import critical_path
 from parallel_core.analysis.exposed import exposed
 from parallel_core.analysis.stuck import stuck
-from parallel_core.analysis.waits import nice_time, totals, waits
+from parallel_core.analysis.waits import totals, waits
 from parallel_core.cases import program_of
 from parallel_core.plan import Plan, PlanError
+from parallel_core.quantities import time_text
 from parallel_core.replay import replay
 from parallel_core.trace import Kind, Trace
 from parallel_core.views import charts, tables
@@ -107,12 +108,12 @@ def _waiting(trace: Trace) -> None:
     sums = totals(found)
     waited, wire = sum(r.wait_ns for r in sums), sum(r.wire_ns for r in sums)
     st.markdown(
-        f"In messages, the ranks spent **{nice_time(waited)} waiting** for a peer to arrive and "
-        f"**{nice_time(wire)} on the wire**, summed over ranks."
+        f"In messages, the ranks spent **{time_text(waited)} waiting** for a peer to arrive and "
+        f"**{time_text(wire)} on the wire**, summed over ranks."
     )
     chrome.chart(
         charts.wait_wire(trace, dark=chrome.dark()),
-        f"Waiting {nice_time(waited)}, wire {nice_time(wire)}",
+        f"Waiting {time_text(waited)}, wire {time_text(wire)}",
         "wait_wire",
     )
     chrome.table(tables.total_rows(sums))
@@ -123,7 +124,7 @@ def _waiting(trace: Trace) -> None:
 def _path(trace: Trace) -> None:
     """The chain of spans that set the makespan."""
     path = critical_path(trace)
-    st.markdown(f"{path.account.capitalize()}. Press **c** in the player to see it drawn.")
+    st.markdown(f"{chrome.sentence(path.account)} Press **c** in the player to see it drawn.")
     chrome.table(
         [{"op": op, "share of the path": f"{share:.1%}"} for op, share in path.shares.items()]
     )
@@ -136,8 +137,8 @@ def _use(trace: Trace) -> None:
     use = exposed(trace)
     share = use.hidden_ns / use.comm_ns if use.comm_ns else 0.0
     st.markdown(
-        f"Of {nice_time(use.comm_ns)} in communication, **{nice_time(use.hidden_ns)} "
-        f"({share:.0%}) was hidden** under compute and **{nice_time(use.exposed_ns)} exposed**; "
+        f"Of {time_text(use.comm_ns)} in communication, **{time_text(use.hidden_ns)} "
+        f"({share:.0%}) was hidden** under compute and **{time_text(use.exposed_ns)} exposed**; "
         f"the ranks did not compute for {use.bubble_of_total:.0%} of their total time."
     )
     figure = charts.utilisation(trace, dark=chrome.dark())
@@ -174,15 +175,15 @@ def _against(before: Trace, before_name: str, after: Trace, after_name: str) -> 
     """Two runs: the other one's player, both in four numbers, and op by op."""
     both = compare(before, after)
     st.header("Compared", anchor=False)
-    st.markdown(f"Before: *{before_name}*. After: *{after_name}*. {both.account.capitalize()}.")
+    st.markdown(f"Before: *{before_name}*. After: *{after_name}*. {chrome.sentence(both.account)}")
     chrome.table(
         [
             {
                 "": word,
                 "steps": side.steps,
-                "a step": nice_time(side.step_ns),
-                "communication": nice_time(side.comm_ns),
-                "exposed": nice_time(side.exposed_ns),
+                "a step": time_text(side.step_ns),
+                "communication": time_text(side.comm_ns),
+                "exposed": time_text(side.exposed_ns),
                 "peak bytes": f"{side.peak_bytes:,}",
             }
             for word, side in (("before", both.before), ("after", both.after))

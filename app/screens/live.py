@@ -27,9 +27,11 @@ from parallel_core.launch import Pool
 from parallel_core.report import RunView
 from parallel_core.request import Request
 from parallel_core.trace import Trace
+from screens.controls import sentence
 
 PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
-KEPT = 64  # requests remembered, and at most as many runs per session
+KEPT = 64  # requests remembered by the server
+MOST = 4  # runs a session keeps, the latest
 RENEW_S = 2.0  # how often leases are renewed; well under the lease of Jobs
 
 
@@ -73,8 +75,12 @@ class Desk:
     def leave(self, asked: Asked, session: str) -> None:
         """This session looks no more; the run ends at once if nobody else does."""
         self._sessions.pop((asked.job, session), None)
-        if self.jobs.state(asked.job).watchers <= 1:
+        if not self.watchers(asked):
             self.jobs.cancel(asked.job)
+
+    def watchers(self, asked: Asked) -> int:
+        """How many sessions look at the run."""
+        return sum(job == asked.job for job, _ in list(self._sessions))
 
     def close(self) -> None:
         """End every run and the supervisor."""
@@ -162,7 +168,7 @@ def start(request: Request, page: str) -> None:
     try:
         st.query_params["job"] = desk().submit(request)
     except QueueFull as error:
-        st.error(f"{error}.".capitalize())
+        st.error(sentence(str(error)))
         return
     st.rerun()
 
@@ -178,6 +184,8 @@ def current(page: str) -> Follower | None:
         if asked is not None and name not in runs:
             unread = JobState(id=asked.job, status=Status.QUEUED)
             runs[name] = Follower(asked, RunView(asked.request.plan), unread)
+            for old in list(runs)[:-MOST]:
+                del runs[old]
         found = runs[name]
         found.read()
     except KeyError:
@@ -206,11 +214,12 @@ def watch(run: Follower, draw: Callable[[Follower], None], page: str) -> None:
     session = context.session_id if context else ""
     desk().watch(run.asked, session)
     if run.read().status.over:
+        desk().leave(run.asked, session)
         st.rerun()
     done, steps = len(run.view.metrics), run.asked.request.steps
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(min(done / max(steps, 1), 1.0), text=words(run))
-        shared = run.state.watchers > 1
+        shared = desk().watchers(run.asked) > 1
         if st.button("Leave" if shared else "Cancel", key="live.cancel", icon=":material/close:"):
             desk().leave(run.asked, session)
             forget(page)
@@ -226,18 +235,17 @@ def words(run: Follower) -> str:
         return f"Waiting in the queue: {before}. Somebody else's run goes first."
     done = f"step {len(view.metrics)} of {run.asked.request.steps}" if view.metrics else ""
     loss = f"loss {view.metrics[-1]['loss']:.3f}" if view.metrics else ""
-    also = f"{state.watchers} are watching" if state.watchers > 1 else ""
-    return ", ".join(part for part in (view.status.capitalize(), done, loss, also) if part)
+    return ", ".join(part for part in (view.status.capitalize(), done, loss) if part)
 
 
 def ended(run: Follower) -> Finished | None:
     """Say how a run that is over ended; what it brought, if it finished."""
     state = run.state
     if state.status is Status.FAILED:
-        st.error(state.error)
+        st.error(sentence(state.error))
         if state.detail:
             with st.expander("What the rank said"):
                 st.code(state.detail, language=None)
     if state.status is Status.CANCELLED:
-        st.info(f"{state.error.capitalize()}.")
+        st.info(sentence(state.error))
     return run.finished

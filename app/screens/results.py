@@ -8,9 +8,9 @@ import streamlit as st
 import theme
 
 from parallel_core.plan import Plan, flat_fields
+from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Trace
 from parallel_core.views import charts
-from parallel_core.views.account import bytes_text, time_text
 from screens import chrome
 from screens.live import Finished
 

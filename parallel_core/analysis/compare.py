@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from parallel_core.analysis.exposed import exposed, without_warmup
-from parallel_core.analysis.waits import nice_time
 from parallel_core.program import Op
+from parallel_core.quantities import time_text
 from parallel_core.trace import Trace
 
 Name = tuple[int, str, str, int | None]
@@ -98,10 +98,10 @@ class Comparison:
         """The difference in one sentence."""
         then, now = self.before.step_ns, self.after.step_ns
         turn = f"{now / then:.2f} times" if then else "not comparable with"
-        text = f"a step takes {nice_time(now)}, {turn} the {nice_time(then)} of before"
+        text = f"a step takes {time_text(now)}, {turn} the {time_text(then)} of before"
         if self.slower:
             worst = self.slower[0]
-            text += f"; most was lost in {worst.label}, +{nice_time(worst.lost_ns)}"
+            text += f"; most was lost in {worst.label}, +{time_text(worst.lost_ns)}"
         return text
 
 

@@ -18,18 +18,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 
-from parallel_core.analysis.waits import (
-    complete,
-    is_message,
-    last_arrival,
-    messages,
-    nice_time,
-    split,
-)
+from parallel_core.analysis.waits import split
+from parallel_core.meetings import complete, is_message, last_arrival, messages
 from parallel_core.program import Op
+from parallel_core.quantities import time_text
 from parallel_core.trace import Span, Trace
 
 GAP = "nothing recorded"
+_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +72,15 @@ class CriticalPath:
         """The path in one sentence."""
         if not self.pieces:
             return "the trace is empty: it has no critical path"
-        parts = [f"{op} {share:.0%}" for op, share in self.shares.items() if share >= 0.005]
+        largest = list(self.shares.items())[:_NAMED]
+        parts = [f"{op} {share:.0%}" for op, share in largest if share >= 0.005]
         hops = [p.span.rank for p in self.pieces if p.span is not None]
         jumps = sum(one != two for one, two in pairwise(hops))
-        whole = nice_time(self.pieces[-1].end - self.pieces[0].begin)
-        times = "once" if jumps == 1 else f"{jumps} times"
-        return f"{whole} from first start to last end: {', '.join(parts)}; it changes rank {times}"
+        whole = time_text(self.pieces[-1].end - self.pieces[0].begin)
+        way = f"it changes rank {'once' if jumps == 1 else f'{jumps} times'}"
+        if not jumps:
+            way = f"it stays on rank {hops[0]}" if hops else "no span is on it"
+        return f"{whole} from first start to last end: {', '.join(parts)}; {way}"
 
 
 def critical_path(trace: Trace) -> CriticalPath:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from parallel_core.analysis.waits import is_message
+from parallel_core.meetings import is_message
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from parallel_core.analysis.waits import messages
+from parallel_core.meetings import messages
 from parallel_core.program import Op
 from parallel_core.trace import Span, Trace
 
@@ -67,9 +67,7 @@ def _first_hang(sets: list[tuple[Span, ...]]) -> tuple[Span, ...] | None:
     return min(hanging, key=lambda ends: ends[0].seq or 0, default=None)
 
 
-def _verdict(
-    ends: tuple[Span, ...], axis: str, peers: tuple[int, ...], present: set[int]
-) -> Stuck:
+def _verdict(ends: tuple[Span, ...], axis: str, peers: tuple[int, ...], present: set[int]) -> Stuck:
     waiting = tuple(sorted({end.rank for end in ends if end.where in UNFINISHED}))
     posted = {end.rank for end in ends}
     culprits = tuple(p for p in peers if p not in posted and p in present)

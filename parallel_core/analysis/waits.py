@@ -22,11 +22,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
-from parallel_core.program import Lane, Op
+from parallel_core.meetings import complete, is_message, last_arrival, messages
+from parallel_core.program import Op
+from parallel_core.quantities import time_text
 from parallel_core.trace import Span, Trace
-
-Key = tuple[object, ...]
-_MESSAGE_OPS = frozenset(op.value for op in Op if op.is_message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +46,10 @@ class Wait:
     @property
     def sentence(self) -> str:
         """The cause in words, for a hover or a text account."""
-        wire = f"the wire took {nice_time(self.wire_ns)}"
+        wire = f"the wire took {time_text(self.wire_ns)}"
         if self.wait_ns == 0:
             return f"rank {self.rank} waited for nobody in {self.span.label}; {wire}"
-        who = f"rank {self.rank} waited {nice_time(self.wait_ns)} for rank {self.culprit}"
+        who = f"rank {self.rank} waited {time_text(self.wait_ns)} for rank {self.culprit}"
         return f"{who}, which was {_in(self.culprit_was_doing)}; {wire}"
 
 
@@ -63,67 +62,6 @@ class RankTotal:
     wait_ns: int
     wire_ns: int
     caused_ns: int
-
-
-def nice_time(ns: float) -> str:
-    """A duration in the unit that reads best: `3.1 ms`, `12 µs`."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if abs(ns) >= size:
-            return f"{ns / size:.3g} {unit}"
-    return f"{ns:.0f} ns"
-
-
-def is_message(span: Span) -> bool:
-    """Whether the span moves bytes between ranks (also for ops of other tools)."""
-    return span.lane == Lane.COMM or span.op in _MESSAGE_OPS
-
-
-def other_end(span: Span) -> int | None:
-    """The peer of a SEND or RECV span, whether `peers` holds both ends or the other alone."""
-    others = [peer for peer in span.peers if peer != span.rank]
-    return others[0] if others else (span.rank if span.peers else None)
-
-
-def messages(trace: Trace) -> tuple[tuple[Span, ...], ...]:
-    """Every message as the tuple of its ends, in rank order; messages in order of arrival.
-
-    Spans without a `seq` are counted in the order in which their rank began them. A message of
-    which only some ends are in the trace holds only those.
-    """
-    counts: dict[Key, int] = defaultdict(int)
-    found: dict[Key, list[Span]] = defaultdict(list)
-    for row in trace.by_rank:
-        for span in filter(is_message, row):
-            group = _group(span)
-            if group is None:
-                continue
-            counter = (*group, span.op if group[0] == "p2p" else "", span.rank)
-            seq = counts[counter] if span.seq is None else span.seq
-            counts[counter] += 1
-            found[*group, seq].append(span)
-    ends = (tuple(sorted(spans, key=lambda s: s.rank)) for spans in found.values())
-    return tuple(sorted(ends, key=lambda spans: min(s.t_start for s in spans)))
-
-
-def _group(span: Span) -> Key | None:
-    """What the ends of a message share besides their sequence number."""
-    if span.op in (Op.SEND, Op.RECV):
-        other = other_end(span)
-        if other is None:
-            return None
-        pair = (span.rank, other) if span.op == Op.SEND else (other, span.rank)
-        return ("p2p", span.step, *pair)
-    return ("group", span.step, span.axis, tuple(sorted(span.peers))) if span.peers else None
-
-
-def complete(ends: tuple[Span, ...]) -> bool:
-    """Whether every rank of the message is there."""
-    return {s.rank for s in ends} >= {peer for s in ends for peer in s.peers}
-
-
-def last_arrival(ends: tuple[Span, ...]) -> Span:
-    """The end that came last; of several at the same moment the lowest rank."""
-    return max(ends, key=lambda s: (s.t_start, -s.rank))
 
 
 def waits(trace: Trace) -> tuple[Wait, ...]:
@@ -142,7 +80,8 @@ def waits(trace: Trace) -> tuple[Wait, ...]:
 
 def split(end: Span, last: Span) -> int:
     """The moment at which `end` stops waiting for `last` and the wire begins, nanoseconds."""
-    return last.t_start if end.t_start < last.t_start < end.t_done else end.t_start
+    buffered = end.t_done <= last.t_start if end.op == Op.SEND else end.t_done < last.t_start
+    return end.t_start if buffered else max(last.t_start, end.t_start)
 
 
 class _Lane:

@@ -14,10 +14,17 @@ from rich.table import Table
 
 from parallel_core.bench import BENCHES, Say
 from parallel_core.bench.circumstances import circumstances
-from parallel_core.bench.measurement import Measurement, Report
+from parallel_core.bench.measurement import Report
 from parallel_core.cli.plan_options import given, plan_options
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+
+Bench = Callable[[Say], Report]
+
+
+def count(name: str, meaning: str) -> Any:
+    """An option whose value its bench's own fields check."""
+    return click.option(f"--{name}", metavar="NUMBER", help=meaning)
 
 
 @click.group("bench")
@@ -34,10 +41,10 @@ def command() -> None:
 
 @command.command("dp")
 @plan_options
-@click.option("--rounds", metavar="INT", help="rounds of four turns  [default: 16]")
-@click.option("--turn-steps", metavar="INT", help="steps a turn  [default: 2]")
-@click.option("--warmup", metavar="INT", help="untimed steps a side  [default: 4]")
-@click.option("--peer-bucket-mb", metavar="FLOAT", help="DDP's bucket_cap_mb  [default: 25]")
+@count("rounds", "rounds of four turns  [default: 16]")
+@count("turn-steps", "steps a turn  [default: 2]")
+@count("warmup", "untimed steps a side  [default: 4]")
+@count("peer-bucket-mb", "DistributedDataParallel's bucket_cap_mb  [default: 25]")
 @click.option("--norm/--no-norm", default=None, help="both measure the gradient norm, or neither")
 @AS_JSON
 def dp(as_json: bool, **options: Any) -> None:
@@ -52,23 +59,158 @@ def dp(as_json: bool, **options: Any) -> None:
       shardlab bench dp --rounds 40 --no-norm
       shardlab bench dp --dp 4 --hidden 128 --json | jq .rows
     """
-    from parallel_core.bench import dp as bench
+    _run("dp", options, as_json)
 
+
+@command.command("start")
+@count("cold", "repeats with a new pool  [default: 5]")
+@count("warm", "repeats with a warm pool  [default: 15]")
+@AS_JSON
+def start(as_json: bool, **options: Any) -> None:
+    """Latency from a request to the first all-reduce and to the end of the first step.
+
+    At 2 and 4 ranks; cold (a new pool, torch imported) and warm (the pool has run before).
+
+    \b
+    Examples:
+      shardlab bench start
+      shardlab bench start --cold 3 --warm 30 --json
+    """
+    _run("start", options, as_json)
+
+
+@command.command("recorder")
+@plan_options
+@count("rounds", "rounds of the small pairs  [default: 20]")
+@count("real-rounds", "rounds of whole steps, four steps each  [default: 10]")
+@count("warmup", "untimed steps a side  [default: 3]")
+@AS_JSON
+def recorder(as_json: bool, **options: Any) -> None:
+    """What the recorder costs an instruction, a message, and a step; it should be under 2 %.
+
+    \b
+    Examples:
+      shardlab bench recorder
+      shardlab bench recorder --dp 2 --microbatches 4 --json
+    """
+    _run("recorder", options, as_json)
+
+
+@command.command("player")
+@count("repeats", "scrubs, each on a page opened anew  [default: 7]")
+@count("frames", "frames a scrub  [default: 120]")
+@AS_JSON
+def player(as_json: bool, **options: Any) -> None:
+    """Frame time of the player with 10,000 and 100,000 spans, in a headless Chromium.
+
+    \b
+    Examples:
+      shardlab bench player
+      shardlab bench player --repeats 3 --json
+    """
+    _run("player", options, as_json)
+
+
+@command.command("all")
+@AS_JSON
+def everything(as_json: bool) -> None:
+    """Every bench in turn, at its defaults; with --json one object, a report by bench.
+
+    \b
+    Examples:
+      shardlab bench all --json > bench.json
+    """
+    with _progress() as say:
+        reports = {name: _measured(_bench(name, {}), say) for name in BENCHES}
+    if as_json:
+        click.echo(json.dumps(reports))
+        return
+    for report in reports.values():
+        _show(report)
+
+
+def _bench(name: str, options: dict[str, Any]) -> Bench:
+    """The bench with these options; a wrong one raises PlanError before anything starts."""
     flat = given(options)
-    own = {f.name for f in fields(bench.Race)}
-    chosen = bench.Race(**{k: flat.pop(k) for k in own & set(flat)})
-    plan = bench.plan_of(**flat)
-    _run(lambda say: bench.measure(plan, chosen, say), as_json)
+    match name:
+        case "dp":
+            from parallel_core.bench import dp
+
+            race = dp.Race(**_taken(flat, dp.Race))
+            plan = dp.plan_of(**flat)
+            return lambda say: dp.measure(plan, race, say)
+        case "start":
+            from parallel_core.bench import start
+
+            repeats = start.Repeats(**flat)
+            return lambda say: start.measure(repeats, say)
+        case "recorder":
+            from parallel_core.bench import dp, recorder
+
+            watching = recorder.Watching(**_taken(flat, recorder.Watching))
+            plan = dp.plan_of(**flat)
+            return lambda say: recorder.measure(plan, watching, say)
+        case "player":
+            from parallel_core.bench import player
+
+            scrubs = player.Scrubs(**flat)
+            return lambda say: player.measure(scrubs, say)
+    raise AssertionError(name)
 
 
-def _run(bench: Callable[[Say], Report], as_json: bool) -> None:
-    with progress() as say:
-        report = measured(bench, say)
-    _print(report, as_json)
+def _taken(flat: dict[str, Any], cls: type) -> dict[str, Any]:
+    """The options that are fields of `cls`, taken out of `flat`; the others are the plan's."""
+    return {f.name: flat.pop(f.name) for f in fields(cls) if f.name in flat}
 
 
-def measured(bench: Callable[[Say], Report], say: Say) -> dict[str, Any]:
-    """A bench's report with the circumstances it ran under, and the load when it was over."""
+def _run(name: str, options: dict[str, Any], as_json: bool) -> None:
+    bench = _bench(name, options)
+    with _progress() as say:
+        report = _measured(bench, say)
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        _show(report)
+
+
+@contextmanager
+def _progress() -> Iterator[Say]:
+    """One line on stderr that says how far it is."""
+    with Console(stderr=True).status("starting") as line:
+        yield lambda text: line.update(text)
+
+
+def _measured(bench: Bench, say: Say) -> dict[str, Any]:
+    """A bench's report with the circumstances, and the load average when it was over."""
     before = circumstances()
     report = bench(say).as_json()
     return {**report, **before, "load_average_after": circumstances()["load_average"]}
+
+
+def _show(report: dict[str, Any]) -> None:
+    """The report as a table on stdout."""
+    out = Console()
+    if report["skipped"]:
+        out.print(report["skipped"])
+        return
+    table = Table("", "median", "95 % interval", "spread", "unit", "n", title=report["title"])
+    for name, row in report["rows"].items():
+        numbers = [_number(row[key]) for key in ("median", "low", "high", "spread")]
+        middle, low, high, spread = numbers
+        table.add_row(name, middle, f"{low} to {high}", spread, row["unit"], str(row["n"]))
+    out.print(table)
+    for note in report["notes"]:
+        out.print(note, style="dim")
+    machine, load, after = (report[k] for k in ("machine", "load_average", "load_average_after"))
+    out.print(
+        f"{machine['processor']}, {machine['cores']} cores, torch {report['versions']['torch']},"
+        f" {report['date']}; load average {load[0]:.1f} before, {after[0]:.1f} after",
+        style="dim",
+    )
+    for warning in report["warnings"]:
+        Console(stderr=True).print(f"warning: {warning}", style="yellow")
+
+
+def _number(value: float) -> str:
+    """Four significant digits, thousands marked."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

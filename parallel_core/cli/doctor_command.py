@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from parallel_core import __version__, machine, places
-from parallel_core.cli.summary import size
 from parallel_core.fields import PlanError
 from parallel_core.plan import Plan
+from parallel_core.quantities import bytes_text
 
 PACKAGES = ("torch", "numpy", "streamlit", "plotly", "jupyterlab", "transformers", "playwright")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -136,7 +136,7 @@ def _print(found: dict[str, Any]) -> None:
     lines = {
         "ShardLab": f"{found['shardlab']}, Python {found['python']}, {_support()}",
         "cores": str(found["cores"]),
-        "memory": f"{size(memory['available'])} free of {size(memory['total'])}",
+        "memory": f"{bytes_text(memory['available'])} free of {bytes_text(memory['total'])}",
         "GPUs": ", ".join(found["gpus"]) or "none: ranks run on the CPU",
         "backends": ", ".join(found["backends"]) or "none",
         "run files": found["run_files"],

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from parallel_core.quantities import bytes_text
 from parallel_core.report import RunView
 
 console = Console(stderr=True)
@@ -35,15 +36,6 @@ def progress_bar(steps: int, title: str) -> Iterator[Advance]:
             bar.update(task, completed=len(view.metrics), loss=loss, description=words)
 
         yield advance
-
-
-def size(count: float) -> str:
-    """Bytes in the unit a reader would use."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1024
-    raise AssertionError
 
 
 def print_summary(view: RunView, report: dict[str, Any]) -> None:
@@ -97,5 +89,5 @@ def _ledger(report: dict[str, Any]) -> Table:
     )
     for name, predicted, measured in rows:
         agree = "=" if predicted == measured else f"{measured - predicted:+,} B"
-        table.add_row(name, size(predicted), size(measured), agree)
+        table.add_row(name, bytes_text(predicted), bytes_text(measured), agree)
     return table

@@ -13,10 +13,11 @@ from parallel_core.analysis.compare import Comparison, compare, medians
 from parallel_core.analysis.critical_path import critical_path
 from parallel_core.analysis.exposed import exposed
 from parallel_core.analysis.stuck import stuck
-from parallel_core.analysis.waits import nice_time, totals, waits
+from parallel_core.analysis.waits import totals, waits
 from parallel_core.cli.strict_json import strict_json
 from parallel_core.importers.load import load_many
 from parallel_core.program import Op
+from parallel_core.quantities import time_text
 from parallel_core.trace import Trace
 from parallel_core.views.tables import Row, compare_rows, total_rows, use_rows
 
@@ -99,7 +100,7 @@ def summary(trace: Trace, warmup: int) -> dict[str, Any]:
 
 def _print(found: dict[str, Any], both: Comparison | None) -> None:
     out = Console()
-    makespan = nice_time(found["makespan_ms"] * 1e6)
+    makespan = time_text(found["makespan_ms"] * 1e6)
     out.print(
         f"{found['world_size']} ranks, {found['steps']} steps, {found['spans']:,} spans, "
         f"{makespan} from first start to last end"
@@ -113,7 +114,7 @@ def _print(found: dict[str, Any], both: Comparison | None) -> None:
     if found["messages"]:
         out.print(_table("messages: waiting told apart from the wire", found["messages"]))
     out.print(f"critical path: {found['critical_path']['account']}")
-    slowest = ", ".join(f"{o['op']} {nice_time(o['median_ms'] * 1e6)}" for o in found["longest"])
+    slowest = ", ".join(f"{o['op']} {time_text(o['median_ms'] * 1e6)}" for o in found["longest"])
     out.print(f"longest ops (median over steps): {slowest}")
     for sentence in found["stuck"]:
         out.print(f"stuck: {sentence}", style="bold")

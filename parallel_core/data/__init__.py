@@ -5,6 +5,7 @@ The table is the folder's reading list: step.py first, then the methods in this 
 
 from collections.abc import Callable
 
+from parallel_core import values as v
 from parallel_core.data import step
 from parallel_core.data.bucketed import bucketed
 from parallel_core.data.naive import naive
@@ -21,7 +22,7 @@ def alone(plan: Plan) -> Program:
     for mb in range(plan.microbatches):
         instrs += step.forward(shape, mb) + step.backward(shape, mb)
     last = plan.microbatches - 1
-    instrs.append(step.optimizer(shape, [step.v.grad(u, last) for u in range(len(shape.units))]))
+    instrs.append(step.optimizer(shape, [v.grad(u, last) for u in range(len(shape.units))]))
     return step.replicate(plan, instrs, f"single m={plan.microbatches}")
 
 

@@ -193,7 +193,7 @@ def _bytes(what: str, entry: dict[str, Any], side: str) -> int:
 
 
 def with_groups(parts: list[Part]) -> list[Part]:
-    """The parts, with the ranks of groups that no `pg_config` names (gloo's says nothing).
+    """Records' parts, with the ranks of groups that no `pg_config` names (gloo's says nothing).
 
     The default group is taken as all the ranks loaded, another as those that used it.
     """
@@ -206,7 +206,9 @@ def with_groups(parts: list[Part]) -> list[Part]:
     out = []
     for part in parts:
         spans = tuple(
-            s if s.peers or s.axis is None else replace(s, peers=tuple(sorted(users[s.axis])))
+            s
+            if s.peers or s.axis is None or part.tool != TOOL
+            else replace(s, peers=tuple(sorted(users[s.axis])))
             for s in part.spans
         )
         notes = part.notes if spans == part.spans else (*part.notes, note)

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict, deque
 from typing import Any
 
-from parallel_core.importers.decode import TraceError
+from parallel_core.importers.decode import TraceError, clean
 from parallel_core.importers.parts import MAX_RANKS, canonical, width
 from parallel_core.importers.profile_events import DEVICE, Event, HostOp, Profile
 from parallel_core.program import Lane, Op
@@ -58,10 +58,10 @@ def _nccl(rank: int, profile: Profile, event: Event, post: int, groups: Groups) 
     )
 
 
-def _group(args: dict[str, Any], groups: Groups) -> tuple[str, tuple[int, ...]]:
+def _group(args: dict[str, Any], groups: Groups) -> tuple[str | None, tuple[int, ...]]:
     """The axis and the global ranks; a list that kineto cut is looked up by its name."""
     name = str(args.get("Process Group Name", ""))[:300]
-    known = groups.get(name, (f"group {name}", ()))
+    known = groups.get(name, (f"group {clean(name)}" if name else None, ()))
     listed = str(args.get("Process Group Ranks", ""))
     if not re.fullmatch(r"\[[\d, ]*\]", listed):
         return known

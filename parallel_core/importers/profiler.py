@@ -14,6 +14,7 @@ come from `distributedInfo` and from the `c10d::...` op that posted the message.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from parallel_core.importers.parts import MAX_RANKS, Part, numbered, rank_of_nam
 from parallel_core.importers.profile_comm import Groups, gloo_spans, nccl_spans
 from parallel_core.importers.profile_events import (
     DEVICE,
+    HOST,
     Event,
     HostOp,
     Profile,
@@ -143,13 +145,21 @@ def _work(rank: int, profile: Profile, host: HostOp, ran: Event) -> Span:
         t_post=min(host.event.start, ran.start),
         t_start=ran.start,
         t_done=ran.end,
-        source=ran.name if ran is not host.event else host.annotation,
+        source=ran.name if ran.cat in DEVICE else host.annotation,
     )
+
+
+def short(kernel: str) -> str:
+    """A kernel's own name without its namespaces, template arguments and parameters."""
+    bare = kernel.removeprefix("void ").replace("(anonymous namespace)::", "")
+    if re.match(r"[\w:]*\w[<(]", bare) is None:
+        return bare[:60]
+    return re.split(r"[<(]", bare)[0].rpartition("::")[2][:60]
 
 
 def _phase(profile: Profile, host: HostOp) -> tuple[str, str]:
     """(op, where) of a host op: B, F, O, or its own name."""
-    name = host.outer.name
+    name = host.outer.name if host.outer.cat in HOST else short(host.outer.name)
     if name.startswith(_ENGINE):
         return Op.B.value, name.removeprefix(_ENGINE).removeprefix("torch::autograd::")
     bare = name.removeprefix("aten::")

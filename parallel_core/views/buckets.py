@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from parallel_core.analysis.waits import last_arrival, messages, nice_time, split
+from parallel_core.analysis.waits import split
+from parallel_core.meetings import last_arrival, messages
 from parallel_core.program import Op
+from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Span, Trace
-from parallel_core.views.account import bytes_text
 from parallel_core.views.frame import blank, ink
 from parallel_core.views.marks import (
     Mark,
@@ -65,12 +66,12 @@ def account(trace: Trace, rank: int = 0) -> str:
     """The bucket lanes in words, one sentence a message."""
     step = trace.only(typical_step(trace))
     origin, over = origin_of(step, rank), _backward_end(step, rank)
-    lines = [f"Backward ends at {nice_time(over - origin)}; {_exposed_text(step, rank)}."]
+    lines = [f"Backward ends at {time_text(over - origin)}; {_exposed_text(step, rank)}."]
     for span in gradient_messages(step, rank):
         lines.append(
             f"{span.where} ({_held(step, span)}): {bytes_text(span.bytes)}, complete at"
-            f" {nice_time(span.t_post - origin)}, sent at {nice_time(span.t_start - origin)},"
-            f" summed at {nice_time(span.t_done - origin)}"
+            f" {time_text(span.t_post - origin)}, sent at {time_text(span.t_start - origin)},"
+            f" summed at {time_text(span.t_done - origin)}"
             f"{' (after the backward)' if span.t_done > over else ' (hidden)'}."
         )
     return "\n".join(f"- {line}" for line in lines)
@@ -96,7 +97,7 @@ def _backward_end(step: Trace, rank: int) -> int:
 
 
 def _exposed_text(step: Trace, rank: int) -> str:
-    return f"{nice_time(uncovered(step, rank))} of communication are exposed"
+    return f"{time_text(uncovered(step, rank))} of communication are exposed"
 
 
 def _lanes(step: Trace, rank: int, sent: Sequence[Span]) -> list[Mark]:
@@ -118,7 +119,7 @@ def _message(span: Span, last: Span, row: int, origin: int) -> list[Mark]:
     )
     return [
         Mark(row, ms(begin, origin), ms(end, origin), look,
-             f"{span.label}: {nice_time(end - begin)} {why}")
+             f"{span.label}: {time_text(end - begin)} {why}")
         for look, begin, end, why in parts
         if end > begin
     ]  # fmt: skip
@@ -135,7 +136,7 @@ def _shade_exposed(figure: go.Figure, step: Trace, rank: int, dark: bool) -> Non
     figure.add_annotation(
         x=begin, y=0, yref="paper", yanchor="bottom", xanchor="left" if early else "right",
         xshift=4 if early else -4, showarrow=False,
-        text=f"backward is over; <b>{nice_time(gap)} exposed</b>",
+        text=f"backward is over; <b>{time_text(gap)} exposed</b>",
     )  # fmt: skip
 
 

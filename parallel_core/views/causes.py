@@ -1,6 +1,6 @@
 """Why a rank stands still: every wait of a trace, whom it is for, and what that rank was doing.
 
-The ends of a message are found by (op, axis, peers, step, seq). The last end to be *posted* is
+The ends of a message are found by meetings.py. The last end to be *posted* is
 the culprit. A wait then falls into three parts, in this order:
 
     late    until the last end was posted
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from parallel_core.meetings import meeting_of
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
 
@@ -80,18 +81,11 @@ def ordered(trace: Trace) -> tuple[Span, ...]:
 def message_ids(rows: Sequence[Span]) -> list[int]:
     """Per row the number of its message; the ends of one message share it, -1 is none."""
     numbers: dict[tuple[object, ...], int] = {}
+    keys = [None if span.seq is None else meeting_of(span) for span in rows]
     return [
-        -1 if span.seq is None else numbers.setdefault(_message_key(span), len(numbers))
-        for span in rows
+        -1 if key is None else numbers.setdefault((*key, span.seq), len(numbers))
+        for key, span in zip(keys, rows, strict=True)
     ]
-
-
-def _message_key(span: Span) -> tuple[object, ...]:
-    if span.op not in (Op.SEND, Op.RECV):
-        return (span.op, span.axis, frozenset((*span.peers, span.rank)), span.step, span.seq)
-    other = next((peer for peer in span.peers if peer != span.rank), span.rank)
-    pair = (span.rank, other) if span.op == Op.SEND else (other, span.rank)
-    return ("p2p", span.axis, pair, span.step, span.seq)
 
 
 def waits(rows: Sequence[Span], ids: Sequence[int]) -> list[Wait]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from parallel_core.views.account import bytes_text
+from parallel_core.quantities import bytes_text
 from parallel_core.views.frame import finish
 from parallel_core.views.palette import Shade
 

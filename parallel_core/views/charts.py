@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from parallel_core.analysis.exposed import exposed
-from parallel_core.analysis.waits import nice_time, totals, waits
+from parallel_core.analysis.waits import totals, waits
+from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Kind, Span, Trace
-from parallel_core.views.account import bytes_text
 from parallel_core.views.chart_frame import byte_ticks, colour, framed, safe
 from parallel_core.views.frame import DASH, PAGES, ink
 from parallel_core.views.ledger_bars import ledger_bars
@@ -59,14 +59,14 @@ def memory_over_time(trace: Trace, *, dark: bool = False) -> go.Figure:
 
     Drawn for the ranks with the highest peaks, eight at most.
     """
-    figure = go.Figure()
+    figure, zero = go.Figure(), trace.start
     rows = {rank: _memory(row) for rank, row in enumerate(trace.by_rank) if _knows_memory(row)}
     peaks = {rank: max(row, key=lambda p: p[1]) for rank, row in rows.items()}
     chosen = sorted(sorted(peaks, key=lambda r: (-peaks[r][1], r))[:8])
     for at, rank in enumerate(chosen):
         row = _thinned(rows[rank])
         figure.add_scatter(
-            x=[(moment - trace.start) / 1e6 for moment, _ in row],
+            x=[(moment - zero) / 1e6 for moment, _ in row],
             y=[count for _, count in row],
             name=f"rank {rank}",
             mode="lines",
@@ -82,7 +82,7 @@ def memory_over_time(trace: Trace, *, dark: bool = False) -> go.Figure:
         top = max(chosen, key=lambda rank: peaks[rank][1])
         moment, count = peaks[top]
         figure.add_annotation(
-            x=(moment - trace.start) / 1e6,
+            x=(moment - zero) / 1e6,
             y=count,
             text=f"peak: rank {top}, {bytes_text(count)}",
             arrowhead=2,
@@ -119,7 +119,7 @@ def utilisation(trace: Trace, *, warmup: int = 0, dark: bool = False) -> go.Figu
             textposition="inside",
             insidetextanchor="middle",
             insidetextfont={"color": letters},
-            hovertext=[f"{name}: {nice_time(ns)}" for ns in times],
+            hovertext=[f"{name}: {time_text(ns)}" for ns in times],
             hoverinfo="text",
         )
     figure.update_xaxes(title="share of the time (%)", range=[0, 100])
@@ -142,8 +142,8 @@ def wait_wire(trace: Trace, *, dark: bool = False) -> go.Figure:
             name=name,
             marker=look,
             hovertext=[
-                f"{name}: {nice_time(ns)} in {r.messages} messages; "
-                f"the others waited {nice_time(r.caused_ns)} for rank {r.rank}"
+                f"{name}: {time_text(ns)} in {r.messages} messages; "
+                f"the others waited {time_text(r.caused_ns)} for rank {r.rank}"
                 for ns, r in zip(times, sums, strict=True)
             ],
             hoverinfo="text",

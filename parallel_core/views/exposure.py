@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 
@@ -47,13 +47,14 @@ class Use:
 def use(trace: Trace) -> Use:
     """What a step of `trace` takes; the first step, which warms up, is left out if there are more.
 
-    Raises ValueError for a trace without spans.
+    Communication is that of the gradients: the loss, a scalar, is left out. Raises ValueError for
+    a trace without spans.
     """
     steps = trace.steps[1:] or trace.steps
     if not steps:
         raise ValueError("the trace holds no spans yet; run at least one step")
     parts = [trace.only(step) for step in steps]
-    found = [exposed(part) for part in parts]
+    found = [exposed(_without_loss(part)) for part in parts]
     ends = sum(len(each.ranks) for each in found) * 1e6
     last = max((s.mb or 0 for s in trace.spans if s.op == Op.B), default=0)
     backward = (s.duration for p in parts for s in p.spans if s.op == Op.B and s.mb == last)
@@ -63,6 +64,10 @@ def use(trace: Trace) -> Use:
         exposed=sum(each.exposed_ns for each in found) / ends,
         backward=sum(backward) / ends,
     )
+
+
+def _without_loss(step: Trace) -> Trace:
+    return replace(step, spans=tuple(s for s in step.spans if s.where != "loss"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,19 +106,21 @@ def exposure_curve(
         ticktext=[str(tick) for tick in ticks], range=[-0.06, math.log10(most) + 0.08],
     )  # fmt: skip
     _name_lines(figure, law, most)
-    return figure.update_yaxes(type="log", title="ms a step", tickformat="~g", dtick=1)
+    return figure.update_yaxes(type="log", title="ms a step", tickformat="~g", dtick="D2")
 
 
 def _name_lines(figure: go.Figure, law: Overlap, most: int) -> None:
     """Each curve's name where the two are far apart, since a legend would be far from both."""
     k = most**0.6
-    for name, seconds, anchor in (
-        ("all of it", law.comm(k), "bottom"),
-        ("exposed, K equal buckets", law.exposed(k), "top"),
+    for name, seconds, side in (
+        ("all of it", law.comm(k), 1),
+        ("exposed<br>(K equal buckets)", law.exposed(k), -1),
     ):
         figure.add_annotation(
             x=math.log10(k), y=math.log10(max(1e3 * seconds, _LEAST)), text=name,
-            showarrow=False, yanchor=anchor, font={"size": 12},
+            showarrow=False, xanchor="right" if side > 0 else "left",
+            yanchor="bottom" if side > 0 else "top", xshift=-6 * side, yshift=4 * side,
+            font={"size": 12},
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from parallel_core.views.account import bytes_text
+from parallel_core.quantities import bytes_text
 from parallel_core.views.chart_frame import byte_ticks, colour, framed, safe
 from parallel_core.views.frame import ink
 from parallel_core.views.palette import PHASES, TENSORS

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from parallel_core.analysis.waits import nice_time
 from parallel_core.program import Lane, Op
+from parallel_core.quantities import time_text
 from parallel_core.trace import Kind, Span, Trace
 from parallel_core.views.exposure import framed
 from parallel_core.views.frame import PAGES, ink
@@ -64,7 +64,7 @@ def gradient_messages(step: Trace, rank: int) -> list[Span]:
 def work(span: Span, row: float, origin: int) -> Mark:
     """The mark of a compute op."""
     letter = PHASES[phase_of(span.op)].letter
-    hover = f"{span.label}: {nice_time(span.duration)}"
+    hover = f"{span.label}: {time_text(span.duration)}"
     left, right = ms(span.t_start, origin), ms(span.t_done, origin)
     return Mark(row, left, right, phase_of(span.op), hover, letter)
 

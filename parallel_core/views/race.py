@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from parallel_core.analysis.waits import nice_time
+from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Trace
-from parallel_core.views.account import bytes_text
 from parallel_core.views.frame import blank
 from parallel_core.views.marks import (
     Mark,
@@ -46,21 +46,40 @@ def race(runs: Mapping[str, Trace], *, dark: bool = False) -> go.Figure:
     return framed_rows(figure, rows, badges, dark=dark)
 
 
-def verdict(runs: Mapping[str, Trace]) -> str:
-    """Which of the two runs won, by how much time and memory, in one sentence."""
-    times, peaks = {}, {}
-    for name, trace in runs.items():
-        times[name] = max(mark.right for mark in _two_rows(trace, 0))
-        peaks[name] = max(span.memory for span in trace.spans)
-    fast, slow = sorted(times, key=lambda name: times[name])
-    gap = peaks[fast] - peaks[slow]
-    memory = "the same peak of live tensors"
-    if gap:
-        memory = f"{bytes_text(abs(gap))} {'more' if gap > 0 else 'less'} at the memory peak"
-    return (
-        f"{fast} finishes the step {times[slow] - times[fast]:.1f} ms before {slow}"
-        f" ({times[slow] / times[fast]:.2f} times as fast), with {memory}"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Which of two runs won: names, milliseconds of the typical step, bytes at the memory peak."""
+
+    first: str
+    second: str
+    times: Mapping[str, float]
+    peaks: Mapping[str, int]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast the first is."""
+        return self.times[self.second] / self.times[self.first]
+
+    @property
+    def words(self) -> str:
+        """The result in one sentence."""
+        gap = self.peaks[self.first] - self.peaks[self.second]
+        memory = "the same peak of live tensors"
+        if gap:
+            memory = f"{bytes_text(abs(gap))} {'more' if gap > 0 else 'less'} at the memory peak"
+        early = self.times[self.second] - self.times[self.first]
+        return (
+            f"{self.first} ends its step {early:.1f} ms before {self.second}"
+            f" ({self.ratio:.2f} times as fast), with {memory}"
+        )
+
+
+def outcome(runs: Mapping[str, Trace]) -> Outcome:
+    """Who won between exactly two runs."""
+    times = {name: max(m.right for m in _two_rows(trace, 0)) for name, trace in runs.items()}
+    peaks = {name: max(s.memory for s in trace.spans) for name, trace in runs.items()}
+    first, second = sorted(times, key=lambda name: times[name])
+    return Outcome(first=first, second=second, times=times, peaks=peaks)
 
 
 def _two_rows(trace: Trace, row: float) -> list[Mark]:
@@ -72,6 +91,6 @@ def _two_rows(trace: Trace, row: float) -> list[Mark]:
     for span in gradient_messages(step, rank):
         marks.append(
             Mark(row + 1, ms(span.t_start, origin), ms(span.t_done, origin), "collective",
-                 f"{span.label}: {nice_time(span.duration)}, {bytes_text(span.bytes)}")
+                 f"{span.label}: {time_text(span.duration)}, {bytes_text(span.bytes)}")
         )  # fmt: skip
     return marks

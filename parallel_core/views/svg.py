@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from parallel_core.program import Lane, Op
+from parallel_core.quantities import time_text
 from parallel_core.trace import Kind, Span, Trace
-from parallel_core.views.account import account, time_text
+from parallel_core.views.account import account
 from parallel_core.views.causes import Wait, Why, message_ids, ordered, waits
 from parallel_core.views.palette import PHASES, mix, phase_of
 

@@ -16,6 +16,7 @@ Row = dict[str, Any]
 
 def span_rows(trace: Trace, *, limit: int = 5000) -> list[Row]:
     """The spans in order of rank and start, times from the trace's start; the first `limit`."""
+    zero = trace.start
     spans = [span for row in trace.by_rank for span in row]
     return [
         {
@@ -23,7 +24,7 @@ def span_rows(trace: Trace, *, limit: int = 5000) -> list[Row]:
             "step": s.step,
             "lane": s.lane,
             "op": s.label,
-            "start (ms)": _ms(s.t_start - trace.start),
+            "start (ms)": _ms(s.t_start - zero),
             "duration (ms)": _ms(s.duration),
             "queued (ms)": _ms(s.t_start - s.t_post),
             "own CPU (ms)": _ms(s.cpu_ns),

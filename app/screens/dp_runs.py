@@ -1,0 +1,128 @@
+"""The runs a reader made on the data-parallel page, and the model that they fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import streamlit as st
+
+from parallel_core.cases import program_of
+from parallel_core.cost import Link
+from parallel_core.data.overlap import Overlap, fitted, ladder, messages_a_step, overlap
+from parallel_core.plan import DPMethod, Plan
+from parallel_core.replay import ASSUMED, ASSUMED_RATE, fit_link, fitted_rate, model_cost
+from parallel_core.simulate import simulate
+from parallel_core.trace import Trace
+from parallel_core.views.exposure import Dot, Use, use
+from screens import live
+from screens.live import Finished, Follower
+
+MOST = 24
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One finished run of this session, numbered from 1."""
+
+    number: int
+    name: str
+    plan: Plan
+    done: Finished
+
+    def trace(self, clock: str) -> Trace:
+        """The run on one of the two clocks."""
+        return self.done.trace if clock == "wall" else self.done.own
+
+    def use(self, clock: str) -> Use:
+        """What a step of it takes on that clock."""
+        return use(self.trace(clock))
+
+
+def keep(run: Follower, done: Finished) -> None:
+    """Remember a finished run; the oldest goes when there are too many."""
+    runs: list[Kept] = st.session_state.setdefault("data_parallel.runs", [])
+    if done.trace.spans and all(kept.name != run.asked.name for kept in runs):
+        number = runs[-1].number + 1 if runs else 1
+        runs.append(Kept(number, run.asked.name, run.asked.request.plan, done))
+        del runs[:-MOST]
+
+
+def forget_all(page: str) -> None:
+    """Forget every run of this session, the one that `page` follows too."""
+    st.session_state["data_parallel.runs"] = []
+    live.forget(page)
+
+
+def alike(plan: Plan) -> list[Kept]:
+    """The runs of the same model, ranks and batch: only how gradients are summed differs."""
+    runs: list[Kept] = st.session_state.get("data_parallel.runs", [])
+    return [kept for kept in runs if _but_for_the_sum(kept.plan) == _but_for_the_sum(plan)]
+
+
+def _but_for_the_sum(plan: Plan) -> Plan:
+    return plan.but(dp_method="bucketed", bucket_mb=1.0)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the model assumes of this machine: the law, and where it comes from."""
+
+    law: Overlap
+    rate: float
+    source: str
+
+    def step(self, plan: Plan) -> Trace:
+        """One modelled step of `plan`."""
+        return _modelled(plan, self.law.link(plan), self.rate)
+
+    def dots(self, plan: Plan) -> list[Dot]:
+        """Simulated: `plan` in every number of buckets it can have, and naive."""
+        return [self._dot(each) for each in (*ladder(plan), plan.but(dp_method="naive"))]
+
+    def _dot(self, plan: Plan) -> Dot:
+        step = self.step(plan)
+        spent, count = use(step), messages_a_step(plan)
+        return Dot(
+            messages=count,
+            exposed=spent.exposed,
+            kind=step.kind,
+            overlaps=plan.dp_method == DPMethod.BUCKETED,
+            hover=f"model: {count} messages, {spent.exposed:.2f} of {spent.comm:.2f} ms exposed",
+        )
+
+
+def basis(plan: Plan, runs: list[Kept], clock: str) -> Basis:
+    """Fitted to `runs` (of the same model, ranks and batch) as far as they go, else assumed."""
+    if not runs:
+        cost = model_cost(plan)
+        return Basis(overlap(plan, cost, ASSUMED), ASSUMED_RATE, "assumed before any run")
+    last = runs[-1]
+    rate = fitted_rate(plan, last.done.trace)
+    link = fit_link(last.done.trace, program_of(last.plan))
+    law = overlap(plan, model_cost(plan, rate=rate), link)
+    sent = [(messages_a_step(run.plan), run.use(clock).comm / 1e3) for run in runs]
+    better = fitted(law.backward, sent)
+    if better is None:
+        return Basis(law, rate, f"fitted from run #{last.number}")
+    numbers = ", ".join(f"#{run.number}" for run in runs)
+    return Basis(better, rate, f"fitted from runs {numbers} ({clock} clock)")
+
+
+@lru_cache(maxsize=128)
+def _modelled(plan: Plan, link: Link, rate: float) -> Trace:
+    return simulate(program_of(plan), model_cost(plan, rate=rate, link=link))
+
+
+def measured_dot(run: Kept, clock: str) -> Dot:
+    """The run as a dot: what of its communication was exposed."""
+    spent, count = run.use(clock), messages_a_step(run.plan)
+    return Dot(
+        messages=count,
+        exposed=spent.exposed,
+        kind=run.trace(clock).kind,
+        label=f"#{run.number}",
+        overlaps=run.plan.dp_method == DPMethod.BUCKETED,
+        hover=f"run #{run.number}, {run.plan.layout}: {count} messages, "
+        f"{spent.exposed:.2f} of {spent.comm:.2f} ms exposed",
+    )

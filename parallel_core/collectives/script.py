@@ -1,0 +1,128 @@
+"""A collective is written down message by message; frees and lanes are added here, once.
+
+Nouns. A *step* is a set of messages that depend on earlier steps alone, so their latencies may
+overlap. A rank's *running sum* of a chunk starts as its own input and grows with each addition.
+
+Both ends book a message in one order (by step, then as written), so no two ranks can wait for
+each other: the first message of that order that is not done can always go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from parallel_core.collectives import names as v
+from parallel_core.collectives.group import Group
+from parallel_core.collectives.promise import promise
+from parallel_core.program import Instr, Lane, Op, Program, Value
+
+_ORDER = {Op.SEND: 0, Op.RECV: 1, Op.ADD: 2}
+
+
+class Script:
+    """The messages and additions of one collective; `program()` hands them out as a Program."""
+
+    def __init__(self, op: str, algorithm: str, group: Group, chunks: int) -> None:
+        """For `op` on a buffer of so many chunks; `algorithm` is the second half of its name."""
+        self.group, self.name = group, f"{op} {algorithm} n={group.n}"
+        self.promise = promise(op, group, chunks)
+        self._lines: list[list[tuple[int, Instr]]] = [[] for _ in group.ranks]
+        # rank, chunk -> every running sum so far: the step that made it, its name, how many ranks
+        self._sums: dict[tuple[int, int], list[tuple[int, Value, int]]] = {}
+        self._covers: dict[tuple[int, Value], int] = {}
+
+    def copy(self, step: int, source: int, destination: int, values: Iterable[Value]) -> None:
+        """One message: `destination` then has these values too, under the same names."""
+        names = tuple(values)
+        self._message(step, (source, destination), names, names)
+
+    def hand(self, step: int, source: int, destination: int, chunks: Sequence[int]) -> None:
+        """One message: the running sums that `source` had before this step, as got[c,source]."""
+        had = [self._before(step, source, c) for c in chunks]
+        arrives = tuple(v.got(c, source) for c in chunks)
+        for value, (_, count) in zip(arrives, had, strict=True):
+            self._covers[destination, value] = count
+        self._message(step, (source, destination), tuple(value for value, _ in had), arrives)
+
+    def add(self, step: int, rank: int, sources: Iterable[int], chunks: Sequence[int]) -> None:
+        """One addition a chunk, in rank order: the rank's running sum and what `sources` sent."""
+        order = sorted((rank, *sources))
+        running = {c: self._before(step + 1, rank, c) for c in chunks}
+        reads, counts = [], dict.fromkeys(chunks, 0)
+        for source in order:  # a row of chunks per operand
+            for c in chunks:
+                value = running[c][0] if source == rank else v.got(c, source)
+                counts[c] += running[c][1] if source == rank else self._covers[rank, value]
+                reads.append(value)
+        whole = self.group.n
+        writes = [v.total(c) if counts[c] == whole else v.part(c, counts[c]) for c in chunks]
+        for c, value in zip(chunks, writes, strict=True):
+            self._sums.setdefault((rank, c), []).append((step, value, counts[c]))
+        self._write(step, rank, Instr(op=Op.ADD, reads=tuple(reads), writes=tuple(writes)))
+
+    def reduce(self, step: int, source: int, destination: int, chunks: Sequence[int]) -> None:
+        """A message and its addition: `destination` adds in the running sums of `source`."""
+        self.hand(step, source, destination, chunks)
+        self.add(step, destination, (source,), chunks)
+
+    def program(self) -> Program:
+        """Every rank's instructions in step order; a value that is not kept goes with its last use.
+
+        Sends leave by Lane.OUT, receives come in by Lane.IN, additions run on Lane.COMPUTE.
+        """
+        keeps = self.promise.keeps
+        ranks = []
+        for rank, lines in enumerate(self._lines):
+            ordered = sorted(lines, key=lambda line: (line[0], _ORDER[line[1].op]))
+            ranks.append(_with_frees([instr for _, instr in ordered], frozenset(keeps[rank])))
+        return Program(self.group.mesh, tuple(ranks), self.promise.holds, keeps, self.name)
+
+    def _before(self, step: int, rank: int, c: int) -> tuple[Value, int]:
+        made = [(s, value, k) for s, value, k in self._sums.get((rank, c), []) if s < step]
+        return made[-1][1:] if made else (v.x(c), 1)
+
+    def _message(
+        self, step: int, ends: tuple[int, int], sent: tuple[Value, ...], arrives: tuple[Value, ...]
+    ) -> None:
+        source, destination = ends
+        self._write(step, source, Instr(op=Op.SEND, lane=Lane.OUT, peer=destination, reads=sent))
+        came = Instr(op=Op.RECV, lane=Lane.IN, peer=source, writes=arrives)
+        self._write(step, destination, came)
+
+    def _write(self, step: int, rank: int, instr: Instr) -> None:
+        self._lines[rank].append((step, _at_step(instr, step)))
+
+
+def step_of(instr: Instr) -> int:
+    """The step an instruction of a collective belongs to, which its `where` says."""
+    return int(instr.where.removeprefix("step"))
+
+
+Name = Callable[[int], Value]
+"""Chunk -> the value that a gathering algorithm moves: names.x, or names.total after a sum."""
+
+
+def _at_step(instr: Instr, step: int) -> Instr:
+    fields = {name: getattr(instr, name) for name in ("op", "lane", "peer", "reads", "writes")}
+    return Instr(where=f"step{step}", **fields)
+
+
+def _with_frees(instrs: list[Instr], keeps: frozenset[Value]) -> tuple[Instr, ...]:
+    last = {value: index for index, instr in enumerate(instrs) for value in instr.reads}
+    done = []
+    for index, instr in enumerate(instrs):
+        gone = [x for x in dict.fromkeys(instr.reads) if last[x] == index and x not in keeps]
+        done.append(_freeing(instr, tuple(gone)))
+    return tuple(done)
+
+
+def _freeing(instr: Instr, gone: tuple[Value, ...]) -> Instr:
+    return Instr(
+        op=instr.op,
+        where=instr.where,
+        lane=instr.lane,
+        reads=instr.reads,
+        writes=instr.writes,
+        frees=gone,
+        peer=instr.peer,
+    )

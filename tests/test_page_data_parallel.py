@@ -1,0 +1,170 @@
+"""The page on data parallelism: predict, run, and the run beside the model and the formula."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from parallel_core import places
+from parallel_core.plan import Plan
+from parallel_core.trace import Kind
+
+APP = places.app()
+sys.path.insert(0, str(APP))
+
+from screens import data_parallel, dp_runs, live  # noqa: E402  (the app's folder must be on the path)
+
+SMALL = {"dp": 2, "layers": 2, "hidden": 32, "heads": 2, "seq": 32, "steps": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_run_is_left():
+    """The runs that the page starts belong to this process; they end with these tests."""
+    yield
+    live.close_jobs()
+
+
+def open_page(**query):
+    """The page with these words in its URL."""
+    path = f"import sys; sys.path.insert(0, {str(APP)!r})\n"
+    source = path + "from screens import data_parallel\ndata_parallel.page()"
+    at = AppTest.from_string(source, default_timeout=60)
+    for name, value in query.items():
+        at.query_params[name] = str(value)
+    return at.run()
+
+
+def button(at, label):
+    """The button that reads `label`."""
+    return next(found for found in at.button if found.label == label)
+
+
+def words(at):
+    """Every paragraph of the page."""
+    return " ".join(found.value for found in at.markdown)
+
+
+def headings(at):
+    """The page's second-level headings."""
+    return [found.value for found in at.header]
+
+
+def layers(at):
+    """The layers of the one player on the page."""
+    (found,) = at.get("bidi_component")
+    return json.loads(found.proto.bytes)["layers"]
+
+
+def figures(at):
+    """The Plotly figures of the page, as their JSON."""
+    return [json.loads(found.proto.spec) for found in at.get("plotly_chart")]
+
+
+def until(at, done, seconds=90.0):
+    """Rerun the page, as its fragment does, until `done(at)`."""
+    end = time.monotonic() + seconds
+    while not done(at):
+        assert time.monotonic() < end, words(at)
+        time.sleep(0.2)
+        at = at.run()
+        assert not at.exception, at.exception[0].message
+    return at
+
+
+def test_the_answer_stays_hidden_until_the_reader_has_guessed():
+    """Before: how the gradients are cut, and two times. After: figures, and how far off."""
+    at = open_page(**SMALL)
+    assert "bucket" in words(at) and not at.get("plotly_chart") and not headings(at)
+    at.number_input(key="data_parallel.number").set_value(10.0).run()
+    button(at, "Lock my guess").click().run()
+    assert not at.exception
+    assert headings(at) == ["One step", "How many buckets?"]
+    assert "You said 10 %; it is" in words(at)
+    assert layers(at)["trace"]["kind"] == Kind.MODELLED
+    assert len(figures(at)) == 2
+
+
+def test_a_single_bucket_hides_nothing_and_the_page_says_why():
+    """The first failure a reader can reach: one press, 100 % exposed by the simulator too."""
+    at = open_page(**SMALL)
+    button(at, "Skip").click().run()
+    button(at, "One bucket: nothing hides").click().run()
+    assert at.query_params["bucket_mb"] in (["4096"], ["4096.0"], "4096", "4096.0")
+    assert "**Answer:** 100 %" in words(at)
+    assert "nothing hides" in at.warning[0].value
+
+
+def test_tiny_layers_are_all_latency():
+    """The second failure: a bucket a unit of a deep, thin model, most of it latency."""
+    at = open_page()
+    button(at, "Skip").click().run()
+    button(at, "Tiny layers, a bucket each: all latency").click().run()
+    assert not at.exception
+    assert "18 buckets" in words(at)
+    share = int(re.match(r"(\d+)% of the communication is latency", at.warning[0].value)[1])
+    assert share > 50
+
+
+def test_one_rank_has_nothing_to_sum():
+    """dp=1 is told in one sentence, with what to do."""
+    at = open_page(dp=1)
+    assert not at.exception
+    assert "take dp=2 or more" in at.info[0].value
+
+
+def test_a_step_too_long_to_draw_is_told():
+    """Thousands of microbatches are refused before they are laid out."""
+    at = open_page(dp=2, microbatches=2048, global_batch=4096, seq=8)
+    assert not at.exception
+    assert "Take fewer microbatches or layers" in at.info[0].value
+
+
+@pytest.mark.live
+def test_a_race_runs_both_methods_and_shows_them_on_one_axis():
+    """One press, two real runs: dots on the curve, the proof, the race, the ledgers."""
+    at = open_page(**SMALL)
+    button(at, "Race naive against bucketed").click().run()
+    at = until(at, lambda page: "The race" in headings(page))
+    shown = layers(at)
+    kinds = {name: layer["kind"] for name, layer in shown.items()}
+    assert kinds == {"trace": Kind.MEASURED, "own": Kind.REPLAYED, "model": Kind.MODELLED}
+    dots = [
+        trace
+        for figure in figures(at)
+        for trace in figure["data"]
+        if trace.get("mode") == "markers+text" and trace["name"] == Kind.REPLAYED
+    ]
+    assert [label for trace in dots for label in trace["text"]] == ["#1", "#2"]
+    page = " ".join(found.proto.body for found in at.get("html"))
+    assert "max |parallel" in page and "times as fast" in page
+    assert "They agree to the byte" in words(at)
+    assert any("shardlab run --dp 2" in code.value for code in at.code)
+
+    at.radio(key="clock").set_value("wall").run()
+    assert not at.exception
+    badges = json.dumps(figures(at))
+    assert "filled: measured" in badges and "filled: replayed" not in badges
+
+    button(at, "Forget my runs").click().run()
+    assert "The race" not in headings(at) and "job" not in at.query_params
+    assert '"#1"' not in json.dumps(figures(at))
+
+
+def test_only_the_way_of_summing_may_differ_between_dots():
+    """A run of another model, batch or number of ranks is no dot on this curve."""
+    plan = Plan.of(dp=2)
+    same = [plan.but(bucket_mb=4.0), plan.but(dp_method="naive")]
+    others = [plan.but(dp=4), plan.but(hidden=64), plan.but(microbatches=2)]
+    assert all(dp_runs._but_for_the_sum(p) == dp_runs._but_for_the_sum(plan) for p in same)
+    assert all(dp_runs._but_for_the_sum(p) != dp_runs._but_for_the_sum(plan) for p in others)
+
+
+def test_the_presets_are_plans_that_can_be_laid_out():
+    """Each preset, taken from the page's defaults, is legal and small enough."""
+    for fields in data_parallel.PRESETS.values():
+        assert data_parallel._drawable(Plan.of(**{"dp": 4, **fields}))
