@@ -31,6 +31,7 @@ CSS = """
 .verdict small { display: block; font-size: 0.95rem; font-weight: 400; line-height: 1.45;
                  max-width: 46rem; margin-top: 0.25rem; }
 [data-testid="stMetricValue"] { font-variant-numeric: tabular-nums; }
+button[data-testid="stBaseButton-primary"]:enabled { color: light-dark(#FFFFFF, #11161B); }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; }
 }

@@ -53,6 +53,7 @@ class Lanes:
         }
         self._store: dict[Value, Any] = {}
         self._when: dict[Value, int] = {}
+        self._missing: dict[Lane, set[Value]] = {lane: set() for lane in Lane}
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._step = -1
@@ -120,7 +121,7 @@ class Lanes:
         for index, instr in self._lists[lane]:
             self._beat(self._step, index)
             asked = now()
-            self._stand_until_there(instr.reads)
+            self._stand_until_there(lane, instr.reads)
             posted = max((self._when[value] for value in instr.reads), default=asked)
             start = asked if instr.op == Op.WAIT else now()
             spent = own_time()
@@ -141,11 +142,13 @@ class Lanes:
         self._store.update(zip(instr.writes, written, strict=True))
         return size
 
-    def _stand_until_there(self, reads: Sequence[Value]) -> None:
+    def _stand_until_there(self, lane: Lane, reads: Sequence[Value]) -> None:
         if all(value in self._when for value in reads) and self._failure is None:
             return
         with self._changed:
-            while not all(value in self._when for value in reads):
+            missing = {value for value in reads if value not in self._when}
+            self._missing[lane] = missing
+            while missing:
                 if self._failure is not None:
                     raise LaneStopped
                 self._changed.wait()
@@ -156,4 +159,10 @@ class Lanes:
         with self._changed:
             for value in instr.writes:
                 self._when[value] = done
-            self._changed.notify_all()
+            # a lane is woken once, when its last input is there: waking it for each would take
+            # the interpreter from the other lane for nothing
+            for missing in self._missing.values():
+                if missing:
+                    missing.difference_update(instr.writes)
+                    if not missing:
+                        self._changed.notify_all()

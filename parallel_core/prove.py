@@ -1,62 +1,39 @@
 """Does every gradient term reach every optimizer exactly once? Proved on names, without numbers.
 
 Each backward instruction contributes one term, named by (unit, rank, microbatch). Reading and
-rewriting a gradient carries its terms along; a collective adds up, place by place, what the
-ranks of its group hand over. When an optimizer reads a gradient, its bag of terms must hold
-every term of its units once: a missing one is a reduction forgotten, a double one a reduction
-done twice. (The idea of names as proof: Sasha Rush, LLM Training Puzzles, 2023.)
+rewriting a gradient carries its terms along, messages and collectives as terms.py says. When an
+optimizer reads a gradient, its bag of terms must hold every term of its units once: a missing one
+is a reduction forgotten, a double one a reduction done twice.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from parallel_core.program import Instr, Op, Program, ProgramError, Value
-from parallel_core.simulate import run_order
+from parallel_core.terms import Bag, Term, carry
 from parallel_core.values import GRADIENTS
-
-Term = tuple[str, int, int]
-Bag = Counter[Term]
 
 
 def prove(program: Program) -> int:
     """The number of terms proved; raises ProgramError naming the term that is wrong."""
-    bags: list[dict[Value, Bag]] = [{} for _ in program.ranks]
-    made: dict[str, set[Term]] = {}
-    order = run_order(program, rendezvous=False)
-    for together in order:
-        _carry(program, together, bags, made)
-    done = 0
-    for rank, index, instr in program:
-        if instr.op == Op.O:
-            done += _complete(rank, index, instr, bags[rank], made)
-    if not done:
+    made: dict[str, set[Term]] = defaultdict(set)
+
+    def contribute(rank: int, instr: Instr, bag: dict[Value, Bag]) -> None:
+        if instr.op in (Op.B, Op.W):
+            _backward(rank, instr, bag, made)
+
+    bags = carry(program, [{} for _ in program.ranks], contribute)
+    wanted = sorted(term for terms in made.values() for term in terms)
+    optimizers = [(rank, index, instr) for rank, index, instr in program if instr.op == Op.O]
+    for rank, index, instr in optimizers:
+        _complete(f"rank {rank}, instruction {index} ({instr.label})", instr, bags[rank], wanted)
+    if not (optimizers and wanted):
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
-    return done
+    return len(optimizers) * len(wanted)
 
 
-def _carry(
-    program: Program,
-    together: tuple[tuple[int, int], ...],
-    bags: list[dict[Value, Bag]],
-    made: dict[str, set[Term]],
-) -> None:
-    """One compute instruction of one rank, or one collective of a whole group."""
-    instrs = [(rank, program.ranks[rank][index]) for rank, index in together]
-    first = instrs[0][1]
-    if first.op == Op.ALL_REDUCE and first.reads[0].name in GRADIENTS:
-        for place in range(len(first.writes)):
-            total: Bag = Counter()
-            for rank, instr in instrs:
-                total += bags[rank].get(instr.reads[place], Counter())
-            for rank, instr in instrs:
-                bags[rank][instr.writes[place]] = total
-    elif first.op in (Op.B, Op.W):
-        for rank, instr in instrs:
-            _contribute(rank, instr, bags[rank], made)
-
-
-def _contribute(rank: int, instr: Instr, bag: dict[Value, Bag], made: dict[str, set[Term]]) -> None:
+def _backward(rank: int, instr: Instr, bag: dict[Value, Bag], made: dict[str, set[Term]]) -> None:
     for value in instr.writes:
         if value.name in GRADIENTS:
             before: Bag = Counter()
@@ -65,23 +42,19 @@ def _contribute(rank: int, instr: Instr, bag: dict[Value, Bag], made: dict[str, 
                     before += bag[source]
             where = instr.where if value.name == "grad" else f"{instr.where} (tied)"
             term = (where, rank, instr.mb or 0)
-            made.setdefault(where, set()).add(term)
+            made[where].add(term)
             bag[value] = before + Counter([term])
 
 
-def _complete(
-    rank: int, index: int, instr: Instr, bag: dict[Value, Bag], made: dict[str, set[Term]]
-) -> int:
+def _complete(at: str, instr: Instr, bag: dict[Value, Bag], wanted: list[Term]) -> None:
     found: Bag = Counter()
     for value in instr.reads:
         if value.name in GRADIENTS:
             found += bag.get(value, Counter())
-    wanted = [term for terms in made.values() for term in terms]
-    for term in sorted(wanted):
+    for term in wanted:
         if found[term] != 1:
             unit, source, mb = term
             raise ProgramError(
-                f"rank {rank}, instruction {index} ({instr.label}) holds the gradient of {unit}"
+                f"{at} holds the gradient of {unit}"
                 f" from rank {source}, microbatch {mb}, {found[term]} times; once is right"
             )
-    return len(wanted)

@@ -159,6 +159,7 @@ def _measurements(
         counts = comm.counts(control=control) if comm else {}
         return [[axis, op, *count] for (axis, op), count in counts.items()]
 
+    kept = _activations(kernels)  # before `known`: it loads a batch of its own
     known = [*snaps.grads.values(), *snaps.params.values()]
     for micro in kernels.micro.values():
         known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
@@ -167,7 +168,7 @@ def _measurements(
         "control": rows(control=True),
         "memory": state_bytes(kernels),
         "peak_state_bytes": peak or sum(state_bytes(kernels).values()),
-        "activations": _activations(kernels),
+        "activations": kept,
         "unaccounted": unaccounted(kernels, known),
         "kernel_wire_bytes": wire,
         "metrics": snaps.metrics,

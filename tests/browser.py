@@ -146,10 +146,10 @@ class Tab:
 
 @pytest.fixture
 def tab(server: str, chromium: Any, request: pytest.FixtureRequest) -> Iterator[Tab]:
-    """A fresh tab; parametrize indirectly with {"width": ..., "scheme": ...}."""
+    """A fresh tab; parametrize indirectly with {"width", "height", "scheme"}."""
     wish = getattr(request, "param", {})
     context = chromium.new_context(
-        viewport={"width": wish.get("width", 1280), "height": 900},
+        viewport={"width": wish.get("width", 1280), "height": wish.get("height", 900)},
         color_scheme=wish.get("scheme", "light"),
         reduced_motion="reduce",
     )

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import browser
 import psutil
 import pytest
 from browser import Server, start_app, stop_app
@@ -121,3 +122,12 @@ def test_the_server_process_never_loads_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("required", "end"), [("0", pytest.skip), ("1", pytest.fail)])
+def test_a_missing_chromium_is_skipped_or_fails_and_says_the_remedy(monkeypatch, required, end):
+    """A reader without a browser can run the tests; where one is required they cannot pass."""
+    monkeypatch.setattr(browser, "CANDIDATES", ("no-such-browser",))
+    monkeypatch.setenv("SHARDLAB_REQUIRE_BROWSER", required)
+    with pytest.raises(end.Exception, match="apt-get install chromium"):
+        browser.find_chromium()

@@ -37,7 +37,7 @@ class Unrecorded(Lanes):
 
     def _walk(self, lane: Lane) -> None:
         for _, instr in self._lists[lane]:
-            self._stand_until_there(instr.reads)
+            self._stand_until_there(lane, instr.reads)
             if instr.op != Op.WAIT:
                 self._call(instr)
             self._publish(instr, 0)

@@ -10,6 +10,7 @@ each other: the first message of that order that is not done can always go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from parallel_core.collectives import names as v
 from parallel_core.collectives.group import Group
@@ -90,7 +91,7 @@ class Script:
         self._write(step, destination, came)
 
     def _write(self, step: int, rank: int, instr: Instr) -> None:
-        self._lines[rank].append((step, _at_step(instr, step)))
+        self._lines[rank].append((step, replace(instr, where=f"step{step}")))
 
 
 def step_of(instr: Instr) -> int:
@@ -102,27 +103,23 @@ Name = Callable[[int], Value]
 """Chunk -> the value that a gathering algorithm moves: names.x, or names.total after a sum."""
 
 
-def _at_step(instr: Instr, step: int) -> Instr:
-    fields = {name: getattr(instr, name) for name in ("op", "lane", "peer", "reads", "writes")}
-    return Instr(where=f"step{step}", **fields)
-
-
 def _with_frees(instrs: list[Instr], keeps: frozenset[Value]) -> tuple[Instr, ...]:
+    """Each value that is not kept is freed by its last reader, once all its readers are done.
+
+    A sum that is sent and added has readers on two lanes, and neither knows when the other is
+    done: there the port waits for the addition, and frees it then.
+    """
     last = {value: index for index, instr in enumerate(instrs) for value in instr.reads}
+    sent = {value for instr in instrs if instr.op == Op.SEND for value in instr.reads}
     done = []
     for index, instr in enumerate(instrs):
         gone = [x for x in dict.fromkeys(instr.reads) if last[x] == index and x not in keeps]
-        done.append(_freeing(instr, tuple(gone)))
+        shared = tuple(x for x in gone if instr.op == Op.ADD and x in sent)
+        done.append(replace(instr, frees=tuple(x for x in gone if x not in shared)))
+        if shared:
+            done.append(
+                replace(
+                    instr, op=Op.WAIT, lane=Lane.OUT, reads=instr.writes, writes=(), frees=shared
+                )
+            )
     return tuple(done)
-
-
-def _freeing(instr: Instr, gone: tuple[Value, ...]) -> Instr:
-    return Instr(
-        op=instr.op,
-        where=instr.where,
-        lane=instr.lane,
-        reads=instr.reads,
-        writes=instr.writes,
-        frees=gone,
-        peer=instr.peer,
-    )

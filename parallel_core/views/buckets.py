@@ -1,8 +1,10 @@
 """Bucket lanes: one rank's step with a lane for every gradient message.
 
-compute    F F F B B B |exposed| O        queued    behind another message of its own rank
-bucket0          queued[wait|wire]        wait      it has arrived, a peer has not
-bucket1               [   wire   ]        wire      bytes move
+    compute    F F F B B B |exposed| O        queued    behind another message of its own rank
+    bucket0          queued[wait|wire]        wait      it has arrived, a peer has not
+    bucket1               [   wire   ]        wire      bytes move
+
+What is under way when the backward is over stays exposed: the optimizer stands until it is there.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Exposed communication against the number of messages: the formula, the simulator, the runs.
 
-ms |      .'  all of it (nothing hidden)       dashed lines     the formula (data/overlap.py)
-   | \\  .'                                     hollow           simulated
-   |  `._____  exposed under the backward      filled           the reader's runs
-   +------------ messages a step
+    ms |      .'  all of it (nothing hidden)       dashed lines     the formula (data/overlap.py)
+       | \\  .'                                     hollow           simulated
+       |  `._____  exposed under the backward      filled           the reader's runs
+       +------------ messages a step
+
+Both axes are logarithmic: naive and bucketed differ by an order of magnitude in either.
 """
 
 from __future__ import annotations
@@ -112,15 +114,16 @@ def exposure_curve(
 def _name_lines(figure: go.Figure, law: Overlap, most: int) -> None:
     """Each curve's name where the two are far apart, since a legend would be far from both."""
     k = most**0.6
-    for name, seconds, side in (
-        ("all of it", law.comm(k), 1),
-        ("exposed<br>(K equal buckets)", law.exposed(k), -1),
+    falls = law.exposed(1.1 * k) < law.exposed(k)
+    for name, seconds, above, left in (
+        ("all of it", law.comm(k), True, True),
+        ("exposed<br>(K equal buckets)", law.exposed(k), False, falls),
     ):
         figure.add_annotation(
             x=math.log10(k), y=math.log10(max(1e3 * seconds, _LEAST)), text=name,
-            showarrow=False, xanchor="right" if side > 0 else "left",
-            yanchor="bottom" if side > 0 else "top", xshift=-6 * side, yshift=4 * side,
-            font={"size": 12},
+            showarrow=False, font={"size": 12},
+            xanchor="right" if left else "left", xshift=-6 if left else 6,
+            yanchor="bottom" if above else "top", yshift=4 if above else -4,
         )  # fmt: skip
 
 
