@@ -1,8 +1,8 @@
-"""Two lanes run one rank's program: the compute thread and a comm thread, each in order.
+"""One rank's program run by its lanes, a thread each: compute on the caller's, messages beside it.
 
 Nouns. The *store* holds the values that exist now. A lane takes its next instruction, stands until
 everything that instruction reads is in the store, calls the op's kernel, puts what it wrote into
-the store and drops what it frees. No lane knows the other: they meet in the store alone, so the
+the store and drops what it frees. No lane knows another: they meet in the store alone, so the
 order that runs is the program's, and overlap is what the program allows.
 
 A kernel is `kernel(instr, reads: {Value: object}) -> objects for instr.writes, in order`.
@@ -24,7 +24,7 @@ own_time = time.thread_time_ns  # this thread's CPU time, so that other lanes do
 
 
 class LaneStopped(RuntimeError):
-    """The other lane failed; its own error is the one to show."""
+    """Another lane failed; its own error is the one to show."""
 
 
 class Lanes:
@@ -43,7 +43,7 @@ class Lanes:
         beat: Callable[[int, int], None] = lambda step, index: None,
         memory: Callable[[], int] = lambda: 0,
         sync: Callable[[], None] = lambda: None,
-        enter_comm: Callable[[], None] = lambda: None,
+        enter_side: Callable[[], None] = lambda: None,
     ) -> None:
         self.notes: list[Note] = []
         self._kernels, self._beat, self._memory, self._sync = kernels, beat, memory, sync
@@ -57,55 +57,63 @@ class Lanes:
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._step = -1
-        self._begin, self._ended = threading.Semaphore(0), threading.Semaphore(0)
-        self._enter_comm = enter_comm
+        self._ended = threading.Semaphore(0)
+        self._enter_side = enter_side
         self._closed = False
-        self._thread: threading.Thread | None = None
-        if self._lists[Lane.COMM]:
-            self._thread = threading.Thread(target=self._comm_lane, daemon=True, name="comm lane")
-            self._thread.start()
+        self._sides: dict[Lane, tuple[threading.Semaphore, threading.Thread]] = {
+            lane: (threading.Semaphore(0), self._side_thread(lane))
+            for lane in Lane
+            if lane != Lane.COMPUTE and self._lists[lane]
+        }
+        for _, thread in self._sides.values():
+            thread.start()
 
     def run(self, step: int, holds: Mapping[Value, Any]) -> dict[Value, Any]:
         """Run one step from the values held at its start; the values left at its end.
 
-        Raises whatever a kernel raised, from either lane.
+        Raises whatever a kernel raised, from any lane.
         """
         begun = now()
         self._store = dict(holds)
         self._when = dict.fromkeys(holds, begun)
         self._step = step
-        if self._thread:
-            self._begin.release()
+        for begin, _ in self._sides.values():
+            begin.release()
         try:
             self._walk(Lane.COMPUTE)
         except LaneStopped:
             pass
         except BaseException as error:
-            # the comm lane may be standing in a message whose peers wait for this rank: no join
+            # another lane may be standing in a message whose peers wait for this rank: no join
             self._fail(error)
             raise
-        if self._thread and self._failure is None:
-            self._ended.acquire()
+        for _ in self._sides:
+            if self._failure is None:
+                self._ended.acquire()
         if self._failure is not None:
             raise self._failure
         return self._store
 
     def close(self) -> None:
-        """End the comm thread and let go of every value."""
+        """End the side threads and let go of every value."""
         self._closed = True
         self._store.clear()
-        if self._thread:
-            self._begin.release()
-            self._thread.join(timeout=5)
+        for begin, thread in self._sides.values():
+            begin.release()
+            thread.join(timeout=5)
 
-    def _comm_lane(self) -> None:
-        self._enter_comm()
+    def _side_thread(self, lane: Lane) -> threading.Thread:
+        return threading.Thread(target=self._side, args=(lane,), daemon=True, name=f"{lane} lane")
+
+    def _side(self, lane: Lane) -> None:
+        self._enter_side()
+        begin, _ = self._sides[lane]
         while True:
-            self._begin.acquire()
+            begin.acquire()
             if self._closed:
                 return
             try:
-                self._walk(Lane.COMM)
+                self._walk(lane)
             except LaneStopped:
                 pass
             except BaseException as error:  # shown by the compute lane, which the caller sees

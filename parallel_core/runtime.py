@@ -108,14 +108,14 @@ def _device_hooks(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return {}
 
-    def enter_comm() -> None:
+    def enter_side() -> None:
         torch.cuda.set_device(device)
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch ships no types
         torch.cuda.set_stream(stream)
 
     return {
         "sync": lambda: torch.cuda.current_stream(device).synchronize(),
-        "enter_comm": enter_comm,
+        "enter_side": enter_side,
     }
 
 

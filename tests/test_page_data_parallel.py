@@ -150,6 +150,11 @@ def test_a_race_runs_both_methods_and_shows_them_on_one_axis():
     badges = json.dumps(figures(at))
     assert "filled: measured" in badges and "filled: replayed" not in badges
 
+    job = at.query_params["job"]
+    other = open_page(**SMALL, job=job if isinstance(job, str) else job[0])
+    assert not other.exception
+    assert layers(other)["trace"]["kind"] == Kind.MEASURED  # a link to a run opens on the run
+
     button(at, "Forget my runs").click().run()
     assert "The race" not in headings(at) and "job" not in at.query_params
     assert '"#1"' not in json.dumps(figures(at))

@@ -63,7 +63,7 @@ def page() -> None:
     _buttons(request, guess, going=going)
     if run is not None and going:
         live.watch(run, _growing, PAGE)
-    elif guess.settled:
+    elif guess.settled or run is not None:
         _results(request.plan, guess)
 
 

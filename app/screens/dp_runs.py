@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from statistics import fmean
 
 import streamlit as st
 
@@ -11,7 +12,7 @@ from parallel_core.cases import program_of
 from parallel_core.cost import Link
 from parallel_core.data.overlap import Overlap, fitted, ladder, messages_a_step, overlap
 from parallel_core.plan import DPMethod, Plan
-from parallel_core.replay import ASSUMED, ASSUMED_RATE, fit_link, fitted_rate, model_cost
+from parallel_core.replay import ASSUMED, ASSUMED_RATE, fit_link, model_cost
 from parallel_core.simulate import simulate
 from parallel_core.trace import Trace
 from parallel_core.views.exposure import Dot, Use, use
@@ -98,15 +99,16 @@ def basis(plan: Plan, runs: list[Kept], clock: str) -> Basis:
         cost = model_cost(plan)
         return Basis(overlap(plan, cost, ASSUMED), ASSUMED_RATE, "assumed before any run")
     last = runs[-1]
-    rate = fitted_rate(plan, last.done.trace)
     link = fit_link(last.done.trace, program_of(last.plan))
-    law = overlap(plan, model_cost(plan, rate=rate), link)
+    assumed = overlap(plan, model_cost(plan), link)
+    backward = fmean(run.use(clock).backward for run in runs) / 1e3
+    rate = ASSUMED_RATE * assumed.backward / backward
     sent = [(messages_a_step(run.plan), run.use(clock).comm / 1e3) for run in runs]
-    better = fitted(law.backward, sent)
-    if better is None:
-        return Basis(law, rate, f"fitted from run #{last.number}")
+    law = fitted(backward, sent)
+    if law is None:
+        return Basis(replace(assumed, backward=backward), rate, f"fitted from run #{last.number}")
     numbers = ", ".join(f"#{run.number}" for run in runs)
-    return Basis(better, rate, f"fitted from runs {numbers} ({clock} clock)")
+    return Basis(law, rate, f"fitted from runs {numbers}, {clock} clock")
 
 
 @lru_cache(maxsize=128)

@@ -17,11 +17,11 @@ from parallel_core.program import Program
 def broadcast(group: Group) -> Program:
     """x[C] @root -> x[C].  The root sends its buffer to one rank after another.
 
-        n=4   step 0
-        r0    c0 -> r1 r2 r3
-        r1    .
-        r2    .
-        r3    .
+    n=4   step 0
+    r0    c0 -> r1 r2 r3
+    r1    .
+    r2    .
+    r3    .
     """
     script = Script("broadcast", "naive", group, 1)
     _deal(script, v.x, 0)
@@ -31,11 +31,11 @@ def broadcast(group: Group) -> Program:
 def scatter(group: Group) -> Program:
     """x[n, C] @root -> x[n/r, C].  The root sends each rank its chunk.
 
-        n=4 root=1   step 0
-        r0           .
-        r1           c2 -> r2; c3 -> r3; c0 -> r0
-        r2           .
-        r3           .
+    n=4 root=1   step 0
+    r0           .
+    r1           c2 -> r2; c3 -> r3; c0 -> r0
+    r2           .
+    r3           .
     """
     script = Script("scatter", "naive", group, group.n)
     _deal_shards(script, v.x, 0)
@@ -45,11 +45,11 @@ def scatter(group: Group) -> Program:
 def gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C] @root.  Each rank sends the root its chunk.
 
-        n=4 root=1   step 0
-        r0           c0 -> r1
-        r1           .
-        r2           c2 -> r1
-        r3           c3 -> r1
+    n=4 root=1   step 0
+    r0           c0 -> r1
+    r1           .
+    r2           c2 -> r1
+    r3           c3 -> r1
     """
     script = Script("gather", "naive", group, group.n)
     _collect(script, 0)
@@ -59,11 +59,11 @@ def gather(group: Group) -> Program:
 def reduce(group: Group) -> Program:
     """x[C]+r -> x[C] @root.  The root adds what it gets, one rank after another.
 
-        n=4   step 0
-        r0    .
-        r1    c0 -> r0
-        r2    c0 -> r0
-        r3    c0 -> r0
+    n=4   step 0
+    r0    .
+    r1    c0 -> r0
+    r2    c0 -> r0
+    r3    c0 -> r0
     """
     script = Script("reduce", "naive", group, 1)
     _add_up(script, (0,), 0)
@@ -73,11 +73,11 @@ def reduce(group: Group) -> Program:
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  A reduce to the root, then a broadcast from it.
 
-        n=4   step 0     step 1
-        r0    .          c0 -> r1 r2 r3
-        r1    c0 -> r0   .
-        r2    c0 -> r0   .
-        r3    c0 -> r0   .
+    n=4   step 0     step 1
+    r0    .          c0 -> r1 r2 r3
+    r1    c0 -> r0   .
+    r2    c0 -> r0   .
+    r3    c0 -> r0   .
     """
     script = Script("all_reduce", "naive", group, 1)
     _add_up(script, (0,), 0)
@@ -88,10 +88,10 @@ def all_reduce(group: Group) -> Program:
 def all_gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C].  A gather, then to each rank the chunks that it lacks.
 
-        n=3   step 0     step 1
-        r0    .          c0,2 -> r1; c0-1 -> r2
-        r1    c1 -> r0   .
-        r2    c2 -> r0   .
+    n=3   step 0     step 1
+    r0    .          c0,2 -> r1; c0-1 -> r2
+    r1    c1 -> r0   .
+    r2    c2 -> r0   .
     """
     script = Script("all_gather", "naive", group, group.n)
     _collect(script, 0)
@@ -104,10 +104,10 @@ def all_gather(group: Group) -> Program:
 def reduce_scatter(group: Group) -> Program:
     """x[n, C]+r -> x[n/r, C].  A reduce to the root, then a scatter from it.
 
-        n=3   step 0       step 1
-        r0    .            c1 -> r1; c2 -> r2
-        r1    c0-2 -> r0   .
-        r2    c0-2 -> r0   .
+    n=3   step 0       step 1
+    r0    .            c1 -> r1; c2 -> r2
+    r1    c0-2 -> r0   .
+    r2    c0-2 -> r0   .
     """
     script = Script("reduce_scatter", "naive", group, group.n)
     _add_up(script, group.ranks, 0)

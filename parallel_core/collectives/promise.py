@@ -25,11 +25,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from parallel_core.terms import Term
-
 from parallel_core.collectives import names as v
 from parallel_core.collectives.group import Group
 from parallel_core.program import Value
+from parallel_core.terms import Term
 
 Ends = tuple[dict[Value, frozenset[Term]], ...]
 """Per rank: each value promised, and the terms that add up to it."""

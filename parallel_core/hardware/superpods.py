@@ -38,19 +38,18 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class SuperPod:
-    """`nodes` of 8 GPUs: `inside` joins the GPUs of a node, `uplinks` wires of `across` leave it.
+    """`nodes` of 8 GPUs: `inside` joins the GPUs of a node, `uplinks` links leave it.
 
-    `dtype` is the number format the slide counts FLOP/s in; `adds` says whether its switches
-    reduce.
+    `dtype` is the number format the slide counts FLOP/s in, `uplink_rate` bytes/s of one uplink
+    in one direction; `adds` says whether the switches reduce.
     """
 
     name: str
     gpu: str
     dtype: str
     inside: Wire
-    across: Wire
     uplinks: int
-    across_each: float
+    uplink_rate: float
     adds: bool
     printed: dict[str, float]
     nodes: int = 32
@@ -64,7 +63,7 @@ class SuperPod:
     @property
     def uplink(self) -> float:
         """Bytes/s that leave a node, one direction."""
-        return self.uplinks * self.across_each
+        return self.uplinks * self.uplink_rate
 
     @property
     def node_bisection(self) -> float:
@@ -95,7 +94,7 @@ class SuperPod:
         """Every figure, computed beside printed."""
         gb, half = 1e9, "" if self.adds else " / 2"
         peak, wide = DEVICES[self.gpu].flops(self.dtype), self.inside.both_ways / gb
-        up = f"{self.uplinks} uplinks x {self.across_each / gb:g} GB/s"
+        up = f"{self.uplinks} uplinks x {self.uplink_rate / gb:g} GB/s"
         gathered = self.gpus * self.nodes
         rows = (
             (f"node, {self.dtype}", "FLOP/s", self.node_flops, f"8 x {peak / 1e12:g} TFLOP/s"),
@@ -113,9 +112,8 @@ A100_POD = SuperPod(
     gpu="A100-80 SXM",
     dtype="bfloat16",
     inside=WIRES["nvswitch3"],
-    across=WIRES["infiniband-hdr"],
     uplinks=8,
-    across_each=WIRES["infiniband-hdr"].bandwidth,
+    uplink_rate=WIRES["infiniband-hdr"].bandwidth,
     adds=False,
     printed={
         "node, bfloat16": 2.5e15,
@@ -132,9 +130,8 @@ H100_POD = SuperPod(
     gpu="H100 SXM",
     dtype="fp8",
     inside=WIRES["nvswitch4"],
-    across=WIRES["nvlink4"],
     uplinks=72,
-    across_each=WIRES["nvlink4"].bandwidth / 18,
+    uplink_rate=WIRES["nvlink4"].bandwidth / 18,
     adds=True,
     printed={
         "node, fp8": 16e15,

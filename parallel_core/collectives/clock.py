@@ -1,0 +1,121 @@
+"""The clock of a collective's program: what simulate needs to lay it out under alpha-beta.
+
+    seconds   a message takes its link's time; an addition the bytes it writes over a rate, or 0
+    bytes     a value is as large as its chunk
+
+Simulate with `rendezvous=True`: then a message holds its sender's port and its receiver's until it
+is over, so that what goes to one rank queues there. Buffered sends know no queue at the receiver:
+a naive gather would take no longer than one message.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from parallel_core.collectives.names import value_sizes
+from parallel_core.cost import Link, message_bytes
+from parallel_core.program import Instr, Op, Program, Value
+from parallel_core.trace import Kind
+
+Wires = Callable[[int, int], Link]
+"""(source, destination) -> the link between them."""
+
+Meeting = tuple[int, int, str]
+"""source, destination, step."""
+
+
+@dataclass(frozen=True)
+class CollectiveCost:
+    """A Cost for one program: sizes by chunk, links by pair of ranks.
+
+    `together` says how many messages of a step share a port; where it is not empty their latencies
+    overlap, and each pays its part of one alpha. `rate` is bytes added a second, 0 for free adds.
+    """
+
+    size: Callable[[Value], int]
+    wires: Wires
+    text: str
+    rate: float = 0.0
+    together: Mapping[Meeting, int] = field(default_factory=dict)
+    kind: Kind = Kind.MODELLED
+
+    def seconds(self, rank: int, instr: Instr) -> float:
+        """A message's time on its link; an addition's bytes over the rate."""
+        if instr.op == Op.ADD and self.rate:
+            return sum(map(self.size, instr.writes)) / self.rate
+        if not instr.op.is_p2p or instr.peer is None:
+            return 0.0
+        ends = (rank, instr.peer) if instr.op == Op.SEND else (instr.peer, rank)
+        link = self.wires(*ends)
+        alone = link.seconds(Op.SEND, self.payload(instr), 2)
+        shared = self.together.get((*ends, instr.where), 1)
+        return alone - link.alpha * (1 - 1 / shared)
+
+    def bytes(self, value: Value) -> int:
+        """Bytes of the value's chunk."""
+        return self.size(value)
+
+    def payload(self, instr: Instr) -> int:
+        """Bytes one message hands over."""
+        return message_bytes(instr, self.size)
+
+
+def collective_cost(
+    program: Program,
+    nbytes: int,
+    link: Link | Wires,
+    *,
+    itemsize: int = 1,
+    rate: float = 0.0,
+    overlap: bool = False,
+) -> CollectiveCost:
+    """The clock of `program` on a buffer of `nbytes`, over one link or `two_level` ones.
+
+    With `overlap` the messages of a step that share a port pay one alpha together. Raises
+    ValueError where `itemsize` does not divide `nbytes`.
+    """
+    if nbytes % itemsize:
+        raise ValueError(f"nbytes={nbytes} is no whole number of elements of {itemsize} bytes")
+    one = link if isinstance(link, Link) else None
+    text = f"{one or 'two links'}, adds {f'at {rate / 1e9:.3g} GB/s' if rate else 'free'}"
+    return CollectiveCost(
+        size=value_sizes(program, nbytes // itemsize, itemsize),
+        wires=_alike(link) if isinstance(link, Link) else link,
+        text=text + (", latencies of a step overlap" if overlap else ""),
+        rate=rate,
+        together=_together(program) if overlap else {},
+    )
+
+
+def two_level(node: int, inside: Link, across: Link) -> Wires:
+    """One link inside nodes of `node` neighbouring ranks, another between them."""
+
+    def wires(source: int, destination: int) -> Link:
+        return inside if source // node == destination // node else across
+
+    return wires
+
+
+def _alike(link: Link) -> Wires:
+    def wires(source: int, destination: int) -> Link:
+        return link
+
+    return wires
+
+
+def _together(program: Program) -> dict[Meeting, int]:
+    """For each message, how many its busier end handles in the same step."""
+    out: Counter[tuple[int, str]] = Counter()
+    into: Counter[tuple[int, str]] = Counter()
+    sends = [(rank, instr) for rank, _, instr in program if instr.op == Op.SEND]
+    for rank, instr in sends:
+        out[rank, instr.where] += 1
+        into[instr.peer or 0, instr.where] += 1
+    return {
+        (rank, instr.peer or 0, instr.where): max(
+            out[rank, instr.where], into[instr.peer or 0, instr.where]
+        )
+        for rank, instr in sends
+    }

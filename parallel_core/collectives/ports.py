@@ -1,0 +1,106 @@
+"""What the messages of a collective do to real tensors: the kernels of SEND, RECV and ADD.
+
+Inputs stay as they are. What a rank is promised lies in one output buffer, and a message that
+brings it is received right there; everything else is scratch. A sum of two is made in the memory
+of the one that came (names.py says why it may).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parallel_core.comm import Comm
+from parallel_core.lanes import Kernel
+from parallel_core.program import Instr, Op, Value
+
+Reads = Mapping[Value, Any]
+
+
+class Ports:
+    """One rank's buffers and kernels. `inputs` are the values held at the start, each [size];
+    `promised` the values it must end with; `size` gives elements a value."""
+
+    def __init__(
+        self,
+        comm: Comm,
+        inputs: Mapping[Value, Tensor],
+        promised: Sequence[Value],
+        size: Callable[[Value], int],
+    ) -> None:
+        self.comm, self.inputs, self._size = comm, dict(inputs), size
+        some = next(iter(inputs.values()), torch.empty(0))
+        self._like = some
+        self.output = some.new_empty(sum(size(value) for value in promised))
+        sizes = [size(value) for value in promised]
+        views = zip(promised, self.output.split(sizes), strict=True)
+        self._promised = dict(views)
+
+    def table(self) -> dict[Op, Kernel]:
+        """Op -> kernel."""
+        return {Op.SEND: self.send, Op.RECV: self.receive, Op.ADD: self.add}
+
+    def outputs(self, left: Mapping[Value, Any]) -> dict[Value, Tensor]:
+        """The promised values, in the output buffer, from what a run left in its store."""
+        for value, place in self._promised.items():
+            if left[value].data_ptr() != place.data_ptr():
+                place.copy_(left[value])  # an input that is an output too, or a joined message
+        return self._promised
+
+    def send(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """Hand all values that are read to the peer, as one message."""
+        assert instr.peer is not None
+        payload = joined([reads[value] for value in instr.reads])
+        self.comm.send(payload, instr.peer)
+        return [payload.nbytes]
+
+    def receive(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """Take one message apart into the values that are written."""
+        assert instr.peer is not None
+        places = [self._place(value) for value in instr.writes]
+        whole = joined(places)
+        self.comm.recv(whole, instr.peer)
+        if whole.data_ptr() != places[0].data_ptr():
+            places = list(whole.split([len(place) for place in places]))
+        return [whole.nbytes, *places]
+
+    def add(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """Operands stand in rows of as many chunks as are written; each column is added up."""
+        columns = len(instr.writes)
+        return [
+            self._sum(instr.writes[c], list(instr.reads[c::columns]), reads) for c in range(columns)
+        ]
+
+    def _sum(self, target: Value, operands: list[Value], reads: Reads) -> Tensor:
+        first, second, *rest = (reads[value] for value in operands)
+        out = self._promised.get(target)
+        if out is None:
+            came = [reads[value] for value in operands if value.name == "got"]
+            out = came[0] if came and not rest else torch.empty_like(first)
+        torch.add(first, second, out=out)
+        for more in rest:
+            out.add_(more)
+        return out
+
+    def _place(self, value: Value) -> Tensor:
+        place = self._promised.get(value)
+        return self._like.new_empty(self._size(value)) if place is None else place
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors as one: a view where they lie side by side in one storage, else a copy."""
+    if len(tensors) == 1:
+        return tensors[0]
+    first = tensors[0]
+    lies = all(
+        a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+        and a.storage_offset() + a.numel() == b.storage_offset()
+        for a, b in pairwise(tensors)
+    )
+    if not lies:
+        return torch.cat(list(tensors))
+    return first.as_strided((sum(len(t) for t in tensors),), (1,))
