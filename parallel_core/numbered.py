@@ -8,10 +8,11 @@ and the k-th collective of a rank on a group meets the k-th of every other membe
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import accumulate
 
 from parallel_core.program import Instr, Lane, Op, Program, Value
 
@@ -62,12 +63,19 @@ class Numbered:
     ends: list[list[int]] = field(default_factory=list)
     needed: list[int] = field(default_factory=list)
 
+    def first_of_ranks(self) -> list[int]:
+        """The number of each rank's first instruction, and behind the last rank their count."""
+        counts = Counter(self.rank)
+        return [0, *accumulate(counts[rank] for rank in range(len(self.held)))]
+
     def deps(self, at: int, first: int) -> Numbers:
         """Which instructions of its rank wrote what `at` reads, counted from the rank's `first`."""
-        if not self.reads[at]:
-            return ()
-        writers = {self.writer[slot] for slot in self.reads[at]}
-        return tuple(sorted(number - first for number in writers if number >= 0))
+        reads, writer = self.reads[at], self.writer
+        if len(reads) == 1:
+            number = writer[reads[0]] - first
+            return (number,) if number >= 0 else ()
+        writers = {writer[slot] - first for slot in reads}
+        return tuple(sorted([number for number in writers if number >= 0]))
 
 
 def number(program: Program) -> Numbered:

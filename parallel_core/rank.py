@@ -75,8 +75,11 @@ class Rank:
     def init(self, backend: str | Backend = "gloo") -> None:
         """Join the default process group of torch.distributed; `close` leaves it.
 
-        Under a Pool the ranks meet in a file of the run's directory: no port is opened for it.
+        Under a Pool the ranks meet in a file of the run's directory: no port is opened for it. A
+        rank that has joined already stays as it is.
         """
+        if dist.is_initialized():
+            return
         chosen = Backend(backend, "cpu") if isinstance(backend, str) else backend
         if chosen.device == "cuda" or chosen.name == "nccl":
             torch.cuda.set_device(self.local_rank % torch.cuda.device_count())

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from parallel_core import values as v
@@ -97,7 +96,7 @@ def train(
 
 def _join(rank: Rank, plan: Plan, backend: Backend) -> torch.device:
     """Meet the other ranks, if there are any; the device to work on."""
-    if plan.world_size > 1 and not dist.is_initialized():
+    if plan.world_size > 1:
         rank.init(backend)
     if backend.device == "cuda":
         return torch.device("cuda", rank.local_rank % torch.cuda.device_count())

@@ -82,12 +82,12 @@ TRANSPOSE = {
     "reduce_scatter": "all_gather",
     "all_reduce": "all_reduce",
     "all_to_all": "all_to_all",
-    "barrier": "barrier",
 }
 """op -> the op that is its backward, where every rank's loss counts.
 
 A collective is a matrix: output = M input, M of zeros and ones. Its backward is M transposed:
-arrows turn round, a copy becomes a sum and a sum a copy. send_recv goes back the other way.
+arrows turn round, a copy becomes a sum and a sum a copy. send_recv goes back the other way; a
+barrier carries nothing and has none.
 
 Megatron's g is an all-reduce in the forward, and yet its backward is the identity, not an
 all-reduce. No contradiction: after g every rank computes the same loss, and that replicated loss

@@ -17,11 +17,13 @@ from parallel_core.program import Program
 def all_to_all(group: Group) -> Program:
     """x[n/r, d, C] -> x[n, d/r, C].  In step k every block whose way has bit k goes 2^k places on.
 
-    n=4   step 0            step 1
-    r0    b1.0,b3.0 -> r1   b2.0,b2.3 -> r2
-    r1    b2.1,b0.1 -> r2   b3.1,b3.0 -> r3
-    r2    b3.2,b1.2 -> r3   b0.2,b0.1 -> r0
-    r3    b0.3,b2.3 -> r0   b1.3,b1.2 -> r1
+    Time lg n (α + S/(2β)), n a power of two.
+
+        n=4   step 0            step 1
+        r0    b1.0,b3.0 -> r1   b2.0,b2.3 -> r2
+        r1    b2.1,b0.1 -> r2   b3.1,b3.0 -> r3
+        r2    b3.2,b1.2 -> r3   b0.2,b0.1 -> r0
+        r3    b0.3,b2.3 -> r0   b1.3,b1.2 -> r1
     """
     script, n = Script("all_to_all", "bruck", group, group.n), group.n
     for k in range(group.levels):
@@ -36,10 +38,12 @@ def all_to_all(group: Group) -> Program:
 def all_gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C].  In step k every rank sends all it has 2^k places on.
 
-    n=3   step 0     step 1
-    r0    c0 -> r1   c0 -> r2
-    r1    c1 -> r2   c1 -> r0
-    r2    c2 -> r0   c2 -> r1
+    Time ⌈lg n⌉α + (n-1)/n S/β.
+
+        n=3   step 0     step 1
+        r0    c0 -> r1   c0 -> r2
+        r1    c1 -> r2   c1 -> r0
+        r2    c2 -> r0   c2 -> r1
     """
     script = Script("all_gather", "bruck", group, group.n)
     spread(script, v.x)

@@ -21,10 +21,12 @@ from parallel_core.program import Program
 def all_gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C].  Every rank hands its chunk to every other.
 
-    n=3   step 0
-    r0    c0 -> r1 r2
-    r1    c1 -> r2 r0
-    r2    c2 -> r0 r1
+    Time (n-1)α + (n-1)/n S/β.
+
+        n=3   step 0
+        r0    c0 -> r1 r2
+        r1    c1 -> r2 r0
+        r2    c2 -> r0 r1
     """
     script = Script("all_gather", "direct", group, group.n)
     _spread(script, v.x, 0)
@@ -34,10 +36,12 @@ def all_gather(group: Group) -> Program:
 def reduce_scatter(group: Group) -> Program:
     """x[n, C]+r -> x[n/r, C].  Every rank hands each other rank its copy of that rank's chunk.
 
-    n=3   step 0
-    r0    c1 -> r1; c2 -> r2
-    r1    c2 -> r2; c0 -> r0
-    r2    c0 -> r0; c1 -> r1
+    Time (n-1)α + (n-1)/n S/β.
+
+        n=3   step 0
+        r0    c1 -> r1; c2 -> r2
+        r1    c2 -> r2; c0 -> r0
+        r2    c0 -> r0; c1 -> r1
     """
     script = Script("reduce_scatter", "direct", group, group.n)
     _sum_own(script)
@@ -47,10 +51,12 @@ def reduce_scatter(group: Group) -> Program:
 def one_shot(group: Group) -> Program:
     """x[C]+r -> x[C].  Every rank takes in all buffers and adds them, in rank order.
 
-    n=3   step 0
-    r0    c0 -> r1 r2
-    r1    c0 -> r2 r0
-    r2    c0 -> r0 r1
+    Time (n-1)(α + S/β).
+
+        n=3   step 0
+        r0    c0 -> r1 r2
+        r1    c0 -> r2 r0
+        r2    c0 -> r0 r1
     """
     script = Script("all_reduce", "one_shot", group, 1)
     for source, destination in pairs(group):
@@ -63,10 +69,12 @@ def one_shot(group: Group) -> Program:
 def two_shot(group: Group) -> Program:
     """x[C]+r -> x[C].  A direct reduce-scatter, then a direct all-gather of the sums.
 
-    n=3   step 0               step 1
-    r0    c1 -> r1; c2 -> r2   c0 -> r1 r2
-    r1    c2 -> r2; c0 -> r0   c1 -> r2 r0
-    r2    c0 -> r0; c1 -> r1   c2 -> r0 r1
+    Time 2(n-1)α + 2(n-1)/n S/β.
+
+        n=3   step 0               step 1
+        r0    c1 -> r1; c2 -> r2   c0 -> r1 r2
+        r1    c2 -> r2; c0 -> r0   c1 -> r2 r0
+        r2    c0 -> r0; c1 -> r1   c2 -> r0 r1
     """
     script = Script("all_reduce", "two_shot", group, group.n)
     _sum_own(script)
@@ -77,10 +85,12 @@ def two_shot(group: Group) -> Program:
 def all_to_all(group: Group) -> Program:
     """x[n/r, d, C] -> x[n, d/r, C].  Every rank hands each other rank its block.
 
-    n=3   step 0
-    r0    b1.0 -> r1; b2.0 -> r2
-    r1    b2.1 -> r2; b0.1 -> r0
-    r2    b0.2 -> r0; b1.2 -> r1
+    Time (n-1)α + (n-1)/n S/β.
+
+        n=3   step 0
+        r0    b1.0 -> r1; b2.0 -> r2
+        r1    b2.1 -> r2; b0.1 -> r0
+        r2    b0.2 -> r0; b1.2 -> r1
     """
     script = Script("all_to_all", "direct", group, group.n)
     for source, destination in pairs(group):

@@ -25,12 +25,14 @@ from parallel_core.program import Program
 def broadcast(group: Group) -> Program:
     """x[C] @root -> x[C].  The root sends each half to the top of a tree over all other ranks.
 
-    n=5   step 0               step 1     step 2
-    r0    c0 -> r1; c1 -> r4   .          .
-    r1    .                    c0 -> r3   .
-    r2    .                    .          c1 -> r1 r3
-    r3    .                    .          c0 -> r2 r4
-    r4    .                    c1 -> r2   .
+    Time towards S/β with more segments.
+
+        n=5   step 0               step 1     step 2
+        r0    c0 -> r1; c1 -> r4   .          .
+        r1    .                    c0 -> r3   .
+        r2    .                    .          c1 -> r1 r3
+        r3    .                    .          c0 -> r2 r4
+        r4    .                    c1 -> r2   .
     """
     script = Script("broadcast", "double_tree", group, 2 * group.segments)
     for half, tree in enumerate(trees(group.n - 1)):
@@ -46,11 +48,13 @@ def broadcast(group: Group) -> Program:
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  Each half is summed up its tree and comes down it again.
 
-    n=4   step 0     step 1     step 2     step 3
-    r0    c1 -> r1   .          c0 -> r2   .
-    r1    c0 -> r2   c1 -> r3   .          c1 -> r0 r2
-    r2    c1 -> r1   c0 -> r0   .          c0 -> r1 r3
-    r3    c0 -> r2   .          c1 -> r1   .
+    Time towards 2 S/β with more segments.
+
+        n=4   step 0     step 1     step 2     step 3
+        r0    c1 -> r1   .          c0 -> r2   .
+        r1    c0 -> r2   c1 -> r3   .          c1 -> r0 r2
+        r2    c1 -> r1   c0 -> r0   .          c0 -> r1 r3
+        r3    c0 -> r2   .          c1 -> r1   .
     """
     script = Script("all_reduce", "double_tree", group, 2 * group.segments)
     for half, tree in enumerate(trees(group.n)):

@@ -16,13 +16,15 @@ from parallel_core.program import Program
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  Partners add the same two sums, so all ranks agree to the bit.
 
-    n=6   step 0     step 1     step 2     step 3
-    r0    c0 -> r1   .          .          .
-    r1    .          c0 -> r3   c0 -> r4   c0 -> r0
-    r2    c0 -> r3   .          .          .
-    r3    .          c0 -> r1   c0 -> r5   c0 -> r2
-    r4    .          c0 -> r5   c0 -> r1   .
-    r5    .          c0 -> r4   c0 -> r3   .
+    Time (lg p + 2f)(α + S/β), p the power of two below n, f = 1 to fold where n > p.
+
+        n=6   step 0     step 1     step 2     step 3
+        r0    c0 -> r1   .          .          .
+        r1    .          c0 -> r3   c0 -> r4   c0 -> r0
+        r2    c0 -> r3   .          .          .
+        r3    .          c0 -> r1   c0 -> r5   c0 -> r2
+        r4    .          c0 -> r5   c0 -> r1   .
+        r5    .          c0 -> r4   c0 -> r3   .
     """
     fold = Fold.of(group)
     script = Script("all_reduce", "doubling", group, 1)

@@ -125,14 +125,13 @@ FORMULAS: dict[str, dict[str, Formula]] = {
         "doubling": Formula(
             (partners.FOLD_IN, partners.SWAP_ALL, partners.FOLD_OUT),
             _one,
-            "lg n (α + S/β); n no power of two: (⌊lg n⌋ + 2)(α + S/β)",
+            "(lg p + 2f)(α + S/β), p the power of two below n, f = 1 to fold where n > p",
             THAKUR,
         ),
         "halving_doubling": Formula(
             (partners.FOLD_IN, partners.HALVE, partners.DOUBLE, partners.FOLD_OUT),
             _players,
-            "2 lg n α + 2(n-1)/n S/β; n no power of two, p the one below:"
-            " (2 lg p + 2)α + (2(p-1)/p + 2) S/β",
+            "2(lg p + f)α + 2((p-1)/p + f) S/β, p the power of two below n, f = 1 where n > p",
             THAKUR,
         ),
         "one_shot": Formula((direct.DIRECT_WHOLE,), _one, "(n-1)(α + S/β)", DIRECT),
@@ -142,7 +141,7 @@ FORMULAS: dict[str, dict[str, Formula]] = {
         "hierarchical": Formula(
             (rings.NODE_SUM, rings.ACROSS_SUM, rings.ACROSS_PASS, rings.NODE_PASS),
             _each,
-            "2(g-1)(α + S/(gβ)) inside a node of g + 2(k-1)(α + S/(nβ)) across k nodes",
+            "2(g-1)(α + S/(gβ)) + 2(k-1)(α + S/(nβ)), k nodes of g ranks",
             MIKAMI,
         ),
     },

@@ -24,11 +24,13 @@ from parallel_core.program import Program
 def reduce_scatter(group: Group) -> Program:
     """x[n, C]+r -> x[n/r, C].  Partners swap the halves that the other one keeps, and add.
 
-    n=4   step 0       step 1
-    r0    c2-3 -> r2   c1 -> r1
-    r1    c2-3 -> r3   c0 -> r0
-    r2    c0-1 -> r0   c3 -> r3
-    r3    c0-1 -> r1   c2 -> r2
+    Time lg n α + (n-1)/n S/β.
+
+        n=4   step 0       step 1
+        r0    c2-3 -> r2   c1 -> r1
+        r1    c2-3 -> r3   c0 -> r0
+        r2    c0-1 -> r0   c3 -> r3
+        r3    c0-1 -> r1   c2 -> r2
     """
     group.needs_power_of_two("recursive halving")
     script = Script("reduce_scatter", "halving", group, group.n)
@@ -39,11 +41,13 @@ def reduce_scatter(group: Group) -> Program:
 def all_gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C].  Partners swap all they have, which doubles with every step.
 
-    n=4   step 0     step 1
-    r0    c0 -> r1   c0-1 -> r2
-    r1    c1 -> r0   c0-1 -> r3
-    r2    c2 -> r3   c2-3 -> r0
-    r3    c3 -> r2   c2-3 -> r1
+    Time lg n α + (n-1)/n S/β.
+
+        n=4   step 0     step 1
+        r0    c0 -> r1   c0-1 -> r2
+        r1    c1 -> r0   c0-1 -> r3
+        r2    c2 -> r3   c2-3 -> r0
+        r3    c3 -> r2   c2-3 -> r1
     """
     group.needs_power_of_two("recursive doubling")
     script = Script("all_gather", "doubling", group, group.n)
@@ -54,11 +58,13 @@ def all_gather(group: Group) -> Program:
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  Halve until each rank has one chunk summed, double until all have all.
 
-    n=4   step 0       step 1     step 2     step 3
-    r0    c2-3 -> r2   c1 -> r1   c0 -> r1   c0-1 -> r2
-    r1    c2-3 -> r3   c0 -> r0   c1 -> r0   c0-1 -> r3
-    r2    c0-1 -> r0   c3 -> r3   c2 -> r3   c2-3 -> r0
-    r3    c0-1 -> r1   c2 -> r2   c3 -> r2   c2-3 -> r1
+    Time 2(lg p + f)α + 2((p-1)/p + f) S/β, p the power of two below n, f = 1 where n > p.
+
+        n=4   step 0       step 1     step 2     step 3
+        r0    c2-3 -> r2   c1 -> r1   c0 -> r1   c0-1 -> r2
+        r1    c2-3 -> r3   c0 -> r0   c1 -> r0   c0-1 -> r3
+        r2    c0-1 -> r0   c3 -> r3   c2 -> r3   c2-3 -> r0
+        r3    c0-1 -> r1   c2 -> r2   c3 -> r2   c2-3 -> r1
     """
     fold = Fold.of(group)
     chunks = range(len(fold.ranks))

@@ -19,11 +19,13 @@ from parallel_core.program import Program
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  Inside, across, inside; the slow link between nodes carries shards.
 
-    n=4 node=2   step 0       step 1     step 2     step 3
-    r0           c2-3 -> r1   c1 -> r2   c0 -> r2   c0-1 -> r1
-    r1           c0-1 -> r0   c3 -> r3   c2 -> r3   c2-3 -> r0
-    r2           c2-3 -> r3   c0 -> r0   c1 -> r0   c0-1 -> r3
-    r3           c0-1 -> r2   c2 -> r1   c3 -> r1   c2-3 -> r2
+    Time 2(g-1)(α + S/(gβ)) + 2(k-1)(α + S/(nβ)), k nodes of g ranks.
+
+        n=4 node=2   step 0       step 1     step 2     step 3
+        r0           c2-3 -> r1   c1 -> r2   c0 -> r2   c0-1 -> r1
+        r1           c0-1 -> r0   c3 -> r3   c2 -> r3   c2-3 -> r0
+        r2           c2-3 -> r3   c0 -> r0   c1 -> r0   c0-1 -> r3
+        r3           c0-1 -> r2   c2 -> r1   c3 -> r1   c2-3 -> r2
     """
     group.needs_whole_nodes("the two-level all-reduce")
     g, k = group.node, group.nodes

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from parallel_core.collectives import build
 from parallel_core.collectives.group import AXIS, Group
-from parallel_core.collectives.names import chunks, value_sizes
-from parallel_core.collectives.peer import peer_call
+from parallel_core.collectives.names import chunk_sizes, chunks, value_sizes
+from parallel_core.collectives.peer import peer
 from parallel_core.collectives.ports import Ports
 from parallel_core.collectives.promise import Promise, promise
 from parallel_core.comm import Comm
@@ -31,22 +31,18 @@ from parallel_core.terms import Term
 
 
 def run(
-    rank: Rank,
-    *,
-    op: str,
-    algorithm: str,
-    group: Mapping[str, int],
-    elements: int,
-    dtype: str = "float32",
-    repeats: int = 5,
+    rank: Rank, *, what: Mapping[str, Any], elements: int, dtype: str = "float32", repeats: int = 5
 ) -> dict[str, Any]:
     """`repeats` runs of a collective over a buffer of `elements`; this rank's measurements.
+
+    `what` has "op", "algorithm" and the fields of a Group under "group".
 
     The first run warms up and is in the notes as step 0. Returns counts of messages, seconds per
     run (ours and torch's), whether the promise was kept (`error`, 0 for data that only moves), and
     a digest of the output, which must be equal on every rank that is promised the same.
     """
-    here, kind = Group(**group), getattr(torch, dtype)
+    op, algorithm, here = what["op"], what["algorithm"], Group(**what["group"])
+    kind = getattr(torch, dtype)
     program = build(op, algorithm, here)
     count = chunks(program)
     word = promise(op, here, count)
@@ -55,11 +51,12 @@ def run(
     rank.init()
     comm = Comm(here.mesh, rank.rank)
     mine = {value: draw(rank.rank, value) for value in program.holds[rank.rank]}
-    ports = Ports(comm, mine, list(word.ends[rank.rank]), size)
+    ports = Ports(comm, mine, list(word.ends[rank.rank]), size, kind)
     instrs = program.ranks[rank.rank]
     rank.describe([instr.label for instr in instrs])
     lanes = Lanes(instrs, ports.table(), beat=rank.beat)
-    theirs = peer_call(op, here, rank.rank, elements, draw)
+    sizes = chunk_sizes(elements, count)
+    theirs = peer(op, here, rank.rank, mine, sizes=sizes, like=torch.empty(0, dtype=kind))
     seconds: dict[str, list[float]] = {"ours": [], "torch": []}
     try:
         for step in range(repeats):
@@ -67,13 +64,16 @@ def run(
             start = time.perf_counter()
             outputs = ports.outputs(lanes.run(step, ports.inputs))
             seconds["ours"].append(time.perf_counter() - start)
-            dist.barrier()
-            start = time.perf_counter()
-            told = theirs() if theirs else {}
-            seconds["torch"].append(time.perf_counter() - start)
+            if theirs:
+                theirs.prepare()
+                dist.barrier()
+                start = time.perf_counter()
+                theirs.call()
+                seconds["torch"].append(time.perf_counter() - start)
     finally:
         lanes.close()
     rank.emit({"event": "notes", "rank": rank.rank, "notes": lanes.notes})
+    told = theirs.outputs() if theirs else {}
     return {
         "counts": [[axis, name, *both] for (axis, name), both in comm.counts().items()],
         "seconds": seconds if theirs else {"ours": seconds["ours"]},
@@ -91,32 +91,33 @@ Draw = Callable[[int, Value], Tensor]
 def inputs_of(size: Callable[[Value], int], dtype: torch.dtype) -> Draw:
     """Inputs from counter-based normal numbers, so that any rank can draw any other's.
 
-    Integer types get them rounded after a scaling by 10.
+    Integer types get their sizes, times 10 and rounded.
     """
 
     def draw(rank: int, value: Value) -> Tensor:
         index = torch.arange(size(value))
         numbers = normal(0, (value.name, rank, value.at[0]), index)
-        return (numbers if dtype.is_floating_point else (numbers * 10).round()).to(dtype)
+        return (numbers if dtype.is_floating_point else (numbers * 10).abs().round()).to(dtype)
 
     return draw
 
 
 def expected(terms: frozenset[Term], draw: Draw) -> Tensor:
-    """The sum of the inputs that the promise names, in float64 (or int64)."""
+    """The sum of the inputs that the promise names, float64; integers wrap as their type does."""
     parts = [draw(rank, Value(name, (index,))) for name, rank, index in sorted(terms)]
-    wide = torch.float64 if parts[0].dtype.is_floating_point else torch.int64
-    return torch.stack([part.to(wide) for part in parts]).sum(0)
+    if parts[0].dtype.is_floating_point:
+        return torch.stack(parts).double().sum(0)
+    return torch.stack(parts).long().sum(0).to(parts[0].dtype).double()
 
 
 def error(outputs: Mapping[Value, Tensor], word: Promise, rank: int, draw: Draw) -> float:
-    """The largest |output - promised| over this rank's outputs, relative to the largest promised."""
+    """The largest |output - promised| of this rank, relative to the largest promised."""
     worst = 0.0
     for value, terms in word.ends[rank].items():
         truth = expected(terms, draw)
         if truth.numel():
             scale = max(float(truth.abs().max()), 1e-300)
-            worst = max(worst, float((outputs[value] - truth).abs().max()) / scale)
+            worst = max(worst, float((outputs[value].double() - truth).abs().max()) / scale)
     return worst
 
 
@@ -126,12 +127,11 @@ def difference(ours: Mapping[Value, Tensor], theirs: Mapping[Value, Tensor]) -> 
     for value, tensor in theirs.items():
         if tensor.numel():
             scale = max(float(tensor.abs().max()), 1e-300)
-            worst = max(worst, float((ours[value] - tensor).abs().max()) / scale)
+            worst = max(worst, float((ours[value].double() - tensor.double()).abs().max()) / scale)
     return worst
 
 
 def digest(tensor: Tensor) -> str:
     """A short hash of the bytes of a tensor."""
-    return hashlib.blake2b(
-        bytes(tensor.contiguous().view(torch.uint8).numpy()), digest_size=8
-    ).hexdigest()
+    raw = bytes(tensor.contiguous().view(torch.uint8).numpy())
+    return hashlib.blake2b(raw, digest_size=8).hexdigest()

@@ -17,11 +17,13 @@ from parallel_core.program import Program
 def broadcast(group: Group) -> Program:
     """x[C] @root -> x[C].  The root sends its buffer to one rank after another.
 
-    n=4   step 0
-    r0    c0 -> r1 r2 r3
-    r1    .
-    r2    .
-    r3    .
+    Time (n-1)(α + S/β).
+
+        n=4   step 0
+        r0    c0 -> r1 r2 r3
+        r1    .
+        r2    .
+        r3    .
     """
     script = Script("broadcast", "naive", group, 1)
     _deal(script, v.x, 0)
@@ -31,11 +33,13 @@ def broadcast(group: Group) -> Program:
 def scatter(group: Group) -> Program:
     """x[n, C] @root -> x[n/r, C].  The root sends each rank its chunk.
 
-    n=4 root=1   step 0
-    r0           .
-    r1           c2 -> r2; c3 -> r3; c0 -> r0
-    r2           .
-    r3           .
+    Time (n-1)α + (n-1)/n S/β.
+
+        n=4 root=1   step 0
+        r0           .
+        r1           c2 -> r2; c3 -> r3; c0 -> r0
+        r2           .
+        r3           .
     """
     script = Script("scatter", "naive", group, group.n)
     _deal_shards(script, v.x, 0)
@@ -45,11 +49,13 @@ def scatter(group: Group) -> Program:
 def gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C] @root.  Each rank sends the root its chunk.
 
-    n=4 root=1   step 0
-    r0           c0 -> r1
-    r1           .
-    r2           c2 -> r1
-    r3           c3 -> r1
+    Time (n-1)α + (n-1)/n S/β.
+
+        n=4 root=1   step 0
+        r0           c0 -> r1
+        r1           .
+        r2           c2 -> r1
+        r3           c3 -> r1
     """
     script = Script("gather", "naive", group, group.n)
     _collect(script, 0)
@@ -59,11 +65,13 @@ def gather(group: Group) -> Program:
 def reduce(group: Group) -> Program:
     """x[C]+r -> x[C] @root.  The root adds what it gets, one rank after another.
 
-    n=4   step 0
-    r0    .
-    r1    c0 -> r0
-    r2    c0 -> r0
-    r3    c0 -> r0
+    Time (n-1)(α + S/β).
+
+        n=4   step 0
+        r0    .
+        r1    c0 -> r0
+        r2    c0 -> r0
+        r3    c0 -> r0
     """
     script = Script("reduce", "naive", group, 1)
     _add_up(script, (0,), 0)
@@ -73,11 +81,13 @@ def reduce(group: Group) -> Program:
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  A reduce to the root, then a broadcast from it.
 
-    n=4   step 0     step 1
-    r0    .          c0 -> r1 r2 r3
-    r1    c0 -> r0   .
-    r2    c0 -> r0   .
-    r3    c0 -> r0   .
+    Time 2(n-1)(α + S/β).
+
+        n=4   step 0     step 1
+        r0    .          c0 -> r1 r2 r3
+        r1    c0 -> r0   .
+        r2    c0 -> r0   .
+        r3    c0 -> r0   .
     """
     script = Script("all_reduce", "naive", group, 1)
     _add_up(script, (0,), 0)
@@ -88,26 +98,31 @@ def all_reduce(group: Group) -> Program:
 def all_gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C].  A gather, then to each rank the chunks that it lacks.
 
-    n=3   step 0     step 1
-    r0    .          c0,2 -> r1; c0-1 -> r2
-    r1    c1 -> r0   .
-    r2    c2 -> r0   .
+    Time 2(n-1)α + (n-1) S/β.
+
+        n=3   step 0     step 1
+        r0    .          c0,2 -> r1; c0-1 -> r2
+        r1    c1 -> r0   .
+        r2    c2 -> r0   .
     """
     script = Script("all_gather", "naive", group, group.n)
     _collect(script, 0)
+    after = int(group.n > 2)  # of two ranks, each already has all that the other lacks
     for rank in _others(group):
         lacks = [v.x(c) for c in group.ranks if c != rank]
-        script.copy(1, group.root, rank, lacks)
+        script.copy(after, group.root, rank, lacks)
     return script.program()
 
 
 def reduce_scatter(group: Group) -> Program:
     """x[n, C]+r -> x[n/r, C].  A reduce to the root, then a scatter from it.
 
-    n=3   step 0       step 1
-    r0    .            c1 -> r1; c2 -> r2
-    r1    c0-2 -> r0   .
-    r2    c0-2 -> r0   .
+    Time 2(n-1)α + (n²-1)/n S/β.
+
+        n=3   step 0       step 1
+        r0    .            c1 -> r1; c2 -> r2
+        r1    c0-2 -> r0   .
+        r2    c0-2 -> r0   .
     """
     script = Script("reduce_scatter", "naive", group, group.n)
     _add_up(script, group.ranks, 0)

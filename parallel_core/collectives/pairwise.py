@@ -16,10 +16,12 @@ from parallel_core.program import Program
 def all_to_all(group: Group) -> Program:
     """x[n/r, d, C] -> x[n, d/r, C].  In step k every rank serves the rank k + 1 places on.
 
-    n=3   step 0       step 1
-    r0    b1.0 -> r1   b2.0 -> r2
-    r1    b2.1 -> r2   b0.1 -> r0
-    r2    b0.2 -> r0   b1.2 -> r1
+    Time (n-1)α + (n-1)/n S/β.
+
+        n=3   step 0       step 1
+        r0    b1.0 -> r1   b2.0 -> r2
+        r1    b2.1 -> r2   b0.1 -> r0
+        r2    b0.2 -> r0   b1.2 -> r1
     """
     script = Script("all_to_all", "pairwise", group, group.n)
     for step in range(group.n - 1):

@@ -31,13 +31,13 @@ class Ports:
         inputs: Mapping[Value, Tensor],
         promised: Sequence[Value],
         size: Callable[[Value], int],
+        dtype: torch.dtype,
     ) -> None:
         self.comm, self.inputs, self._size = comm, dict(inputs), size
-        some = next(iter(inputs.values()), torch.empty(0))
-        self._like = some
-        self.output = some.new_empty(sum(size(value) for value in promised))
+        self._like = torch.empty(0, dtype=dtype)  # a rank may hold no input to take it from
+        self.output = self._like.new_empty(sum(size(value) for value in promised))
         sizes = [size(value) for value in promised]
-        views = zip(promised, self.output.split(sizes), strict=True)
+        views = zip(promised, torch.split(self.output, sizes), strict=True)
         self._promised = dict(views)
 
     def table(self) -> dict[Op, Kernel]:
@@ -65,7 +65,7 @@ class Ports:
         whole = joined(places)
         self.comm.recv(whole, instr.peer)
         if whole.data_ptr() != places[0].data_ptr():
-            places = list(whole.split([len(place) for place in places]))
+            places = list(torch.split(whole, [len(place) for place in places]))
         return [whole.nbytes, *places]
 
     def add(self, instr: Instr, reads: Reads) -> Sequence[Any]:

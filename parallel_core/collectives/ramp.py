@@ -71,14 +71,20 @@ def _fit(points: Sequence[Point], *, ramp: bool) -> tuple[float, float, float]:
     if len({size for size, _ in points}) < 2:
         raise ValueError("a link is fitted from messages of two sizes or more; measure another one")
     sizes, times = (np.array(column, dtype=float) for column in zip(*points, strict=True))
-    columns = {0: np.ones_like(sizes), 2: sizes} | ({1: np.sqrt(sizes)} if ramp else {})
+    columns = [np.ones_like(sizes), np.sqrt(sizes), sizes]
+    free = (0, 1, 2) if ramp else (0, 2)
     best, least = (0.0, 0.0, float(np.mean(times / sizes))), math.inf
-    for count in range(1, len(columns) + 1):
-        for chosen in itertools.combinations(sorted(columns), count):
-            matrix = np.stack([columns[i] / times for i in chosen], axis=1)
-            factors, *_ = np.linalg.lstsq(matrix, np.ones_like(times), rcond=None)
-            error = float(np.sum((matrix @ factors - 1) ** 2))
-            if 2 in chosen and (factors >= 0).all() and factors[-1] > 0 and error < least:
-                by_column = dict(zip(chosen, map(float, factors), strict=True))
-                best, least = tuple(by_column.get(i, 0.0) for i in range(3)), error  # type: ignore
+    for chosen in _subsets(free):
+        matrix = np.stack([columns[i] / times for i in chosen], axis=1)
+        factors, *_ = np.linalg.lstsq(matrix, np.ones_like(times), rcond=None)
+        error = float(np.sum((matrix @ factors - 1) ** 2))
+        if (factors >= 0).all() and factors[-1] > 0 and error < least:
+            found = dict(zip(chosen, map(float, factors), strict=True))
+            best, least = (found.get(0, 0.0), found.get(1, 0.0), found[2]), error
     return best
+
+
+def _subsets(free: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Those that keep the last column: without a slope there is no bandwidth."""
+    counts = range(len(free))
+    return [(*some, free[-1]) for k in counts for some in itertools.combinations(free[:-1], k)]

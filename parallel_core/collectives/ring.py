@@ -22,6 +22,8 @@ def reduce_scatter(group: Group) -> Program:
 
     Each rank it visits adds its own copy.
 
+    Time (n-1)α + (n-1)/n S/β.
+
         n=3   step 0     step 1
         r0    c2 -> r1   c1 -> r1
         r1    c0 -> r2   c2 -> r2
@@ -35,10 +37,12 @@ def reduce_scatter(group: Group) -> Program:
 def all_gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C].  A chunk starts at its owner and travels round; each rank keeps a copy.
 
-    n=3   step 0     step 1
-    r0    c0 -> r1   c2 -> r1
-    r1    c1 -> r2   c0 -> r2
-    r2    c2 -> r0   c1 -> r0
+    Time (n-1)α + (n-1)/n S/β.
+
+        n=3   step 0     step 1
+        r0    c0 -> r1   c2 -> r1
+        r1    c1 -> r2   c0 -> r2
+        r2    c2 -> r0   c1 -> r0
     """
     script = Script("all_gather", "ring", group, group.n)
     pass_round(script, group.ranks, _each(group), 0, v.x)
@@ -48,10 +52,12 @@ def all_gather(group: Group) -> Program:
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  A reduce-scatter, then an all-gather of the sums.
 
-    n=3   step 0     step 1     step 2     step 3
-    r0    c2 -> r1   c1 -> r1   c0 -> r1   c2 -> r1
-    r1    c0 -> r2   c2 -> r2   c1 -> r2   c0 -> r2
-    r2    c1 -> r0   c0 -> r0   c2 -> r0   c1 -> r0
+    Time 2(n-1)α + 2(n-1)/n S/β.
+
+        n=3   step 0     step 1     step 2     step 3
+        r0    c2 -> r1   c1 -> r1   c0 -> r1   c2 -> r1
+        r1    c0 -> r2   c2 -> r2   c1 -> r2   c0 -> r2
+        r2    c1 -> r0   c0 -> r0   c2 -> r0   c1 -> r0
     """
     script = Script("all_reduce", "ring", group, group.n)
     sum_round(script, group.ranks, _each(group), 0)

@@ -13,10 +13,12 @@ from parallel_core.program import Program
 def send_recv(group: Group) -> Program:
     """x[C] of rank r -> rank r + 1.  All at once, so a send that waits needs a receive beside it.
 
-    n=3   step 0
-    r0    c0 -> r1
-    r1    c0 -> r2
-    r2    c0 -> r0
+    Time α + S/β.
+
+        n=3   step 0
+        r0    c0 -> r1
+        r1    c0 -> r2
+        r2    c0 -> r0
     """
     script = Script("send_recv", "shift", group, 1)
     for rank in group.ranks:

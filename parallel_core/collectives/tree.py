@@ -18,13 +18,15 @@ from parallel_core.program import Program
 def broadcast(group: Group) -> Program:
     """x[C] @root -> x[C].  Whoever has the buffer sends it on, first to the farthest.
 
-    n=6   step 0     step 1     step 2
-    r0    c0 -> r4   c0 -> r2   c0 -> r1
-    r1    .          .          .
-    r2    .          .          c0 -> r3
-    r3    .          .          .
-    r4    .          .          c0 -> r5
-    r5    .          .          .
+    Time ⌈lg n⌉(α + S/β).
+
+        n=6   step 0     step 1     step 2
+        r0    c0 -> r4   c0 -> r2   c0 -> r1
+        r1    .          .          .
+        r2    .          .          c0 -> r3
+        r3    .          .          .
+        r4    .          .          c0 -> r5
+        r5    .          .          .
     """
     script = Script("broadcast", "tree", group, 1)
     _down(script, v.x, 0)
@@ -34,13 +36,15 @@ def broadcast(group: Group) -> Program:
 def scatter(group: Group) -> Program:
     """x[n, C] @root -> x[n/r, C].  Each message carries the chunks of all ranks behind it.
 
-    n=6   step 0       step 1       step 2
-    r0    c4-5 -> r4   c2-3 -> r2   c1 -> r1
-    r1    .            .            .
-    r2    .            .            c3 -> r3
-    r3    .            .            .
-    r4    .            .            c5 -> r5
-    r5    .            .            .
+    Time ⌈lg n⌉α + (n-1)/n S/β.
+
+        n=6   step 0       step 1       step 2
+        r0    c4-5 -> r4   c2-3 -> r2   c1 -> r1
+        r1    .            .            .
+        r2    .            .            c3 -> r3
+        r3    .            .            .
+        r4    .            .            c5 -> r5
+        r5    .            .            .
     """
     script = Script("scatter", "tree", group, group.n)
     for step, leader, member in edges(group):
@@ -53,13 +57,15 @@ def scatter(group: Group) -> Program:
 def gather(group: Group) -> Program:
     """x[n/r, C] -> x[n, C] @root.  The scatter backwards: each rank sends on what it has collected.
 
-    n=6   step 0     step 1       step 2
-    r0    .          .            .
-    r1    c1 -> r0   .            .
-    r2    .          c2-3 -> r0   .
-    r3    c3 -> r2   .            .
-    r4    .          .            c4-5 -> r0
-    r5    c5 -> r4   .            .
+    Time ⌈lg n⌉α + (n-1)/n S/β.
+
+        n=6   step 0     step 1       step 2
+        r0    .          .            .
+        r1    c1 -> r0   .            .
+        r2    .          c2-3 -> r0   .
+        r3    c3 -> r2   .            .
+        r4    .          .            c4-5 -> r0
+        r5    c5 -> r4   .            .
     """
     script = Script("gather", "tree", group, group.n)
     for step, leader, member in _upwards(group):
@@ -71,13 +77,15 @@ def gather(group: Group) -> Program:
 def reduce(group: Group) -> Program:
     """x[C]+r -> x[C] @root.  The broadcast backwards: a rank adds before it sends on.
 
-    n=6   step 0     step 1     step 2
-    r0    .          .          .
-    r1    c0 -> r0   .          .
-    r2    .          c0 -> r0   .
-    r3    c0 -> r2   .          .
-    r4    .          .          c0 -> r0
-    r5    c0 -> r4   .          .
+    Time ⌈lg n⌉(α + S/β).
+
+        n=6   step 0     step 1     step 2
+        r0    .          .          .
+        r1    c0 -> r0   .          .
+        r2    .          c0 -> r0   .
+        r3    c0 -> r2   .          .
+        r4    .          .          c0 -> r0
+        r5    c0 -> r4   .          .
     """
     script = Script("reduce", "tree", group, 1)
     _up(script)
@@ -87,11 +95,13 @@ def reduce(group: Group) -> Program:
 def all_reduce(group: Group) -> Program:
     """x[C]+r -> x[C].  A reduce up the tree, then a broadcast down it.
 
-    n=4   step 0     step 1     step 2     step 3
-    r0    .          .          c0 -> r2   c0 -> r1
-    r1    c0 -> r0   .          .          .
-    r2    .          c0 -> r0   .          c0 -> r3
-    r3    c0 -> r2   .          .          .
+    Time 2⌈lg n⌉(α + S/β).
+
+        n=4   step 0     step 1     step 2     step 3
+        r0    .          .          c0 -> r2   c0 -> r1
+        r1    c0 -> r0   .          .          .
+        r2    .          c0 -> r0   .          c0 -> r3
+        r3    c0 -> r2   .          .          .
     """
     script = Script("all_reduce", "tree", group, 1)
     _up(script)

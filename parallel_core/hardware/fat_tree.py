@@ -46,6 +46,13 @@ class FatTree(Topology):
         """The vertex of the switch that the host hangs on."""
         return self.ranks + rank // self.leaf
 
+    def name(self, vertex: int) -> str:
+        """`5`, `leaf 0`, `spine 3`."""
+        if vertex < self.ranks:
+            return str(vertex)
+        place = vertex - self.ranks
+        return f"leaf {place}" if place < self.leaves else f"spine {place - self.leaves}"
+
     def links(self) -> Iterator[Link]:
         """Host and leaf, then leaf and spine, both ways."""
         for rank in range(self.ranks):

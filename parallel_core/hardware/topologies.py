@@ -87,7 +87,7 @@ def _sizes(asked: _Asked, text: str, count: tuple[int, int]) -> tuple[int, ...]:
 
 
 def _clamped(sizes: tuple[int, ...], most: int) -> list[int]:
-    """`sizes` with the last ones cut down, or the first raised, until 2 to `most` ranks are left."""
+    """`sizes` with the last cut down, or the first raised, until there are 2 to `most` ranks."""
     near: list[int] = []
     for size in sizes:
         near.append(max(1, min(size, most // math.prod(near))))

@@ -53,6 +53,10 @@ class Topology(ABC):
         """The kinds of cable in it."""
         return (self.wire,)
 
+    def name(self, vertex: int) -> str:
+        """What to call a vertex: a host by its number, a switch by its level and number."""
+        return str(vertex)
+
     @abstractmethod
     def links(self) -> Iterator[Link]:
         """Every link, each direction of a cable on its own."""
@@ -102,8 +106,9 @@ class Topology(ABC):
         return busiest + max(self.latency(0, other) for other in range(self.ranks))
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Topology)
-        return same and (self.text, self.wires) == (other.text, other.wires)
+        if not isinstance(other, Topology):
+            return False
+        return (self.text, self.wires) == (other.text, other.wires)
 
     def __hash__(self) -> int:
         return hash((self.text, self.wires))

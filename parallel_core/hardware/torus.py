@@ -101,7 +101,7 @@ class Torus(Topology):
 
     @property
     def bisection(self) -> int:
-        """Two cross-sections of an even dimension, wrap included; odd ones need a step in the cut."""
+        """Two cross-sections of an even dimension, as it wraps; an odd one steps in the cut."""
         sides = [k for k in self.shape if k > 1]
         return min((_cut(order) for order in permutations(sides)), default=0)
 
@@ -146,7 +146,7 @@ def _cut(sides: Sequence[int]) -> int:
 
 
 def ring_order(torus: Torus) -> tuple[int, ...]:
-    """The ranks of a torus in a circle in which each is a neighbour of the next, last and first too.
+    """The ranks of a torus in a circle: each is a neighbour of the next, the last of the first.
 
     Rows are walked one after another, each beginning where the last one ended; as many rows are
     walked one way as the other (or, on odd sides, so many more that the surplus closes).

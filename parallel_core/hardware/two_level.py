@@ -63,6 +63,15 @@ class TwoLevel(Topology):
         node, place = divmod(rank, self.per_node)
         return self.ranks + self.nodes + node * self.nics + place * self.nics // self.per_node
 
+    def name(self, vertex: int) -> str:
+        """`5`, `switch 0`, `nic 3`, `core`."""
+        if vertex < self.ranks:
+            return str(vertex)
+        place = vertex - self.ranks
+        if place < self.nodes:
+            return f"switch {place}"
+        return "core" if vertex == self.core else f"nic {place - self.nodes}"
+
     def links(self) -> Iterator[Link]:
         """Host and switch, host and card, card and core, both ways."""
         for rank in range(self.ranks):
@@ -93,7 +102,7 @@ class TwoLevel(Topology):
 
     @property
     def bisection(self) -> int:
-        """Cables out of half of the nodes, rounded down; of a single node, out of half its hosts."""
+        """Cables out of half of the nodes (rounded down); out of half the hosts of a single one."""
         return self.nodes // 2 * self.nics if self.nodes > 1 else self.per_node // 2
 
     @property
