@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from parallel_core.cost import Cost
-from parallel_core.network import Message, Traffic
+from parallel_core.network import Landing, Message, Traffic
 from parallel_core.numbered import Does, Numbered
 from parallel_core.program import Lane, ProgramError
 
@@ -55,7 +55,7 @@ class Run:
 
     def finish(self) -> None:
         """Run every lane to its end; ProgramError if one never gets there."""
-        while self.ready or self._next_landing():
+        while self.ready or self._land():
             while self.ready:
                 self._advance(self.ready.pop())
         if any(at < len(queue) for at, queue in zip(self.at, self.queues, strict=True)):
@@ -170,11 +170,14 @@ class Run:
         size = self.cost.payload(self.work.instrs[send])
         self.traffic.enter(Message(send, rank, send - self.first[rank], peers[1], size, time))
 
-    def _next_landing(self) -> bool:
-        """Let the links carry the next message home; False if none is on its way."""
-        landing = self.traffic.next() if self.traffic is not None else None
-        if landing is None:
-            return False
+    def _land(self) -> bool:
+        """Let the links carry the next messages home; False if none is on its way."""
+        landings = [] if self.traffic is None else self.traffic.next()
+        for landing in landings:
+            self._deliver(landing)
+        return bool(landings)
+
+    def _deliver(self, landing: Landing) -> None:
         send = landing.number
         if landing.busy is not None:
             self.start[send] = max(self.start[send], landing.begun)
@@ -182,12 +185,11 @@ class Run:
         meeting = self.work.meeting[send]
         if self.rendezvous:
             self._end_together(meeting, landing.arrival)
-            return True
+            return
         self.order.append((send,))
         self._end(send, landing.out)
         self.ready.append(self.work.lane[send])
         self._arrive(meeting, landing.arrival, landing.wire)
-        return True
 
     def _end(self, number: int, done: float) -> None:
         """Book one instruction's end and wake the lanes that wait for what it wrote."""

@@ -30,9 +30,9 @@ class LaneStopped(RuntimeError):
 class Lanes:
     """Runs one rank's instructions, step after step, and notes what happened.
 
-    `notes` holds a Note an instruction in the order they ended; `clear` empties it. `sync` waits
-    for the device (CUDA kernels are asynchronous), `memory` reads the live bytes, `beat` shows
-    the supervisor where the rank stands.
+    `notes` holds a Note an instruction in the order they ended. `sync` waits for the device (CUDA
+    kernels are asynchronous), `beat` shows the supervisor where the rank stands. `memory` reads
+    the live bytes, after each kernel of the compute lane; other notes carry its last reading.
     """
 
     def __init__(
@@ -140,7 +140,11 @@ class Lanes:
             done, spent = now(), own_time() - spent
             self._publish(instr, done)
             posted = asked if instr.op == Op.WAIT else min(posted, start)
-            self.notes.append((self._step, index, posted, start, done, spent, size, self._memory()))
+            if lane == Lane.COMPUTE and instr.op != Op.WAIT:
+                # the allocator counts under its lock, tens of microseconds: a count beside a
+                # running kernel would hold that up, and show half of its work
+                self._live = self._memory()
+            self.notes.append((self._step, index, posted, start, done, spent, size, self._live))
 
     def _call(self, instr: Instr) -> int:
         """Run the kernel; the payload bytes of a message, which its kernel returns first."""

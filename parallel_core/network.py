@@ -142,14 +142,21 @@ class Traffic:
         """A message asks for its first link."""
         heappush(self._asking, (message.entered, 0, message.at, message.rank, message))
 
-    def next(self) -> Landing | None:
-        """Serve the links in order of time until a message arrives; None if there is none."""
-        while self._asking:
-            time, hop, _, _, message = heappop(self._asking)
-            landing = self._pass(message, hop, time)
-            if landing is not None:
-                return landing
-        return None
+    def next(self) -> list[Landing]:
+        """Serve the links in order of time until messages arrive; [] if none is on its way.
+
+        All who ask at one moment are served before any of them has arrived, so that what one
+        arrival sets off cannot get before its equals.
+        """
+        landings: list[Landing] = []
+        while self._asking and not landings:
+            now = self._asking[0][0]
+            while self._asking and self._asking[0][0] == now:
+                _, hop, _, _, message = heappop(self._asking)
+                landing = self._pass(message, hop, now)
+                if landing is not None:
+                    landings.append(landing)
+        return landings
 
     def _pass(self, message: Message, hop: int, asked: float) -> Landing | None:
         route = self._routes.get((message.rank, message.target))

@@ -108,12 +108,14 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
             "predicted": wire(predicted_counts(program, size, steps), n_of),
             "measured": table,
             "measured_total_bytes": total_wire_bytes(table),
-            "kernel_bytes": sum(result["kernel_wire_bytes"] for result in results),
         },
         "memory": {
             "predicted": predicted,
             "measured": held,
             "peak_state_bytes": max(result["peak_state_bytes"] for result in results),
+        },
+        "checks": {
+            "kernel_bytes_written": sum(result["kernel_wire_bytes"] for result in results),
             "predicted_peak_state_bytes": peak_state_bytes(predicted),
         },
         "activations": _activations(plan, results),

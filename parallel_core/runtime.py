@@ -22,6 +22,7 @@ from parallel_core.cases import program_of
 from parallel_core.comm import Comm
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Lanes
+from parallel_core.machine import COMPARED_AT_ONCE
 from parallel_core.plan import Optimizer, Plan
 from parallel_core.program import Instr, Op
 from parallel_core.rank import Backend, Rank, choose_backend
@@ -30,9 +31,6 @@ from parallel_core.saving import save_outputs
 
 AFTERWARDS = ("measuring what is resident", "saving", "the comparison with one process")
 """What a rank does after its last step, named for the heartbeat."""
-
-WHOLE_BATCH = 32768
-"""Tokens up to which the single process takes the global batch in one piece."""
 
 PROBED_STEPS = 3
 """Steps after which the weights are compared with one process."""
@@ -200,7 +198,7 @@ def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
     from parallel_core import oracle
 
     steps = min(len(snaps.metrics), PROBED_STEPS)
-    rows = None if plan.tokens_per_step <= WHOLE_BATCH else plan.rows_per_microbatch
+    rows = None if plan.tokens_per_step <= COMPARED_AT_ONCE else plan.rows_per_microbatch
     truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
     ours = {f"loss{i}": torch.tensor(snaps.metrics[i]["loss"]) for i in range(steps)}
     theirs = {f"loss{i}": torch.tensor(loss) for i, loss in enumerate(truth.losses)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from browser import chromium, server, start_app, stop_app, tab  # noqa: F401  (fixtures)
+from browser import start_app, stop_app
 from demo_trace import dp_step
 
 from parallel_core import places

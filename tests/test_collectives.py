@@ -164,18 +164,28 @@ def chain(program: Program) -> tuple[int, int]:
     return max(max(rank.values()) for rank in depth), steps
 
 
-@pytest.mark.parametrize("m", range(1, 34))
+@pytest.mark.parametrize("m", range(2, 34))
 def test_who_leads_in_one_tree_is_a_leaf_in_the_other(m):
     """All but one rank of an odd number (Sanders et al.); both trees reach every node once."""
     leads = []
     for tree in double_tree.trees(m):
-        parents = [parent for _, parent, _ in tree.edges]
-        children = [child for _, _, child in tree.edges]
-        assert sorted([tree.top, *children]) == list(range(m))
-        assert max(map(parents.count, parents), default=0) <= 2
-        assert tree.height == (m - 1).bit_length()
-        leads.append(set(parents))
+        assert len(tree) == m - 1 and set(tree) < set(range(m))
+        assert max(Counter(tree.values()).values()) <= 2
+        leads.append(set(tree.values()))
     assert len(leads[0] & leads[1]) <= m % 2
+
+
+@pytest.mark.parametrize("n", range(2, 34))
+def test_in_a_double_tree_a_port_has_one_message_a_step(n):
+    """Edges take turns, so segments follow each other; 2 (levels + segments) steps are the bound."""
+    for segments in (1, 5):
+        group = Group(n, segments=segments)
+        for op, ways in (("broadcast", 1), ("all_reduce", 2)):
+            program = build(op, "double_tree", group)
+            busy = Counter((rank, i.lane, i.where) for rank, _, i in program if i.op.is_p2p)
+            assert set(busy.values()) == {1}
+            steps = 1 + max(step_of(i) for _, _, i in program)
+            assert steps <= ways * 2 * (group.levels + segments)
 
 
 @pytest.mark.parametrize("op", TRANSPOSE)

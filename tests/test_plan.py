@@ -268,10 +268,3 @@ def test_no_memory_at_all_is_said_plainly():
     smallest = Plan.of(layers=1, hidden=2, heads=1, global_batch=1, seq=1, vocab=2, ffn=1)
     with pytest.raises(ValueError, match="end other programs and try again"):
         machine.check_bears(smallest, free=2**20)
-
-
-def test_the_comparison_takes_as_much_at_once_as_memory_was_asked_for():
-    """The bound on the single process's batch is the one the memory check counts with."""
-    from parallel_core import runtime
-
-    assert runtime.WHOLE_BATCH == machine.COMPARED_AT_ONCE

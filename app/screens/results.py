@@ -130,7 +130,8 @@ def _rows(ledger: dict[str, Any]) -> list[tuple[str, int, int]]:
 
 def _besides(ledger: dict[str, Any]) -> None:
     """What is not compared to the byte, each difference named."""
-    kernel, counted = ledger["wire"]["kernel_bytes"], ledger["wire"]["measured_total_bytes"]
+    kernel = ledger["checks"]["kernel_bytes_written"]
+    counted = ledger["wire"]["measured_total_bytes"]
     lines = [f"The kernel's own count of bytes written: {kernel:,} for {counted:,} counted by us."]
     for name in ("activations", "comm_buffers"):
         part = ledger[name]

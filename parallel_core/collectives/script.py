@@ -58,7 +58,9 @@ class Script:
         whole = self.group.n
         writes = [v.total(c) if counts[c] == whole else v.part(c, counts[c]) for c in chunks]
         for c, value in zip(chunks, writes, strict=True):
-            self._sums.setdefault((rank, c), []).append((step, value, counts[c]))
+            made = self._sums.setdefault((rank, c), [])
+            assert not made or made[-1][0] <= step, "additions are written down in step order"
+            made.append((step, value, counts[c]))
         self._write(step, rank, Instr(op=Op.ADD, reads=tuple(reads), writes=tuple(writes)))
 
     def reduce(self, step: int, source: int, destination: int, chunks: Sequence[int]) -> None:

@@ -29,12 +29,14 @@ DEAL_SHARDS = Phase(  # its chunk to each
     steps=lambda g: 1,
     path=lambda g: one_size(g.n - 1, Fraction(1, g.n)),
 )
-DEAL_REST = Phase(  # to each what is not its chunk; of two ranks, while the root takes in the other one
-    sent=lambda g, b, r: (g.n - 2) * sum(b) + b[r] if r == g.root else 0,
-    received=lambda g, b, r: 0 if r == g.root else sum(b) - b[r],
-    messages=lambda g: g.n - 1,
-    steps=lambda g: int(g.n > 2),
-    path=lambda g: one_size((g.n - 1) * (g.n > 2), Fraction(g.n - 1, g.n)),
+DEAL_REST = (
+    Phase(  # to each what is not its chunk; of two ranks, while the root takes in the other one
+        sent=lambda g, b, r: (g.n - 2) * sum(b) + b[r] if r == g.root else 0,
+        received=lambda g, b, r: 0 if r == g.root else sum(b) - b[r],
+        messages=lambda g: g.n - 1,
+        steps=lambda g: int(g.n > 2),
+        path=lambda g: one_size((g.n - 1) * (g.n > 2), Fraction(g.n - 1, g.n)),
+    )
 )
 
 # Binomial tree.

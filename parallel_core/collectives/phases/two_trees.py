@@ -1,10 +1,15 @@
-"""What a double binary tree costs. Node 0 has one child, odd nodes none, the others one or two."""
+"""What a double binary tree costs. Node 0 has one child, odd nodes none, the others one or two.
+
+Bytes and messages are counted from that alone. The steps are the timetable's (double_tree.py):
+which turn an edge gets has no closed form, 2 (levels + segments) a way is the bound.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from parallel_core.collectives.double_tree import down, edges, steps, up
 from parallel_core.collectives.group import Group
 from parallel_core.collectives.phases import Phase
 
@@ -44,14 +49,14 @@ TWO_TREES_DOWN = Phase(
     sent=_tree_sent,
     received=_tree_received,
     messages=lambda g: 2 * g.segments * (g.n - 1),
-    steps=lambda g: g.levels,
+    steps=lambda g: steps(down(edges(g.n)), g),
     path=lambda g: None,
 )
-TWO_TREES_UP = replace(TWO_TREES_DOWN.turned, steps=lambda g: g.levels + g.segments - 1)
+TWO_TREES_UP = replace(TWO_TREES_DOWN.turned, steps=lambda g: steps(up(edges(g.n)), g))
 TWO_TREES_FROM_ROOT = Phase(
     sent=_rooted_sent,
     received=lambda g, b, r: 0 if r == g.root else sum(b),
     messages=lambda g: 2 * g.segments * (g.n - 1),
-    steps=lambda g: (g.n - 2).bit_length() + g.segments,
+    steps=lambda g: steps(down(edges(g.n - 1, rooted=True)), g),
     path=lambda g: None,
 )
