@@ -44,7 +44,7 @@ STREAMLITS_OWN = {
 @pytest.mark.parametrize(
     "tab", LOOKS, ids=lambda look: f"{look['scheme']}-{look['width']}", indirect=True
 )
-def test_the_pages_are_clean(tab):  # noqa: F811  (the fixture)
+def test_the_pages_are_clean(tab):
     """No console error, no policy violation, no stranger asked, no sideways scroll, axe content."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     for path, heading in EXISTING.items():
@@ -62,7 +62,7 @@ def test_the_pages_are_clean(tab):  # noqa: F811  (the fixture)
         assert tab.strangers() == []
 
 
-def test_the_recorded_run_is_there_at_once(tab):  # noqa: F811
+def test_the_recorded_run_is_there_at_once(tab):
     """On a warm page the player is drawn within a second and a half of opening, on two cores."""
     tab.open("/", EXISTING["/"])
     began = time.monotonic()
@@ -71,7 +71,7 @@ def test_the_recorded_run_is_there_at_once(tab):  # noqa: F811
     assert time.monotonic() - began < 1.5
 
 
-def test_the_keyboard_reaches_and_drives_the_player(tab):  # noqa: F811
+def test_the_keyboard_reaches_and_drives_the_player(tab):
     """Tab alone leads into the player; its keys then move the playhead."""
     page = tab.open("/", EXISTING["/"])
     inside = "() => Boolean(document.activeElement.shadowRoot?.activeElement)"
@@ -86,7 +86,7 @@ def test_the_keyboard_reaches_and_drives_the_player(tab):  # noqa: F811
     assert page.evaluate("__shardlab_player.state().x") > 0
 
 
-def test_a_run_grows_survives_a_reload_and_ends_with_the_proof(tab):  # noqa: F811
+def test_a_run_grows_survives_a_reload_and_ends_with_the_proof(tab):
     """Run with real processes; the timeline grows; ?job= takes a reload back to it."""
     page = tab.open("/?dp=2&steps=60&layers=2&hidden=64", EXISTING["/"])
     page.get_by_role("button", name="Run", exact=True).click()
@@ -104,7 +104,7 @@ def test_a_run_grows_survives_a_reload_and_ends_with_the_proof(tab):  # noqa: F8
     assert tab.strangers() == []
 
 
-def test_cancel_ends_the_ranks(tab):  # noqa: F811
+def test_cancel_ends_the_ranks(tab):
     """A running job, a click on Cancel, and no rank is left a second later."""
     page = tab.open("/?dp=2&steps=5000", EXISTING["/"])
     page.get_by_role("button", name="Run", exact=True).click()
@@ -114,7 +114,7 @@ def test_cancel_ends_the_ranks(tab):  # noqa: F811
     _until(lambda: not _ranks(), 5)
 
 
-def test_closing_the_tab_ends_the_run(tab):  # noqa: F811
+def test_closing_the_tab_ends_the_run(tab):
     """Nobody looks any more: the lease runs out, and the ranks go."""
     page = tab.open("/?dp=2&steps=6000", EXISTING["/"])
     page.get_by_role("button", name="Run", exact=True).click()
@@ -124,7 +124,7 @@ def test_closing_the_tab_ends_the_run(tab):  # noqa: F811
     _until(lambda: not _ranks(), 15)
 
 
-def test_an_upload_is_shown_exported_and_capped(tab, tmp_path):  # noqa: F811
+def test_an_upload_is_shown_exported_and_capped(tab, tmp_path):
     """A trace goes in and comes out the same; what is too large is refused by the server."""
     page = tab.open("/traces", EXISTING["/traces"])
     asked = []
@@ -154,7 +154,7 @@ def test_an_upload_is_shown_exported_and_capped(tab, tmp_path):  # noqa: F811
 
 @pytest.mark.live
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_server_that_ends_takes_its_runs_with_it(chromium, how):  # noqa: F811
+def test_a_server_that_ends_takes_its_runs_with_it(chromium, how):
     """Asked or killed, with a run under way: a moment later no process of it is left."""
     running = start_app()
     try:
