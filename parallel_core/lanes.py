@@ -54,6 +54,7 @@ class Lanes:
         self._store: dict[Value, Any] = {}
         self._when: dict[Value, int] = {}
         self._missing: dict[Lane, set[Value]] = {lane: set() for lane in Lane}
+        self._live = 0  # as last read; a message may end before the first kernel has
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._step = -1

@@ -41,7 +41,7 @@ class Op(StrEnum):
     W = "W"  # the weight-gradient half of backward
     O = "O"  # noqa: E741  (optimizer)
     ADD = "add"
-    WAIT = "wait"  # the compute lane stands until the values it reads are there
+    WAIT = "wait"  # the lane stands until the values it reads are there
     SEND = "send"
     RECV = "recv"
     BROADCAST = "broadcast"

@@ -11,7 +11,9 @@ clockwork.py says how the times are found, network.py how messages share links.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from parallel_core.clockwork import Run
@@ -53,9 +55,10 @@ def simulate_on(
     if network is not None:
         network.must_hold(program.mesh.size)
     traffic = None if network is None else Traffic(network.route)
-    run = Run(number(program), cost, rendezvous=rendezvous, traffic=traffic)
-    run.finish()
-    trace = trace_of(run, program.name, program.mesh.size, network)
+    with collection_paused():
+        run = Run(number(program), cost, rendezvous=rendezvous, traffic=traffic)
+        run.finish()
+        trace = trace_of(run, program.name, program.mesh.size, network)
     return Carried(trace, tuple(traffic.hops) if traffic else ())
 
 
@@ -64,11 +67,24 @@ def run_order(program: Program, *, rendezvous: bool) -> list[tuple[Place, ...]]:
 
     Raises ProgramError on a deadlock.
     """
-    work = number(program)
-    run = Run(work, UnitCost(), rendezvous=rendezvous)
-    run.finish()
-    places = [(rank, at - run.first[rank]) for at, rank in enumerate(work.rank)]
-    return [tuple([places[at] for at in together]) for together in run.order]
+    with collection_paused():
+        work = number(program)
+        run = Run(work, UnitCost(), rendezvous=rendezvous)
+        run.finish()
+        places = [(rank, at - run.first[rank]) for at, rank in enumerate(work.rank)]
+        return [tuple([places[at] for at in together]) for together in run.order]
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """A million spans hold no cycles; the search for some would take a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def trace_of(run: Run, name: str, world_size: int, network: Network | None) -> Trace:

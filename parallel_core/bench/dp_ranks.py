@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from parallel_core import values as v
-from parallel_core.bench.interleave import OURS, PEER, race
+from parallel_core.bench.dp import Race
+from parallel_core.bench.interleave import OURS, PEER, take_turns
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
 from parallel_core.kernels import Microbatch, TrainKernels
@@ -37,15 +38,18 @@ Load = Callable[[int], dict[Value, Any]]
 class Ours:
     """A step of the live run, recorder and all."""
 
-    def __init__(self, plan: Plan, rank: Rank, *, norm: bool) -> None:
-        self.plan, self.rank, self.losses, self.norms = plan, rank, list[float](), list[float]()
+    def __init__(
+        self, plan: Plan, rank: Rank, *, norm: bool, memory: Callable[[], int] | None = None
+    ) -> None:
+        self.rank, self.losses, self.norms = rank, list[float](), list[float]()
         comm = Comm(plan.mesh, rank.rank)
         self.kernels = TrainKernels(plan, rank.rank, comm, CPU)
         self.kernels.measure_norm = norm
         instrs = program_of(plan).ranks[rank.rank]
         rank.describe([instr.label for instr in instrs])
-        memory = live_bytes(CPU)
-        self.lanes = Lanes(instrs, self.kernels.table(), beat=rank.beat, memory=memory)
+        self.lanes = Lanes(
+            instrs, self.kernels.table(), beat=rank.beat, memory=memory or live_bytes(CPU)
+        )
 
     def step(self) -> None:
         """One training step; the loss of the global batch and the notes go to the owner."""
@@ -89,40 +93,29 @@ class Peer:
         self.losses.append(total.item())
 
     def _forward_backward(self, micro: Microbatch) -> Tensor:
-        # DDP averages over ranks where our loss is divided by the global token count: times n
-        loss = self.ddp(micro.ids, micro.labels, micro.place, micro.valid_tokens) * self.plan.dp
-        loss.backward()
-        return loss.detach()  # type: ignore[no-any-return]  # DDP's call is untyped
+        # DDP averages gradients over ranks; the loss is already divided by the global tokens
+        loss: Tensor = self.ddp(micro.ids, micro.labels, micro.place, micro.valid_tokens)
+        torch.autograd.backward(loss * self.plan.dp)
+        return loss.detach()
 
 
-def contend(
-    rank: Rank,
-    *,
-    plan: dict[str, Any],
-    rounds: int,
-    steps: int,
-    warmup: int,
-    peer_bucket_mb: float,
-    norm: bool,
-) -> dict[str, Any]:
-    """`warmup` untimed steps a side, then `rounds` rounds of four turns of `steps` steps each."""
-    chosen = Plan.of(**plan)
+def contend(rank: Rank, *, plan: dict[str, Any], race: dict[str, Any]) -> dict[str, Any]:
+    """The whole contest on one rank: warm-up, then the timed turns; JSON-ready."""
+    chosen, settings = Plan.of(**plan), Race(**race)
     rank.init("gloo")
-    ours = Ours(chosen, rank, norm=norm)
-    peer = Peer(chosen, ours.kernels.load, peer_bucket_mb, norm=norm)
-    done = 0
+    ours = Ours(chosen, rank, norm=settings.norm)
+    peer = Peer(chosen, ours.kernels.load, settings.peer_bucket_mb, norm=settings.norm)
 
     def meet() -> None:
-        nonlocal done
-        rank.emit({"event": "turn", "done": done, "of": 4 * rounds})
-        done += 1
+        rank.emit({"event": "turn"})
         dist.barrier()
 
-    for _ in range(warmup):
-        ours.step()
-        peer.step()
     try:
-        blocks = race({OURS: ours.step, PEER: peer.step}, rounds, steps, meet)
+        for _ in range(settings.warmup):
+            ours.step()
+            peer.step()
+        sides = {OURS: ours.step, PEER: peer.step}
+        blocks = take_turns(sides, settings.rounds, settings.turn_steps, meet)
     finally:
         ours.lanes.close()
     return {

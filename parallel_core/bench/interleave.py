@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 OURS, PEER = "ours", "peer"
@@ -41,8 +41,8 @@ def turns(rounds: int) -> Iterator[tuple[int, str]]:
             yield number, side
 
 
-def race(
-    sides: dict[str, Callable[[], object]],
+def take_turns(
+    sides: Mapping[str, Callable[[], object]],
     rounds: int,
     steps: int,
     meet: Callable[[], None] = lambda: None,

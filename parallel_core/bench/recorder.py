@@ -63,16 +63,19 @@ def digest(plan: Plan, chosen: Watching, results: Sequence[Mapping[str, Any]]) -
     instruction, message, emit = (
         _differences(first[name]) for name in ("instruction", "message", "emit")
     )
-    step = statistics.median(watched)
-    a_step_s = [
-        counts["instructions"] * i + counts["messages"] * m + e
+    step, reading = statistics.median(watched), first["step"]["reading"]
+    whole_step = [
+        counts["instructions"] * i + counts["messages"] * m + e + statistics.median(reading)
         for i, m, e in zip(instruction, message, emit, strict=True)
     ]
     rows = {
-        "recorder, share of a step": Measurement.of([100 * s / step for s in a_step_s], "%"),
-        "recorder, an instruction": Measurement.of([1e6 * s for s in instruction], "us"),
-        "booking, a message": Measurement.of([1e6 * s for s in message], "us"),
-        "a bare message in a group of one": Measurement.of(
+        "recorder, share of a step": Measurement.of([100 * s / step for s in whole_step], "%"),
+        "noting an instruction": Measurement.of([1e6 * s for s in instruction], "us"),
+        "reading the memory once": Measurement.of(
+            [1e6 * s / counts["readings"] for s in reading], "us"
+        ),
+        "booking a message": Measurement.of([1e6 * s for s in message], "us"),
+        "a bare message, group of one": Measurement.of(
             [1e6 * s for s in first["message"][PEER]], "us"
         ),
         "handing over a step's notes": Measurement.of([1e6 * s for s in emit], "us"),
@@ -81,8 +84,8 @@ def digest(plan: Plan, chosen: Watching, results: Sequence[Mapping[str, Any]]) -
     }
     settings = {"plan": plan.flat(), "a_step_has": counts, "rounds": chosen.rounds}
     notes = (
-        "the share is the sum over a step of its instructions, messages and notes, each measured"
-        " alone, over the median step",
+        "the share is what a step's instructions, readings, messages and notes cost, each measured"
+        " apart, over the median step",
         "the last row is the same asked of whole steps; their own noise is in its interval",
     )
     return Report("recorder", plan.layout, rows, settings, notes, _doubts(rows))

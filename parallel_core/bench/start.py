@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from parallel_core.bench import Say
 from parallel_core.bench.measurement import Measurement, Report
@@ -80,7 +81,7 @@ def _first_step(pool: Pool, n: int, begin: int) -> float:
         return _last(run, "notes", lambda e: max(int(note[4]) for note in e["notes"]), begin)
 
 
-def _last(run: Run, name: str, at: Callable[[dict[str, object]], int], begin: int) -> float:
+def _last(run: Run, name: str, at: Callable[[dict[str, Any]], int], begin: int) -> float:
     """Milliseconds from `begin` to the latest `at` among the events called `name`."""
     ends = [at(event) for event in run.events() if event["event"] == name]
     run.wait()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -20,9 +20,10 @@ from parallel_core.cli.plan_options import given, plan_options
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 
 Bench = Callable[[Say], Report]
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def count(name: str, meaning: str) -> Any:
+def count(name: str, meaning: str) -> Callable[[Command], Command]:
     """An option whose value its bench's own fields check."""
     return click.option(f"--{name}", metavar="NUMBER", help=meaning)
 
@@ -41,8 +42,8 @@ def command() -> None:
 
 @command.command("dp")
 @plan_options
-@count("rounds", "rounds of four turns  [default: 16]")
-@count("turn-steps", "steps a turn  [default: 2]")
+@count("rounds", "rounds of four turns  [default: 24]")
+@count("turn-steps", "steps a turn  [default: 1]")
 @count("warmup", "untimed steps a side  [default: 4]")
 @count("peer-bucket-mb", "DistributedDataParallel's bucket_cap_mb  [default: 25]")
 @click.option("--norm/--no-norm", default=None, help="both measure the gradient norm, or neither")
@@ -193,11 +194,10 @@ def _show(report: dict[str, Any]) -> None:
     if report["skipped"]:
         out.print(report["skipped"])
         return
-    table = Table("", "median", "95 % interval", "spread", "unit", "n", title=report["title"])
+    table = Table("", "median", "95 % interval", "n", title=report["title"])
     for name, row in report["rows"].items():
-        numbers = [_number(row[key]) for key in ("median", "low", "high", "spread")]
-        middle, low, high, spread = numbers
-        table.add_row(name, middle, f"{low} to {high}", spread, row["unit"], str(row["n"]))
+        middle, low, high = (_number(row[key]) for key in ("median", "low", "high"))
+        table.add_row(name, f"{middle} {row['unit']}", f"{low} to {high}", str(row["n"]))
     out.print(table)
     for note in report["notes"]:
         out.print(note, style="dim")

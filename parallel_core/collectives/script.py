@@ -61,7 +61,8 @@ class Script:
             made = self._sums.setdefault((rank, c), [])
             assert not made or made[-1][0] <= step, "additions are written down in step order"
             made.append((step, value, counts[c]))
-        self._write(step, rank, Instr(op=Op.ADD, reads=tuple(reads), writes=tuple(writes)))
+        added = Instr(op=Op.ADD, where=_where(step), reads=tuple(reads), writes=tuple(writes))
+        self._lines[rank].append((step, added))
 
     def reduce(self, step: int, source: int, destination: int, chunks: Sequence[int]) -> None:
         """A message and its addition: `destination` adds in the running sums of `source`."""
@@ -88,17 +89,20 @@ class Script:
         self, step: int, ends: tuple[int, int], sent: tuple[Value, ...], arrives: tuple[Value, ...]
     ) -> None:
         source, destination = ends
-        self._write(step, source, Instr(op=Op.SEND, lane=Lane.OUT, peer=destination, reads=sent))
-        came = Instr(op=Op.RECV, lane=Lane.IN, peer=source, writes=arrives)
-        self._write(step, destination, came)
-
-    def _write(self, step: int, rank: int, instr: Instr) -> None:
-        self._lines[rank].append((step, replace(instr, where=f"step{step}")))
+        where = _where(step)
+        leaves = Instr(op=Op.SEND, where=where, lane=Lane.OUT, peer=destination, reads=sent)
+        comes = Instr(op=Op.RECV, where=where, lane=Lane.IN, peer=source, writes=arrives)
+        self._lines[source].append((step, leaves))
+        self._lines[destination].append((step, comes))
 
 
 def step_of(instr: Instr) -> int:
     """The step an instruction of a collective belongs to, which its `where` says."""
     return int(instr.where.removeprefix("step"))
+
+
+def _where(step: int) -> str:
+    return f"step{step}"
 
 
 Name = Callable[[int], Value]
@@ -117,7 +121,8 @@ def _with_frees(instrs: list[Instr], keeps: frozenset[Value]) -> tuple[Instr, ..
     for index, instr in enumerate(instrs):
         gone = [x for x in dict.fromkeys(instr.reads) if last[x] == index and x not in keeps]
         shared = tuple(x for x in gone if instr.op == Op.ADD and x in sent)
-        done.append(replace(instr, frees=tuple(x for x in gone if x not in shared)))
+        mine = tuple(x for x in gone if x not in shared)
+        done.append(replace(instr, frees=mine) if mine else instr)
         if shared:
             done.append(
                 replace(
