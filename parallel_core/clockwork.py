@@ -1,10 +1,12 @@
 """The clockwork of the simulator: lanes in order, what they wait for, and the time.
 
 Each lane runs until it meets something that is not there yet, and whatever brings that wakes it:
-one visit an instruction, and no event queue. Lanes may run ahead of one another, for nothing that
-is not ready yet can change what was. Only links (network.py) serve in order of time, and only
-when no lane can go on: a message that is not on its way by then cannot ask for a link earlier
-than the first of those that are.
+one visit an instruction, and no event queue. Lanes may run ahead of one another, for what a lane
+does depends on what it waits for and on nothing else.
+
+Links do depend on who comes first, so they serve in order of time (network.py), and only when no
+lane can go on. The first to ask then is the first there will be: whoever is not on its way yet
+waits for something that has not arrived, and will ask later.
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ unfolded to the nanosecond, or is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
 from parallel_core.clockwork import Run
 from parallel_core.cost import Cost
+from parallel_core.hardware.topology import Link, Pace
 from parallel_core.hardware.topology import Mesh as FullMesh
-from parallel_core.hardware.topology import Pace
 from parallel_core.hardware.torus import Torus, shifted
 from parallel_core.mesh import Mesh
 from parallel_core.network import Network, Route, Traffic, route_of
@@ -210,7 +210,10 @@ def _compared(folded: Folded, network: Network) -> Iterator[tuple[int, Route]]:
 
 
 def _class_route(
-    network: Network, routes: list[tuple[tuple[int, int], ...]], owner: dict[Hashable, int], far: int
+    network: Network,
+    routes: list[tuple[Link, ...]],
+    owner: dict[Hashable, int],
+    far: int,
 ) -> Route:
     """One route over classes of links for all ranks' routes of one distance."""
     classes: list[Hashable] = []
@@ -220,7 +223,8 @@ def _class_route(
         links = {route[hop] for route in routes if hop < len(route)}
         owners = {owner.get(link) for link in links}
         speeds = {network.topology.pace(link) for link in links}
-        if len(links) < len(routes) or max(map(len, (lengths, owners, speeds))) > 1:
+        one_kind = len(lengths) == len(owners) == len(speeds) == 1
+        if not one_kind or len(links) < len(routes):
             raise ProgramError(
                 f"messages {far} ranks on do not look alike from every rank of {network}:"
                 " simulate it unfolded, or place the ranks along a ring of the torus"

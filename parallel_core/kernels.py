@@ -32,6 +32,9 @@ from parallel_core.update import Update
 
 Reads = Mapping[Value, Any]
 
+NORM_PIECE = 1 << 16
+"""Elements whose squares are summed in one go."""
+
 
 @dataclass(frozen=True)
 class Microbatch:
@@ -143,10 +146,17 @@ class TrainKernels:
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Summed gradients -> new weights, in place; also the global gradient norm."""
         if self.measure_norm:
-            wide = torch.promote_types(self.flat.grads.dtype, torch.float32)
-            self.grad_norm = torch.linalg.vector_norm(self.flat.grads, dtype=wide)
+            self.grad_norm = _norm(self.flat.grads)
         self.update.step()
         return [None] * len(instr.writes)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The norm of x[N] in at least float32: of the norms of its pieces, since one float32 sum
+    over millions of squares keeps four digits only."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    pieces = [torch.linalg.vector_norm(piece, dtype=wide) for piece in x.split(NORM_PIECE)]
+    return torch.linalg.vector_norm(torch.stack(pieces))
 
 
 def _source(kernel: Kernel) -> str:

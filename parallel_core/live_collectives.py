@@ -1,4 +1,4 @@
-"""`collective` and `link`: what to type to see a collective, or a link, on real processes.
+"""`collective`: what to type to see a collective on real processes.
 
     from parallel_core.live_collectives import collective, link
 
@@ -8,10 +8,10 @@
 
     print(collective("reduce_scatter", "ring", integers=[[1, 2], [30, 40]]))   # numbers spelled out
 
-    here = link()
-    here.points, here.plain, here.ramp
+    four.show(link().plain)       # with the model's outlines, from this machine's own link
 
-Runs share the warm pool of parallel_core.live; it belongs to this process and ends with it.
+`link` is that of live_link.py. Runs share the warm pool of parallel_core.live, which belongs to this
+process and ends with it.
 """
 
 from __future__ import annotations
@@ -25,21 +25,20 @@ from parallel_core.collectives.clock import collective_cost
 from parallel_core.collectives.group import CollectiveError
 from parallel_core.collectives.names import chunk_sizes, chunks
 from parallel_core.collectives.promise import layouts
-from parallel_core.collectives.ramp import Point, RampLink, fit_plain, fit_ramp
 from parallel_core.collectives.report import CollectiveView
 from parallel_core.collectives.request import WIDTHS, CollectiveRequest
 from parallel_core.cost import Link
 from parallel_core.live import _pool
+from parallel_core.live_link import LiveLink, link
 from parallel_core.program import Value
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.simulate import simulate
 from parallel_core.trace import Trace
-import plotly.graph_objects as go  # X
 from parallel_core.views.player import Shown, show
 
-PING = "parallel_core.collectives.ping:ping"
+__all__ = ["LiveCollective", "LiveLink", "collective", "link", "predicted_trace"]
+
 INTEGERS = "parallel_core.collectives.integers:run"
-SIZES = (8, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 
 
 def collective(
@@ -119,12 +118,12 @@ class LiveCollective:
 
     @property
     def before(self) -> tuple[Buffer, ...]:
-        """Every rank's integers at the start."""
+        """Every rank's integers at the start; () for a run without."""
         return self._buffers("inputs")
 
     @property
     def after(self) -> tuple[Buffer, ...]:
-        """Every rank's integers at the end, as far as the op promises it any."""
+        """Every rank's integers at the end, as far as the op promises it any; () for a run without."""
         return self._buffers("outputs")
 
     @property
@@ -146,7 +145,7 @@ class LiveCollective:
         return show(self.trace, model=None if link is None else self.model(link))
 
     def _buffers(self, which: str) -> tuple[Buffer, ...]:
-        return tuple(self._buffer(result.get(which, {})) for result in self.results)
+        return tuple(self._buffer(result[which]) for result in self.results if which in result)
 
     def _buffer(self, values: Mapping[str, Sequence[int]]) -> Buffer:
         """Every value at its place: its chunk's, or in what an all-to-all brought its source's."""
@@ -161,7 +160,7 @@ class LiveCollective:
         return self.show()._repr_mimebundle_() if self.trace.spans else {"text/plain": repr(self)}
 
     def __str__(self) -> str:
-        return _table(self) if any(self.before) else repr(self)
+        return _table(self) if self.before else repr(self)
 
     def __repr__(self) -> str:
         request = self.request
@@ -200,68 +199,3 @@ def _table(done: LiveCollective) -> str:
 
 def _words(buffer: Buffer) -> list[str]:
     return ["." if number is None else str(number) for number in buffer]
-
-
-def link(
-    *, sizes: Sequence[int] = SIZES, apart: int = 3_000_000, rounds: int = 3, seconds: float = 0.1
-) -> LiveLink:
-    """Ping-pong between two processes: `rounds` sweeps over `sizes` and the size `apart`.
-
-    About `seconds` a size and sweep. `apart` is measured with the others but in no fit, so that a
-    prediction can be held against it.
-    """
-    swept = []
-    for _ in range(rounds):
-        order = sorted({*sizes, apart})
-        with _pool().start(PING, 2, {"sizes": order, "seconds": seconds}) as going:
-            swept.append(going.wait()[0])
-    return LiveLink(tuple(swept), apart)
-
-
-@dataclass(frozen=True, eq=False)
-class LiveLink:
-    """What messages between two processes of this machine took, and two laws fitted to it.
-
-    A point is the fastest tenth in the quietest sweep: that is the link. On a machine that others
-    use too, the median is mostly their turn on its cores.
-    """
-
-    sweeps: tuple[list[dict[str, Any]], ...]  # as collectives/ping.py returns them
-    apart: int  # the size that is in no fit
-
-    @cached_property
-    def measured(self) -> tuple[Point, ...]:
-        """(bytes, seconds) of every size, `apart` among them."""
-        columns = zip(*self.sweeps, strict=True)
-        return tuple((rows[0]["bytes"], min(row["low"] for row in rows)) for rows in columns)
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """(bytes, seconds) of the sizes that are fitted."""
-        return tuple(point for point in self.measured if point[0] != self.apart)
-
-    @property
-    def held_out(self) -> float:
-        """Seconds that the message of `apart` bytes took."""
-        return dict(self.measured)[self.apart]
-
-    @cached_property
-    def plain(self) -> Link:
-        """alpha and beta."""
-        return fit_plain(self.points)
-
-    @cached_property
-    def ramp(self) -> RampLink:
-        """The same with a bandwidth that rises with the size."""
-        return fit_ramp(self.points)
-
-    def figure(self, *, dark: bool = False) -> go.Figure:
-        """Points and laws on one pair of axes."""
-        laws = {"alpha-beta": self.plain, "ramp": self.ramp}
-        return ping_pong(self.sweeps, laws, apart=self.apart, dark=dark)
-
-    def _repr_mimebundle_(self, *arguments: object, **_: object) -> Any:
-        return self.figure()._repr_mimebundle_()
-
-    def __repr__(self) -> str:
-        return f"alpha-beta: {self.plain}; with a ramp: {self.ramp}"

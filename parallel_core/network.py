@@ -12,8 +12,8 @@ Alone on its way a message takes the latencies of its links plus bytes / slowest
 heads that come at one moment the one on its earlier link goes first, then the earlier
 instruction, then the lower rank: so ranks that do the same are served alike.
 
-A sender's port is held up by a queue anywhere on the way (links hold no message back for good,
-but no more than one is on its way per port), and is free once the bytes are out.
+A sender's next message may set out once this one's head has entered its last link and its bytes
+are out: a queue anywhere on the way holds up the port, and latencies of large messages overlap.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Message:
     size: int
     entered: float
     tail: float = 0.0  # when its last byte is at the end of the link
-    waited: float = 0.0  # longest stand in one queue
+    waited: float = 0.5e-9  # longest stand in one queue; shorter ones are rounding
     busy: Hashable = None  # the link of that queue
 
 

@@ -59,8 +59,7 @@ class Numbered:
     # of each lane: its rank, its name, its instructions
     lanes: list[tuple[int, Lane, list[int]]] = field(default_factory=list)
 
-    # of each meeting: the instructions that meet, and how many must
-    ends: list[list[int]] = field(default_factory=list)
+    # of each meeting: how many instructions must come
     needed: list[int] = field(default_factory=list)
 
     def first_of_ranks(self) -> list[int]:
@@ -111,11 +110,11 @@ class _Slots(dict[Value, int]):
     """Value -> slot; a value not met before gets the next one."""
 
     def __init__(self, values: list[Value], writer: list[int]) -> None:
-        self.values_, self.writer = values, writer
+        self.named, self.writer = values, writer
 
     def __missing__(self, value: Value) -> int:
-        slot = self[value] = len(self.values_)
-        self.values_.append(value)
+        slot = self[value] = len(self.named)
+        self.named.append(value)
         self.writer.append(-1)
         return slot
 
@@ -179,10 +178,8 @@ class _Rank:
         key = (shared, count)
         meeting = self.meetings.get(key)
         if meeting is None:
-            meeting = self.meetings[key] = len(work.ends)
-            work.ends.append([])
+            meeting = self.meetings[key] = len(work.needed)
             work.needed.append(needed)
-        work.ends[meeting].append(at)
         work.meeting.append(meeting)
         work.peers.append(peers)
         work.seq.append(count)

@@ -40,8 +40,9 @@ FLOOR = 0.97
 """The lower end of the ratio's interval that we hold ourselves to."""
 
 EARLY_STEPS = 3
-EARLY, LATE = 1e-4, 2e-2
-"""How far losses may stand apart, relative: in the first steps, and after rounding has grown."""
+EARLY, LATE = 1e-4, 5e-2
+"""How far losses and norms may stand apart, relative: in the first steps, and once rounding has
+grown (AdamW turns the sign of a gradient that is rounding noise into a whole step)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,19 @@ def plan_of(**flat: Any) -> Plan:
     return plan
 
 
+def peer_settings(plan: Plan, chosen: Race) -> dict[str, Any]:
+    """What DistributedDataParallel is made with.
+
+    The graph is declared static, as its documentation advises, unless gradients accumulate: torch
+    2.13 fails an internal assertion where a static graph meets no_sync.
+    """
+    return {
+        "bucket_cap_mb": chosen.peer_bucket_mb,
+        "gradient_as_bucket_view": True,
+        "static_graph": plan.microbatches == 1,
+    }
+
+
 def measure(plan: Plan, chosen: Race, say: Say) -> Report:
     """Run both, and say how much faster ours is.
 
@@ -93,7 +107,7 @@ class Disagreement(RuntimeError):
 
 def digest(plan: Plan, chosen: Race, results: Sequence[Mapping[str, Any]]) -> Report:
     """The ranks' blocks and losses as a report."""
-    apart = check_losses(results)
+    apart = check_alike(results)
     blocks = merged([[Block(**block) for block in result["blocks"]] for result in results])
     ours, peer = a_step(blocks, OURS), a_step(blocks, PEER)
     cpu, peer_cpu = a_step(blocks, OURS, "cpu"), a_step(blocks, PEER, "cpu")
@@ -114,37 +128,38 @@ def digest(plan: Plan, chosen: Race, results: Sequence[Mapping[str, Any]]) -> Re
         "threads_a_rank": results[0]["threads"],
         "backend": "gloo",
         "gradient_norm": "both" if chosen.norm else "neither",
-        "peer": {
-            "bucket_cap_mb": chosen.peer_bucket_mb,
-            "gradient_as_bucket_view": True,
-            "static_graph": True,
-            "optimizer": f"{plan.optimizer} fused",
-            "zero_grad": "set_to_none",
-        },
-        "largest_loss_difference": apart,
+        "peer": peer_settings(plan, chosen)
+        | {"optimizer": f"{plan.optimizer} fused", "zero_grad": "set_to_none"},
+        "largest_difference": apart,
     }
     return Report(
         "dp", f"{plan.layout}, {plan.model.dialect}", rows, settings, _notes(chosen), _doubts(rows)
     )
 
 
-def check_losses(results: Sequence[Mapping[str, Any]]) -> float:
-    """The largest relative difference of the two sides' losses; raises Disagreement if too large.
+def check_alike(results: Sequence[Mapping[str, Any]]) -> float:
+    """The largest relative difference of the two sides' losses and norms, over all steps.
 
-    Ours is the loss of the global batch; a rank of the peer knows its own rows' part of it, so
-    the parts are added.
+    Raises Disagreement where one is too large. Our loss is that of the global batch; a rank of the
+    peer knows its own rows' part of it, so the parts are added. Norms are the same on every rank.
     """
+    first = results[0]
+    parts = zip(*(result["losses"][PEER] for result in results), strict=True)
+    pairs = {
+        "loss": zip(first["losses"][OURS], map(math.fsum, parts), strict=True),
+        "gradient norm": zip(first["norms"][OURS], first["norms"][PEER], strict=True),
+    }
     largest = 0.0
-    ours = results[0]["losses"][OURS]
-    for step, mine in enumerate(ours):
-        theirs = math.fsum(result["losses"][PEER][step] for result in results)
-        apart, allowed = abs(mine - theirs) / abs(theirs), EARLY if step < EARLY_STEPS else LATE
-        if not apart <= allowed:
-            raise Disagreement(
-                f"step {step}: our loss {mine:.6g}, DistributedDataParallel's {theirs:.6g}: "
-                f"{apart:.2g} apart where {allowed:g} is allowed, so their speeds say nothing"
-            )
-        largest = max(largest, apart)
+    for what, both in pairs.items():
+        for step, (mine, theirs) in enumerate(both):
+            apart = abs(mine - theirs) / abs(theirs)
+            allowed = EARLY if step < EARLY_STEPS else LATE
+            if not apart <= allowed:
+                raise Disagreement(
+                    f"step {step}: our {what} {mine:.6g}, DistributedDataParallel's {theirs:.6g}: "
+                    f"{apart:.2g} apart where {allowed:g} is allowed, so their speeds say nothing"
+                )
+            largest = max(largest, apart)
     return largest
 
 

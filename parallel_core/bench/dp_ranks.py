@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from parallel_core import values as v
-from parallel_core.bench.dp import Race
+from parallel_core.bench.dp import Race, peer_settings
 from parallel_core.bench.interleave import OURS, PEER, take_turns
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
@@ -65,15 +65,13 @@ class Ours:
 class Peer:
     """A step of DistributedDataParallel at its best documented settings."""
 
-    def __init__(self, plan: Plan, load: Load, bucket_mb: float, *, norm: bool) -> None:
-        self.plan, self.load, self.norm = plan, load, norm
+    def __init__(self, plan: Plan, load: Load, chosen: Race) -> None:
+        self.plan, self.load, self.norm = plan, load, chosen.norm
         self.losses, self.norms = list[float](), list[float]()
         model = Transformer(plan)
         init_weights(model, plan)
         self.parameters = list(model.parameters())
-        self.ddp = DistributedDataParallel(
-            model, bucket_cap_mb=bucket_mb, gradient_as_bucket_view=True, static_graph=True
-        )
+        self.ddp = DistributedDataParallel(model, **peer_settings(plan, chosen))
         kind = torch.optim.SGD if plan.optimizer == Optimizer.SGD else torch.optim.AdamW
         self.optimizer = kind(self.parameters, lr=plan.learning_rate, fused=True)
 
@@ -104,7 +102,7 @@ def contend(rank: Rank, *, plan: dict[str, Any], race: dict[str, Any]) -> dict[s
     chosen, settings = Plan.of(**plan), Race(**race)
     rank.init("gloo")
     ours = Ours(chosen, rank, norm=settings.norm)
-    peer = Peer(chosen, ours.kernels.load, settings.peer_bucket_mb, norm=settings.norm)
+    peer = Peer(chosen, ours.kernels.load, settings)
 
     def meet() -> None:
         rank.emit({"event": "turn"})

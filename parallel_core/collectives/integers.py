@@ -93,7 +93,7 @@ def _lists(tensors: Mapping[Value, Tensor]) -> dict[str, list[int]]:
 
 
 def _told(add: Kernel, sums: list[dict[str, Any]]) -> Kernel:
-    """The kernel of ADD that also writes down what it added; operands first, as it may reuse them."""
+    """ADD that also writes down what it added; operands first, as it may reuse their memory."""
 
     def told(instr: Instr, reads: Mapping[Value, Any]) -> Sequence[Any]:
         columns = len(instr.writes)

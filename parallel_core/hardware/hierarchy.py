@@ -98,7 +98,8 @@ def _chip() -> Iterator[Rung]:
         latency=4 / CLOCK,
         bandwidth=CORES * 64 * 3 * 4 * CLOCK,
         size=CORES * 256 * 1024,
-        source=f"108 cores x 64 lanes x 3 operands of 4 bytes x 1.41 GHz; {_WIDTHS}",
+        source="108 cores x 64 lanes x 3 operands of 4 bytes (a multiply-add) x 1.41 GHz; NVIDIA"
+        " A100 whitepaper",
         latency_source=f"an addition that waits for another: 4 cycles; {_WIDTHS}",
     )
     for name, level in (("shared memory", "shared load"), ("L1 cache", "L1")):

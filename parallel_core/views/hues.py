@@ -1,7 +1,8 @@
-"""As many colours as there are chunks: hues round a circle, light and dark in turn.
+"""As many colours as there are chunks: a chosen eight, beyond them hues round a circle.
 
-Equal steps of hue in OKLCH, neighbours told apart by lightness as well. No more than a handful
-can be named at sight, so a tile always carries its number too. Ottosson 2020, Oklab.
+The eight come from a random search in OKLCH under palette.worst_pair, best first: any two of the
+first four are at least 24 apart to every eye, any two of the eight 13. More than a handful cannot
+be named at sight, so a tile always carries its number too. Oklab: Ottosson 2020.
 """
 
 from __future__ import annotations
@@ -9,22 +10,29 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-_LIGHT = ((0.50, 0.13), (0.68, 0.14))  # lightness and chroma in turn, on a light page
-_DARK = ((0.62, 0.13), (0.78, 0.12))
-_FIRST = 255.0  # degrees: blue
+CHOSEN = {
+    False: ["#DA8D58", "#1C3984", "#949ED6", "#602C11", "#AD4962", "#6366B6", "#1FA090", "#536E20"],
+    True: ["#E5848C", "#695FB4", "#ACBDF8", "#815B34", "#D1C64F", "#96860A", "#3C97AA", "#6ED8BF"],
+}
+"""On a light page, on a dark one."""
+
+_LADDER = {False: ((0.50, 0.13), (0.68, 0.14)), True: ((0.62, 0.13), (0.78, 0.12))}
+"""Lightness and chroma of the wheel, in turn: neighbours differ in lightness as well."""
 
 
 @lru_cache(maxsize=32)
 def hues(count: int) -> list[list[str]]:
     """`count` pairs of colours: on a light page, on a dark one."""
-    return [[_colour(i, count, _LIGHT), _colour(i, count, _DARK)] for i in range(count)]
+    if count <= len(CHOSEN[False]):
+        return [[CHOSEN[False][i], CHOSEN[True][i]] for i in range(count)]
+    return [[_colour(i, count, dark=dark) for dark in (False, True)] for i in range(count)]
 
 
-def _colour(i: int, count: int, ladder: tuple[tuple[float, float], ...]) -> str:
-    lightness, chroma = ladder[i % 2]
-    turn = math.radians(_FIRST + 360 * i / max(count, 1))
-    red, green, blue = _linear(lightness, chroma * math.cos(turn), chroma * math.sin(turn))
-    return "#" + "".join(f"{round(255 * _gamma(c)):02X}" for c in (red, green, blue))
+def _colour(i: int, count: int, *, dark: bool) -> str:
+    lightness, chroma = _LADDER[dark][i % 2]
+    turn = 2 * math.pi * (i / count + 0.7)  # the first is blue
+    linear = _linear(lightness, chroma * math.cos(turn), chroma * math.sin(turn))
+    return "#" + "".join(f"{round(255 * _gamma(c)):02X}" for c in linear)
 
 
 def _linear(lightness: float, a: float, b: float) -> tuple[float, float, float]:

@@ -12,16 +12,19 @@ All times are nanoseconds since the trace's start; a set of ranks is a number wi
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from parallel_core.network import Hop
 from parallel_core.program import Instr, Op, Program, Value
 from parallel_core.quantities import time_text
-from parallel_core.terms import Bag, Term
 from parallel_core.trace import Span, Trace
 from parallel_core.views.by_hand import by_hand
+
+if TYPE_CHECKING:
+    from parallel_core.terms import Bag, Term
 
 MOST_RANKS = 32
 """More ranks than this, and their tiles are too small to be looked at."""
@@ -87,6 +90,7 @@ class Told:
         if len(trace.steps) > 1:
             raise ValueError("a scene is one run; take one step of the trace: trace.only(step)")
         self.program, self.trace, self.ends, self.ranks = program, trace, ends, range(n)
+        self.start = trace.start
         self.span = {(s.rank, s.index): s for s in trace.spans}
         starts = [{v: Counter([_term(r, v)]) for v in program.holds[r]} for r in self.ranks]
         self.bags: list[dict[Value, Bag]] = by_hand(program, starts, lambda b: sum(b, Counter()))
@@ -96,6 +100,8 @@ class Told:
         for hop in hops:
             self.hops[hop.rank, hop.at].append(hop)
         self.added = [_added(program, rank) for rank in self.ranks]
+        self._known: dict[int, dict[Slot, list[Moment]]] = {}
+        self._before = {key: span for rank in self.ranks for key, span in self._last_on_port(rank)}
 
     # -- what a value is ------------------------------------------------------------------------
 
@@ -140,6 +146,11 @@ class Told:
 
     def moments(self, rank: int) -> dict[Slot, list[Moment]]:
         """Per slot what lies there from when on: the youngest of its values that exist."""
+        if rank not in self._known:
+            self._known[rank] = self._all_moments(rank)
+        return self._known[rank]
+
+    def _all_moments(self, rank: int) -> dict[Slot, list[Moment]]:
         lives: dict[Slot, list[tuple[int, float, Value]]] = defaultdict(list)
         for value, (born, gone) in self._lives(rank).items():
             slot = self.slot(rank, value)
@@ -238,19 +249,22 @@ class Told:
         if out.source:
             return f"{long}, {out.source}"
         if out.t_start - out.t_post >= into.t_start - out.t_start:
-            before = self._before(out)
+            before = self._before.get((out.rank, out.index))
             to = f" to rank {before.peers[-1]}" if before else ""
             return f"{long}: its own port was still sending{to}"
-        before = self._before(into)
-        whose = f"was still taking in rank {before.peers[0]}'s" if before else "had not come yet"
+        before = self._before.get((into.rank, into.index))
+        taking = f"was still taking in what rank {before.peers[0]} sent" if before else ""
+        whose = taking or "had not come yet"
         return f"{long}: rank {into.rank} {whose}"
 
-    def _before(self, span: Span) -> Span | None:
-        """What the same port did just before, if it was a message."""
-        instrs = self.program.ranks[span.rank]
-        lane, op = instrs[span.index].lane, instrs[span.index].op
-        earlier = [i for i in range(span.index) if (instrs[i].lane, instrs[i].op) == (lane, op)]
-        return self.span[span.rank, earlier[-1]] if earlier else None
+    def _last_on_port(self, rank: int) -> Iterator[tuple[tuple[int, int], Span]]:
+        """(rank, index) of a message -> what the same port did just before."""
+        last: dict[Op, int] = {}
+        for index, instr in enumerate(self.program.ranks[rank]):
+            if instr.op in last:
+                yield (rank, index), self.span[rank, last[instr.op]]
+            if instr.op.is_p2p:
+                last[instr.op] = index
 
     def _way(self, hops: list[Hop], done: int) -> tuple[tuple[int, int], ...]:
         """When the middle of a message is where, if it takes more than one link."""
@@ -263,7 +277,7 @@ class Told:
 
     def when(self, t: int) -> int:
         """Nanoseconds since the trace's start."""
-        return max(t - self.trace.start, 0)
+        return max(t - self.start, 0)
 
 
 def _end(link: object, which: int) -> int:

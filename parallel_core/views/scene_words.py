@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from parallel_core.program import Op, Value
+from parallel_core.program import Instr, Op, Value
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.views.scene import Message, Told
 
@@ -77,25 +77,24 @@ def sentences(told: Told) -> list[str]:
 
 def _sums(told: Told) -> dict[tuple[int, tuple[Value, ...]], str]:
     """(rank, what came last) -> the addition that it sets off."""
-    found = {}
+    reader = {
+        (rank, value): (rank, instr)
+        for rank, _, instr in told.program
+        if instr.op == Op.ADD
+        for value in instr.reads
+    }
+    last: dict[int, tuple[Message, int, Instr]] = {}  # by the addition: its last message so far
     for message in told.messages:
-        for instr in told.program.ranks[message.target]:
-            if instr.op == Op.ADD and message.arrives[-1] in instr.reads:
-                texts = [told.sum_text(message.target, instr, c) for c in range(len(instr.writes))]
-                complete = _last(told, message, instr.reads)
-                if complete and texts[0]:
-                    more = ", ..." if len(texts) > 2 else ""
-                    said = f", where {', '.join(texts[:2])}{more}"
-                    found[message.target, message.arrives] = said
-    return found
-
-
-def _last(told: Told, message: Message, operands: Sequence[Value]) -> bool:
-    """Whether no other operand of the addition comes later than this message."""
-    others = [
-        m for m in told.messages if m.target == message.target and set(m.arrives) & set(operands)
-    ]
-    return others[-1] is message
+        found = reader.get((message.target, message.arrives[-1]))
+        if found is not None:
+            last[id(found[1])] = (message, *found)
+    texts = {}
+    for message, rank, instr in last.values():
+        sums = [told.sum_text(rank, instr, c) for c in range(len(instr.writes))]
+        if sums[0]:
+            more = ", ..." if len(sums) > 2 else ""
+            texts[rank, message.arrives] = f", where {', '.join(sums[:2])}{more}"
+    return texts
 
 
 def account(told: Told) -> str:
@@ -128,11 +127,9 @@ def race_words(names: Sequence[str], both: Sequence[Told]) -> str:
 
 def tree_of(told: Told) -> Iterator[int]:
     """Per rank its parent on the way that the first chunk takes, -1 for the top of that tree."""
-    neighbours: dict[int, list[int]] = {rank: [] for rank in told.ranks}
-    for message in told.messages:
-        if any(value.at[0] == 0 for value in message.values):
-            neighbours[message.source].append(message.target)
-            neighbours[message.target].append(message.source)
+    neighbours = _ways(told, [m for m in told.messages if any(not v.at[0] for v in m.values)])
+    if len(_reached(neighbours, 0)) < len(told.ranks):  # it does not go everywhere
+        neighbours = _ways(told, told.messages)
     parent: dict[int, int] = {}
     for top in sorted(told.ranks, key=lambda rank: _complete(told, rank)):
         if top in parent:
@@ -140,11 +137,28 @@ def tree_of(told: Told) -> Iterator[int]:
         parent[top] = -1 if not parent else next(iter(parent))
         queue = [top]
         for rank in queue:
-            for other in dict.fromkeys(neighbours[rank]):
+            for other in neighbours[rank]:
                 if other not in parent:
                     parent[other] = rank
                     queue.append(other)
     return (parent[rank] for rank in told.ranks)
+
+
+def _ways(told: Told, messages: Iterable[Message]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {rank: [] for rank in told.ranks}
+    for message in messages:
+        found[message.source].append(message.target)
+        found[message.target].append(message.source)
+    return {rank: list(dict.fromkeys(others)) for rank, others in found.items()}
+
+
+def _reached(neighbours: Mapping[int, Sequence[int]], first: int) -> set[int]:
+    reached, queue = {first}, [first]
+    for rank in queue:
+        new = [other for other in neighbours[rank] if other not in reached]
+        reached.update(new)
+        queue += new
+    return reached
 
 
 def _complete(told: Told, rank: int) -> tuple[float, int]:

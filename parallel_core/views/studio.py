@@ -13,14 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parallel_core import places
 from parallel_core.hardware.topology import Topology
 from parallel_core.hardware.torus import Torus
 from parallel_core.network import Hop
 from parallel_core.program import Program, Value
-from parallel_core.terms import Term
 from parallel_core.trace import Trace
 from parallel_core.views import palette, player
 from parallel_core.views.hues import hues
@@ -28,6 +27,9 @@ from parallel_core.views.player import Shown
 from parallel_core.views.scene import Slot, Told
 from parallel_core.views.scene_words import account, race_words, sentences, tree_of, what
 from parallel_core.views.svg import timeline
+
+if TYPE_CHECKING:
+    from parallel_core.terms import Term
 
 VERSION = 1
 

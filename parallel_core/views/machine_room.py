@@ -1,0 +1,253 @@
+"""Figures of the machine room: levels of the machine, a ping-pong with its laws, quoted curves.
+
+Pure functions of plain data to Plotly. Whoever calls says what a level, a point and a law is: this
+file knows no hardware and no fit.
+
+    levels        one bar a level on a log axis, boxed by what it lies inside of
+    ping_pong     points as they were measured, laws dashed over them, half-and-half size marked
+    quoted        published bandwidths, dotted, and how far each law is from them
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import plotly.graph_objects as go
+
+from parallel_core.quantities import bytes_text, time_text
+from parallel_core.trace import Kind
+from parallel_core.views.frame import Box, add_box, blank, finish, ink, log_range
+from parallel_core.views.palette import PHASES
+
+_BYTE_TICKS = [1 << k for k in range(0, 41, 10)]
+_DASHES = ("dash", "dashdot")
+_SHADES = ("F", "I")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One bar: `value` in the figure's unit, what it lies `inside` of, words to show and say."""
+
+    name: str
+    inside: str
+    value: float
+    words: str
+    source: str
+    kind: Kind = Kind.QUOTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What the bars of `levels` measure: its title, and ticks as (value, words)."""
+
+    title: str
+    ticks: tuple[tuple[float, str], ...]
+
+
+LATENCY = Axis(
+    title="until the first byte is there",
+    ticks=((1e-9, "1 ns"), (1e-8, "10"), (1e-7, "100"), (1e-6, "1 µs"), (1e-5, "10")),
+)
+BANDWIDTH = Axis(
+    title="bytes a second, one direction",
+    ticks=((1e10, "10 GB/s"), (1e11, "100"), (1e12, "1 TB/s"), (1e13, "10"), (1e14, "100")),
+)
+DURATION = Axis(
+    title="time of one message",
+    ticks=tuple(
+        (value, time_text(1e9 * value)) for value in (1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 1e1, 1e3)
+    ),
+)
+
+
+def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False) -> go.Figure:
+    """A bar a level, near to far from the top; a line parts what lies inside different things."""
+    figure = blank()
+    values = [bar.value for bar in bars]
+    low, high = min(values) / 4, max(values) * 12  # room for the words after the longest bar
+    for y, bar in enumerate(bars):
+        hover = "<br>".join([f"{bar.name}: {bar.words}", *textwrap.wrap(bar.source, 52)])
+        box = Box(left=low, right=bar.value, y=y, label="", hover=hover, kind=bar.kind)
+        add_box(figure, box, log=True, dark=dark)
+        figure.add_annotation(
+            x=math.log10(bar.value), y=y, text=f" {bar.words}", showarrow=False, xanchor="left",
+            font={"size": 12},
+        )  # fmt: skip
+    _groups(figure, bars, dark)
+    shown = [(value, words) for value, words in axis.ticks if low <= value <= high]
+    figure.update_xaxes(
+        type="log", title=axis.title, range=log_range(low, high),
+        tickvals=[value for value, _ in shown], ticktext=[words for _, words in shown],
+    )  # fmt: skip
+    names = [bar.name.replace(", ", ",<br>") for bar in bars]
+    figure.update_yaxes(
+        tickvals=list(range(len(bars))), ticktext=names, range=[len(bars) - 0.4, -0.9]
+    )
+    return finish(figure, badge, height=120 + 40 * len(bars), dark=dark)
+
+
+def _groups(figure: go.Figure, bars: Sequence[Level], dark: bool) -> None:
+    """Where one group of levels ends and what it lies inside of."""
+    start = 0
+    for inside, group in groupby(bars, key=lambda bar: bar.inside):
+        if start:
+            line = {"color": ink(dark), "width": 1, "dash": "dot"}
+            figure.add_hline(y=start - 0.5, line=line)
+        figure.add_annotation(
+            x=1, xref="paper", y=start - 0.36, text=f"inside {inside}", showarrow=False,
+            xanchor="right", yanchor="middle" if start else "bottom", font={"size": 11},
+        )  # fmt: skip
+        start += len(list(group))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping:
+    """The messages of one size: seconds, the fastest and slowest tenth, whether it is fitted."""
+
+    bytes: int
+    seconds: float
+    low: float
+    high: float
+    fitted: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A fit: its parameters in words, seconds by bytes, the size at which both halves are equal."""
+
+    name: str
+    words: str
+    seconds: Callable[[float], float]
+    half: float = 0.0
+
+
+def ping_pong(
+    pings: Sequence[Ping], laws: Sequence[Law] = (), *, badge: str, dark: bool = False
+) -> go.Figure:
+    """Seconds against bytes, both logarithmic; a size that is in no fit is a diamond."""
+    figure = blank()
+    sizes = [ping.bytes for ping in pings] or [1, 1 << 24]
+    low, high = max(min(sizes), 1) / 2, max(sizes) * 2
+    xs = [low * (high / low) ** (i / 80) for i in range(81)]
+    for law, dash, shade in zip(laws, _DASHES, _SHADES, strict=False):
+        colour = PHASES[shade].dark if dark else PHASES[shade].light
+        figure.add_scatter(
+            x=xs, y=[law.seconds(x) for x in xs], mode="lines", name=f"{law.name}: {law.words}",
+            line={"color": colour, "width": 2, "dash": dash}, hoverinfo="name",
+        )  # fmt: skip
+    for fitted in (True, False):
+        _points(figure, [ping for ping in pings if ping.fitted is fitted], fitted, dark)
+    for law in laws[:1]:
+        _half(figure, law, (low, high), dark)
+    figure.update_xaxes(
+        type="log", title="bytes of a message", range=log_range(low, high), **_byte_ticks(high)
+    )
+    figure.update_yaxes(type="log", title="seconds of a message", tickformat="~s", dtick=1,
+                        ticksuffix="s")  # fmt: skip
+    finish(figure, badge, height=430, dark=dark)
+    figure.update_layout(
+        showlegend=True,
+        legend={"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "font": {"size": 11}},
+    )
+    return figure.update_layout(margin={"b": 110})
+
+
+def _points(figure: go.Figure, pings: Sequence[Ping], fitted: bool, dark: bool) -> None:
+    if not pings:
+        return
+    colour = PHASES["P2P"].dark if dark else PHASES["P2P"].light
+    above = [max(ping.high - ping.seconds, 0.0) for ping in pings]
+    below = [max(ping.seconds - ping.low, 0.0) for ping in pings]
+    figure.add_scatter(
+        x=[ping.bytes for ping in pings],
+        y=[ping.seconds for ping in pings],
+        mode="markers",
+        name="measured" if fitted else "measured, in no fit",
+        marker={
+            "size": 11, "color": colour, "symbol": "circle" if fitted else "diamond",
+            "line": {"width": 1, "color": ink(dark)},
+        },
+        error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below,
+                 "color": colour, "thickness": 1, "width": 3},
+        hovertext=[
+            f"{bytes_text(ping.bytes)}: {time_text(1e9 * ping.seconds)}, tenths "
+            f"{time_text(1e9 * ping.low)} to {time_text(1e9 * ping.high)}, "
+            f"{ping.bytes / ping.seconds / 1e9:.3g} GB/s"
+            for ping in pings
+        ],
+        hoverinfo="text",
+    )  # fmt: skip
+
+
+def _half(figure: go.Figure, law: Law, across: tuple[float, float], dark: bool) -> None:
+    low, high = across
+    if not low < law.half < high:
+        return
+    figure.add_vline(x=law.half, line={"color": ink(dark), "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        x=math.log10(law.half), y=0.02, yref="paper", yanchor="bottom", showarrow=False,
+        xanchor="right", text=f"alpha·beta {bytes_text(law.half)} ", font={"size": 12},
+    )  # fmt: skip
+
+
+def describe_ping(pings: Sequence[Ping], laws: Sequence[Law] = ()) -> str:
+    """The ping-pong in words."""
+    lines = [
+        f"{bytes_text(ping.bytes)}: {time_text(1e9 * ping.seconds)}"
+        + ("." if ping.fitted else ", in no fit.")
+        for ping in pings
+    ]
+    laws_said = [f"{law.name}: {law.words}." for law in laws]
+    return "\n\n".join([*lines, *laws_said]) or "Nothing has been measured yet."
+
+
+def quoted(
+    rows: Sequence[Mapping[str, float]],
+    laws: Mapping[str, str],
+    *,
+    badge: str,
+    dark: bool = False,
+) -> go.Figure:
+    """Bus bandwidth by size: "quoted" of every row dotted, and each law (key -> its name) dashed.
+
+    `rows` hold bytes, and bytes/s under "quoted" and under the key of each law.
+    """
+    figure = blank()
+    sizes = [row["bytes"] for row in rows]
+    figure.add_scatter(
+        x=sizes, y=[row["quoted"] for row in rows], mode="lines+markers", name="quoted",
+        line={"color": ink(dark), "width": 1.5, "dash": "dot"},
+        marker={"size": 8, "color": "#8A9099", "line": {"color": ink(dark), "width": 1}},
+        customdata=[bytes_text(size) for size in sizes],
+        hovertemplate="%{customdata}: %{y:.3s}B/s, quoted<extra></extra>",
+    )  # fmt: skip
+    for (key, name), dash, shade in zip(laws.items(), _DASHES, _SHADES, strict=False):
+        off = [
+            f"{bytes_text(row['bytes'])}, {100 * (row[key] / row['quoted'] - 1):+.0f} %"
+            for row in rows
+        ]
+        figure.add_scatter(
+            x=sizes, y=[row[key] for row in rows], mode="lines", name=name,
+            line={"color": PHASES[shade].dark if dark else PHASES[shade].light, "width": 2,
+                  "dash": dash},
+            customdata=off,
+            hovertemplate="%{customdata} of the quoted bandwidth<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(type="log", title="bytes", **_byte_ticks(max(sizes)))
+    figure.update_yaxes(
+        title="bus bandwidth", tickformat="~s", ticksuffix="B/s", rangemode="tozero"
+    )
+    finish(figure, badge, height=400, dark=dark)
+    return figure.update_layout(
+        showlegend=True, margin={"b": 100},
+        legend={"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "font": {"size": 11}},
+    )  # fmt: skip
+
+
+def _byte_ticks(most: float) -> dict[str, object]:
+    shown = [size for size in _BYTE_TICKS if size <= most * 1.5]
+    return {"tickvals": shown, "ticktext": [bytes_text(size) for size in shown]}
