@@ -13,11 +13,14 @@ freed on one lane only if its readers on the others are known to be done by then
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
-from parallel_core.program import Instr, Lane, Program, ProgramError, Value
+from parallel_core.program import Instr, Lane, Op, Program, ProgramError, Value
 from parallel_core.simulate import run_order
+
+Place = tuple[int, Instr]
+"""An instruction and its index on its rank."""
 
 
 def check(program: Program) -> None:
@@ -37,6 +40,8 @@ def _at(rank: int, index: int, instr: Instr) -> str:
 def _values_live_once(program: Program, rank: int) -> None:
     writer: dict[Value, int] = dict.fromkeys(program.holds[rank], -1)
     for index, instr in enumerate(program.ranks[rank]):
+        if len(set(instr.frees)) < len(instr.frees):
+            raise ProgramError(f"{_at(rank, index, instr)} frees a value twice: name it once")
         for value in instr.writes:
             if value in writer:
                 raise ProgramError(
@@ -142,18 +147,43 @@ def _same_calls(
 
 
 def _sends_meet_receives(program: Program) -> None:
-    balance: Counter[tuple[int, int]] = Counter()
+    lines: dict[tuple[int, int], tuple[list[Place], list[Place]]] = defaultdict(lambda: ([], []))
     for rank, index, instr in program:
         if not instr.op.is_p2p:
             continue
         if instr.peer is None or not 0 <= instr.peer < program.mesh.size or instr.peer == rank:
             raise ProgramError(f"{_at(rank, index, instr)} has no other rank as its peer")
-        pair = (rank, instr.peer) if instr.op == "send" else (instr.peer, rank)
-        balance[pair] += 1 if instr.op == "send" else -1
-    for (source, destination), extra in balance.items():
+        if instr.op == Op.SEND:
+            lines[rank, instr.peer][0].append((index, instr))
+        else:
+            lines[instr.peer, rank][1].append((index, instr))
+    for (source, destination), (sends, receives) in lines.items():
+        extra = len(sends) - len(receives)
         if extra:
             more, fewer = ("sends", "receives") if extra > 0 else ("receives", "sends")
             raise ProgramError(
                 f"from rank {source} to rank {destination} there are {abs(extra)} more {more}"
                 f" than {fewer}"
             )
+        _first_in_first_out((source, destination), sends, receives)
+
+
+def _first_in_first_out(pair: tuple[int, int], sends: list[Place], receives: list[Place]) -> None:
+    """The k-th receive of a pair takes the k-th send: same place in the program, same values.
+
+    A receive may give what comes another name (a partial sum that arrives), but not the name of
+    another message of the pair.
+    """
+    names = {send.reads for _, send in sends}
+    for (i, send), (j, receive) in zip(sends, receives, strict=True):
+        apart = len(send.reads) != len(receive.writes) or send.where != receive.where
+        if apart or (send.reads != receive.writes and receive.writes in names):
+            raise ProgramError(
+                f"messages from rank {pair[0]} to rank {pair[1]} arrive in the order they are sent:"
+                f" {_at(pair[0], i, send)} sends {_list(send.reads)} where"
+                f" {_at(pair[1], j, receive)} expects {_list(receive.writes)}"
+            )
+
+
+def _list(values: tuple[Value, ...]) -> str:
+    return " ".join(map(str, values)) or "nothing"

@@ -12,6 +12,9 @@ A `Comm` knows the mesh: a collective is asked for by axis, never by process gro
 Calls block until the bytes are there (on CUDA: until the current stream has them), so a caller
 that wants overlap calls from its own lane (lanes.py). Bytes are taken from the tensors handed
 over; nothing here predicts.
+
+Before each call its rank looks at what the others of the group have called (calls.py): calls that
+do not match end with a sentence, where gloo would abort the process or add up the wrong tensors.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Every loss is divided by the global count of valid tokens, once: ranks then sum,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from parallel_core.update import Update
 
 Reads = Mapping[Value, Any]
 
-NORM_PIECE = 1 << 16
+NORM_PIECE = 1 << 18
 """Elements whose squares are summed in one go."""
 
 
@@ -54,6 +54,10 @@ class TrainKernels:
         self.model = Transformer(plan).to(device)
         self.flat = Flat(plan, self.model, device)
         init_weights(self.model, plan)
+        for weights, views in zip(self.flat.parameters, self.flat.views, strict=True):
+            for weight, view in zip(weights, views, strict=True):
+                hook = _settles_in(view)
+                weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call] # torch's own method has no types
         self.update = Update(plan, self.flat)
         self.sampler = Sampler(plan)
         self.names = units(plan.model)
@@ -107,26 +111,20 @@ class TrainKernels:
         assert instr.mb is not None
         u, mb = self.names.index(instr.where), instr.mb
         x, y = reads[v.saved(mb, u)]
-        fresh = self._fresh(u) if mb == 0 else []
-        for weight, _ in fresh:
-            weight.grad = None
+        for weight in self._fresh(u) if mb == 0 else ():
+            weight.grad = None  # autograd makes a new one, which `_settles_in` moves to its place
         torch.autograd.backward(y, reads.get(v.dact(mb, u)))
-        for weight, view in fresh:
-            # into the flat buffer once; later microbatches then accumulate there in place
-            assert weight.grad is not None
-            view.copy_(weight.grad)
-            weight.grad = view
         made = {"grad": True, "tie": True, "dact": x.grad if u else None}
         return [made[value.name] for value in instr.writes]
 
-    def _fresh(self, u: int) -> list[tuple[torch.nn.Parameter, Tensor]]:
+    def _fresh(self, u: int) -> list[torch.nn.Parameter]:
         """The weights whose gradient unit u starts: its own, and a tied table in the head."""
-        pairs = list(zip(self.flat.parameters[u], self.flat.views[u], strict=True))
+        mine = self.flat.parameters[u]
         if self.plan.model.tied and u == 0:
-            return pairs[1:]
+            return mine[1:]
         if self.plan.model.tied and u == len(self.names) - 1:
-            pairs.append((self.flat.parameters[0][0], self.flat.views[0][0]))
-        return pairs
+            return [*mine, self.flat.parameters[0][0]]
+        return mine
 
     def all_reduce(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """x+ax -> x: a scalar, each parameter of a unit in turn, or a slice of many units."""
@@ -151,12 +149,29 @@ class TrainKernels:
         return [None] * len(instr.writes)
 
 
+def _settles_in(view: Tensor) -> Callable[[Tensor], None]:
+    """A hook that moves a weight's new gradient to `view`, its place in the flat buffer.
+
+    Autograd calls it when the gradient has just been made: the copy finds it in the cache, and its
+    memory serves the next one. Later microbatches accumulate in `view` itself, in place.
+    """
+
+    def move(weight: Tensor) -> None:
+        if weight.grad is not view:
+            assert weight.grad is not None
+            view.copy_(weight.grad)
+            weight.grad = view
+
+    return move
+
+
 def _norm(x: Tensor) -> Tensor:
     """The norm of x[N] in at least float32: of the norms of its pieces, since one float32 sum
     over millions of squares keeps four digits only."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    pieces = [torch.linalg.vector_norm(piece, dtype=wide) for piece in x.split(NORM_PIECE)]
-    return torch.linalg.vector_norm(torch.stack(pieces))
+    pieces = [torch.linalg.vector_norm(piece, dtype=wide) for piece in torch.split(x, NORM_PIECE)]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(pieces))
+    return norm
 
 
 def _source(kernel: Kernel) -> str:

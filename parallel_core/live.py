@@ -4,7 +4,7 @@
 
     four = run(dp=4, steps=5)      # four processes, one model, real text
     four                           # in a notebook: the player
-    four.losses, four.exposed_ms, four.parity
+    four.losses, four.use(), four.parity
 
 The fields are those of `shardlab run`. The first call starts a warm pool, later ones reuse it; it
 belongs to this process and ends with it.
@@ -14,21 +14,24 @@ from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
+from parallel_core.cost import Link
 from parallel_core.launch import Pool
 from parallel_core.plan import Plan
+from parallel_core.replay import fit_link, fit_link_of
 from parallel_core.report import RunView
 from parallel_core.request import Request
 from parallel_core.trace import Trace
 from parallel_core.views.exposure import Use, use
 from parallel_core.views.marks import typical_step
 from parallel_core.views.player import Shown, show
+from parallel_core.views.race import Contest
 
 PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
 
@@ -56,6 +59,7 @@ class LiveRun:
 
     view: RunView
     report: dict[str, Any]  # what `shardlab run --json` prints
+    link: Link | None = None  # of the replay; None for the one fitted from this run
 
     @property
     def plan(self) -> Plan:
@@ -70,7 +74,7 @@ class LiveRun:
     @cached_property
     def own(self) -> Trace:
         """The same as if every rank had a device to itself (replayed)."""
-        return self.view.own_device()
+        return self.view.own_device(self.link)
 
     @cached_property
     def model(self) -> Trace:
@@ -109,6 +113,26 @@ class LiveRun:
         losses = f", loss {self.losses[0]:.4f} to {self.losses[-1]:.4f}" if self.losses else ""
         parity = "" if self.parity is None else f", max |parallel - single| = {self.parity:.3g}"
         return f"{self.plan.layout}: {len(self.losses)} steps{losses}{parity}"
+
+
+def on_one_link(runs: Sequence[LiveRun]) -> list[LiveRun]:
+    """The same runs, each replayed over the one link fitted to all of them, so that they compare.
+
+    Over a link of its own each run would carry what the machine happened to do just then.
+    """
+    link = fit_link_of([(run.trace, run.view.program) for run in runs])
+    return [replace(run, link=link) for run in runs]
+
+
+def contest(**runs: LiveRun) -> Contest:
+    """Two runs by name, on both clocks, the replays over one link: for views.race."""
+    level = dict(zip(runs, on_one_link(list(runs.values())), strict=True))
+    return Contest(
+        wall={name: run.trace for name, run in runs.items()},
+        own={name: run.own for name, run in level.items()},
+        link=fit_link_of([(run.trace, run.view.program) for run in runs.values()]),
+        alone={name: fit_link(run.trace, run.view.program) for name, run in runs.items()},
+    )
 
 
 @cache

@@ -10,8 +10,8 @@
 
     four.show(link().plain)       # with the model's outlines, from this machine's own link
 
-`link` is that of live_link.py. Runs share the warm pool of parallel_core.live, which belongs to this
-process and ends with it.
+`link` is that of live_link.py. Runs share the warm pool of parallel_core.live, which belongs to
+this process and ends with it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class LiveCollective:
 
     @property
     def after(self) -> tuple[Buffer, ...]:
-        """Every rank's integers at the end, as far as the op promises it any; () for a run without."""
+        """Every rank's integers at the end, None where it gets none; () for a run without."""
         return self._buffers("outputs")
 
     @property

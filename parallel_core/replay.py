@@ -43,7 +43,12 @@ def fit_link(trace: Trace, program: Program) -> Link:
     The wire time of a message runs from its last starter to its last end. alpha is the cheapest
     hop seen, beta the median of what the larger half of the messages reached beyond it.
     """
-    met = list(_meetings(trace, program))
+    return fit_link_of([(trace, program)])
+
+
+def fit_link_of(runs: Iterable[tuple[Trace, Program]]) -> Link:
+    """One link over the messages of several runs: what runs that are compared must share."""
+    met = [m for trace, program in runs for m in _meetings(trace, program)]
     if not met:
         return ASSUMED
     hops = {m: 2 * (m.n - 1) if m.op == Op.ALL_REDUCE else max(m.n - 1, 1) for m in met}
@@ -84,9 +89,13 @@ def fitted_rate(plan: Plan, trace: Trace) -> float:
     return work / spent if spent else ASSUMED_RATE
 
 
-def replay(plan: Plan, program: Program, trace: Trace) -> Trace:
-    """Each step of a measured run again, on one device a rank; steps follow one another."""
-    model = model_cost(plan, link=fit_link(trace, program))
+def replay(plan: Plan, program: Program, trace: Trace, *, link: Link | None = None) -> Trace:
+    """Each step of a measured run again, on one device a rank; steps follow one another.
+
+    Messages go over `link`, by default the one fitted from this run. Runs that are compared must
+    be given the same (fit_link_of): two fits differ by the machine's noise.
+    """
+    model = model_cost(plan, link=link or fit_link(trace, program))
     spans: list[Span] = []
     shift, text = 0, ""
     for step in trace.steps:

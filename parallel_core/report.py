@@ -12,6 +12,7 @@ from typing import Any
 from parallel_core import provenance
 from parallel_core.activations.saved import saved_bytes
 from parallel_core.cases import program_of
+from parallel_core.cost import Link
 from parallel_core.ledger import (
     Counts,
     peak_state_bytes,
@@ -26,7 +27,7 @@ from parallel_core.recording import Expander
 from parallel_core.replay import fit_link, fitted_rate, model_cost, replay
 from parallel_core.simulate import simulate
 from parallel_core.sizes import value_bytes
-from parallel_core.trace import Kind, Provenance, Span, Trace
+from parallel_core.trace import Span, Trace
 
 
 class RunView:
@@ -38,7 +39,7 @@ class RunView:
         self.status = "starting"
         self._spans: list[Span] = []
         self._expander = Expander(self.program)
-        self._provenance = Provenance(kind=Kind.MEASURED, title=plan.layout, plan=plan.flat())
+        self._provenance = provenance.of_run(plan, {"name": "starting"}, {})
 
     def feed(self, event: Mapping[str, Any]) -> None:
         """Take one event of the run."""
@@ -77,9 +78,9 @@ class RunView:
         trace = self.trace
         return {"spans": len(trace.spans), "makespan_ms": trace.makespan / 1e6, "file": None}
 
-    def own_device(self) -> Trace:
-        """The run replayed as if each rank had a device to itself."""
-        return replay(self.plan, self.program, self.trace)
+    def own_device(self, link: Link | None = None) -> Trace:
+        """The run replayed as if each rank had a device to itself; `link` as in replay.replay."""
+        return replay(self.plan, self.program, self.trace, link=link)
 
     def model(self) -> Trace:
         """One step as the FLOP and alpha-beta model lays it out, both fitted from this run."""
@@ -129,10 +130,10 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
 
 
 def _before_the_first_step(plan: Plan) -> dict[str, list[int]]:
-    """Nothing has made a gradient or a moment yet; master weights exist from the start."""
+    """The optimizer makes its moments in the first step; all else exists from the start."""
     full, n = predicted_memory(plan), plan.world_size
     masters = 2 * full["params"][0] if plan.mixed else 0
-    return {"params": full["params"], "grads": [0] * n, "optimizer": [masters] * n}
+    return {"params": full["params"], "grads": full["grads"], "optimizer": [masters] * n}
 
 
 def _counts(rows: Sequence[Sequence[Any]]) -> Counts:

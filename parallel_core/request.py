@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from parallel_core.cases import case_of
-from parallel_core.fields import switch, validate, whole
+from parallel_core.fields import PlanError, switch, validate, whole
 from parallel_core.machine import check_bears
 from parallel_core.plan import Plan
 
@@ -25,6 +25,8 @@ class Request:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.save_grads and not self.steps:
+            raise PlanError("steps", 0, "makes no gradient to save", 1)
 
     @classmethod
     def of(cls, **flat: Any) -> Request:

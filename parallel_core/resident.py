@@ -41,7 +41,7 @@ def unaccounted(kernels: TrainKernels, known: Iterable[Tensor] = ()) -> int:
     addresses = {t.untyped_storage().data_ptr() for t in owned}
     stray = [
         t
-        for t in (o for o in gc.get_objects() if isinstance(o, Tensor))
+        for t in (o for o in gc.get_objects() if issubclass(type(o), Tensor))
         if t.nbytes >= 1024 and t.untyped_storage().data_ptr() not in addresses
     ]
     return storage_bytes(stray)

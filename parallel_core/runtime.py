@@ -8,7 +8,7 @@ rank's measurements. Nothing here predicts: report.py lays the two sides togethe
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,8 @@ def _activations(kernels: TrainKernels) -> dict[str, int]:
 
 
 def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
-    """The run against one process (oracle.py): losses, first gradients, weights after 3 steps.
+    """The run against one process (oracle.py): losses and gradient norms of 3 steps, the gradients
+    of the first, the weights after the third.
 
     AdamW's weights are compared in float64 only: where a gradient is rounding noise, AdamW turns
     its sign into a full step, so lower precision would compare noise with noise.
@@ -200,16 +201,17 @@ def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
     steps = min(len(snaps.metrics), PROBED_STEPS)
     rows = None if plan.tokens_per_step <= COMPARED_AT_ONCE else plan.rows_per_microbatch
     truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
-    ours = {f"loss{i}": torch.tensor(snaps.metrics[i]["loss"]) for i in range(steps)}
-    theirs = {f"loss{i}": torch.tensor(loss) for i, loss in enumerate(truth.losses)}
+    losses = [metric["loss"] for metric in snaps.metrics[:steps]]
+    norms = [metric["grad_norm"] for metric in snaps.metrics[:steps]]
     grads = {name: g.cpu() for name, g in snaps.grads.items()}
     params = {name: p.cpu() for name, p in snaps.params.items()}
     errors = {
-        "loss": oracle.relative_error(ours, theirs),
+        "loss": oracle.relative_error(_named(losses), _named(truth.losses)),
+        "gradient norm": oracle.relative_error(_named(norms), _named(truth.grad_norms)),
         "gradients": oracle.relative_error(grads, truth.grads),
         "parameters": oracle.relative_error(params, truth.params),
     }
-    counted = ["loss", "gradients"]
+    counted = ["loss", "gradient norm", "gradients"]
     if plan.optimizer == Optimizer.SGD or plan.dtype == "float64":
         counted.append("parameters")
     return {
@@ -220,6 +222,11 @@ def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
         "counted": counted,
         "max_abs_error": max((float((grads[n] - g).abs().max()) for n, g in truth.grads.items())),
     }
+
+
+def _named(numbers: Sequence[float]) -> dict[str, Tensor]:
+    """Numbers as float64 tensors by step: a float32 one would round the difference away."""
+    return {str(i): torch.tensor(x, dtype=torch.float64) for i, x in enumerate(numbers)}
 
 
 def _kernel_bytes() -> int:

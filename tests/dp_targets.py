@@ -15,6 +15,7 @@ from parallel_core.ledger import messages
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Value
 from parallel_core.rank import Rank
+from parallel_core.resident import live_bytes
 from parallel_core.sizes import value_bytes
 
 
@@ -53,7 +54,35 @@ class MeanInsteadOfSum(TrainKernels):
         return super().optimize(instr, reads)
 
 
+class KeptActivation(TrainKernels):
+    """Every layer keeps its output once more for the backward; the numbers do not change."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        forward = self.model.forward_unit
+
+        def keeping(unit: str, x: torch.Tensor, place: Any) -> torch.Tensor:
+            y = forward(unit, x, place)
+            return Keep.apply(y) if unit.startswith("layer") else y
+
+        self.model.forward_unit = keeping
+
+
+class Keep(torch.autograd.Function):
+    """The identity, with a copy saved for nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(y.clone())
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
+        return dy
+
+
 FAULTS = {
+    "kept activation": KeptActivation,
     "none": TrainKernels,
     "extra message": ExtraMessage,
     "leaked clone": LeakedClone,
@@ -90,6 +119,18 @@ def messages_as_recorded(rank: Rank, plan: dict[str, Any]) -> tuple[list[Any], l
         for op, axis, payload in messages(instr, instr.axis or "", size)
     ]
     return [[sent.op, sent.axis, sent.bytes] for sent in comm.log], named
+
+
+def allocated(rank: Rank, sizes: list[int]) -> list[dict[str, int]]:
+    """What live_bytes shows of tensors of so many bytes, while they live and after."""
+    told = []
+    for size in sizes:
+        read = live_bytes(torch.device("cpu"))
+        tensor = torch.ones(size, dtype=torch.uint8)
+        seen = read()
+        del tensor
+        told.append({"bytes": size, "seen": seen, "after": read()})
+    return told
 
 
 def bit_equal_replicas(rank: Rank, plan: dict[str, Any], steps: int) -> bool:

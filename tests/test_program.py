@@ -197,3 +197,29 @@ def test_a_receive_without_a_send_is_counted():
     holds, keeps = ((Value("a"),), ()), ((), (Value("b"), Value("c")))
     with pytest.raises(ProgramError, match="from rank 0 to rank 1 there are 1 more receives"):
         check(Program(Mesh((("pp", 2),)), ranks, holds, keeps))
+
+
+def test_messages_of_a_pair_arrive_in_the_order_they_are_sent():
+    """NCCL ignores tags: a receive that expects the second message first gets the wrong tensor."""
+    ranks = ((send(1, "a"), send(1, "b")), (recv(0, "b"), recv(0, "a")))
+    holds, keeps = ((Value("a"), Value("b")), ()), ((), (Value("a"), Value("b")))
+    with pytest.raises(ProgramError, match=r"sends a where rank 1, instruction 0 .* expects b"):
+        check(Program(Mesh((("pp", 2),)), ranks, holds, keeps))
+
+
+def test_a_value_named_twice_in_one_free_is_told():
+    once = Instr(op=Op.ADD, reads=(Value("a"),), frees=(Value("a"), Value("a")))
+    with pytest.raises(ProgramError, match="frees a value twice"):
+        check(Program(Mesh((("pp", 1),)), ((once,),), ((Value("a"),),), ((),)))
+
+
+def test_a_bucket_closes_when_it_holds_exactly_its_size():
+    """The head and layer1 of this model fill the bucket to the byte: layer0 opens the next."""
+    from parallel_core.data.bucketed import buckets
+    from parallel_core.data.step import specs_by_unit
+
+    plan = Plan.of(layers=2, dp=2)
+    specs = specs_by_unit(plan)
+    full = sum(s.numel for u in (3, 2) for s in specs[u]) * 4
+    assert buckets(plan.but(bucket_mb=full / 2**20))[0] == (3, 2)
+    assert buckets(plan.but(bucket_mb=(full + 1) / 2**20))[0] == (3, 2, 1)

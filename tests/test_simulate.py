@@ -13,7 +13,7 @@ from parallel_core.cost import Link, UnitCost, wire_bytes
 from parallel_core.mesh import Mesh
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Op, Program, Value
-from parallel_core.replay import fit_link, model_cost, replay
+from parallel_core.replay import fit_link, fit_link_of, model_cost, replay
 from parallel_core.report import RunView
 from parallel_core.simulate import simulate
 from parallel_core.sizes import flops
@@ -109,17 +109,26 @@ def test_flops_of_a_step_are_six_a_parameter_and_token_plus_attention():
     assert total == 6 * matrices * tokens + 2 * 12 * plan.seq * m.hidden * tokens
 
 
-def measured(plan: Plan, times: Trace) -> Trace:
-    """A simulated trace dressed as a measured one: what a replay reads."""
+def measured(times: Trace, *, slower: int = 1, late: int = 0) -> Trace:
+    """A simulated trace dressed as a measured one: what a replay reads.
+
+    `slower`: compute took so many times its CPU time on the wall clock, as on a shared core.
+    `late`: rank 0 stood ready for each message so many nanoseconds before the others.
+    """
+    spans = []
+    for span in times.spans:
+        early = late if span.lane == "comm" and span.rank == 0 else 0
+        stretch = (slower - 1) * span.duration if span.lane == "compute" else 0
+        spans.append(replace(span, t_start=span.t_start - early, t_done=span.t_done + stretch))
     provenance = replace(times.provenance, kind=Kind.MEASURED)
-    return Trace(times.spans, provenance, times.world_size)
+    return Trace(tuple(spans), provenance, times.world_size)
 
 
 def test_a_replay_of_one_rank_is_the_sum_of_its_ops():
     plan = Plan.of(microbatches=2)
     view = RunView(plan)
     laid = simulate(view.program, model_cost(plan))
-    again = replay(plan, view.program, measured(plan, laid))
+    again = replay(plan, view.program, measured(laid, slower=3))
     assert again.makespan == pytest.approx(sum(s.cpu_ns for s in laid.spans), abs=len(laid.spans))
     assert again.kind is Kind.REPLAYED
 
@@ -132,8 +141,32 @@ def test_a_replay_of_a_run_that_was_one_device_a_rank_gives_that_run_back():
     laid = simulate(view.program, model_cost(plan, link=link))
     fitted = fit_link(laid, view.program)
     assert fitted.beta == pytest.approx(link.beta, rel=0.05)
-    again = replay(plan, view.program, measured(plan, laid))
+    again = replay(plan, view.program, measured(laid, slower=2))
     assert again.makespan == pytest.approx(laid.makespan, rel=0.01)
+
+
+def test_a_link_is_fitted_from_the_last_to_come():
+    """A rank that stood waiting 5 ms for each message has not made the wire any slower."""
+    plan = Plan.of(dp=4, bucket_mb=0.5)
+    program = data.program(plan)
+    laid = simulate(program, model_cost(plan, link=Link(alpha=1e-4, beta=5e8)))
+    assert fit_link(measured(laid, late=5_000_000), program) == fit_link(laid, program)
+
+
+def test_runs_that_are_compared_share_one_link():
+    """Two fits of one wire differ by the noise of their runs; over both together there is one."""
+    plan = Plan.of(dp=4, bucket_mb=0.5)
+    program = data.program(plan)
+    fast, slow = (
+        simulate(program, model_cost(plan, link=Link(alpha=1e-4, beta=beta))) for beta in (9e8, 3e8)
+    )
+    shared = fit_link_of([(fast, program), (slow, program)])
+    assert 2.9e8 < shared.beta < 9.1e8
+    spans = [
+        [s.t_done - s.t_start for s in replay(plan, program, measured(t), link=shared).spans]
+        for t in (fast, slow)
+    ]
+    assert spans[0] == pytest.approx(spans[1], abs=2)  # nanoseconds are rounded
 
 
 def test_traces_read_back_from_json():

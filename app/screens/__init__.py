@@ -36,6 +36,8 @@ class Screen:
 SCREENS = (
     Screen("start", "Start", "The lab", "", ":material/play_circle:"),
     Screen("walls", "Walls", "The lab", "walls", ":material/straighten:"),
+    Screen("machine_room", "Machine room", "The lab", "machine-room", ":material/lan:"),
+    Screen("studio", "Collectives", "Methods", "collectives", ":material/hub:"),
     Screen("data_parallel", "Data parallel", "Methods", "data-parallel", ":material/call_split:"),
     Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
 )

@@ -15,7 +15,7 @@ import theme
 from parallel_core.exports import chrome_json
 from parallel_core.trace import Trace
 from parallel_core.views import player as player_view
-from screens.controls import complain, plan, plan_controls, request, sentence
+from screens.controls import complain, plain, plan, plan_controls, request, sentence
 from screens.predict import Guess, predict, reveal, settle
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "dark",
     "export",
     "header",
+    "plain",
     "plan",
     "plan_controls",
     "player",

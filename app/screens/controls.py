@@ -6,6 +6,7 @@ in one place; the command line reads the same one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import Any
@@ -81,18 +82,27 @@ def request(values: Mapping[str, Any], key: str = "") -> Request | None:
         return None
 
 
+def plain(text: str) -> str:
+    r"""The text so that Markdown shows it as it is: its marks are escaped.
+
+    >>> plain("dp*microbatches=4*1")
+    'dp\\*microbatches=4\\*1'
+    """
+    return re.sub(r"[\\`*_\[\]$~<>]", r"\\\g<0>", text)
+
+
 def sentence(text: str) -> str:
-    """The text with a capital and a full stop, everything else as it was.
+    """The text with a capital and a full stop, and no Markdown in it.
 
     >>> sentence("a step takes 3 ms in B layer1")
     'A step takes 3 ms in B layer1.'
     """
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    return plain(text[:1].upper() + text[1:] + ("" if text.endswith(".") else "."))
 
 
 def complain(error: PlanError, key: str = "", *, mend: bool = True) -> None:
     """The error's sentence, and a button that takes the nearest value that works."""
-    st.error(f"{error}.")
+    st.error(plain(f"{error}."))
     if mend:
         st.button(
             f"Use {error.field}={error.nearest}",
@@ -141,5 +151,5 @@ def _refuse_nonsense(spec: Field[Any], key: str) -> None:
     try:
         parse(spec, st.query_params[key])
     except PlanError as error:
-        st.error(f"In the address: {error}. The default is used instead.")
+        st.error(plain(f"In the address: {error}. The default is used instead."))
         del st.query_params[key]

@@ -13,7 +13,7 @@ from parallel_core.request import Request
 from parallel_core.views import buckets as lanes
 from parallel_core.views.exposure import Use, exposure_curve, use
 from parallel_core.views.marks import typical_step
-from parallel_core.views.race import outcome, race
+from parallel_core.views.race import race
 from screens import chrome, dp_runs, live, results
 
 PAGE = "data_parallel"
@@ -178,7 +178,7 @@ def _results(plan: Plan, guess: chrome.Guess) -> None:
     base = dp_runs.basis(plan, runs, clock)
     here = next((run for run in reversed(runs) if run.plan == plan), None)
     _answer(plan, base, here, guess)
-    _trouble(plan, base.law)
+    _trouble(plan, base.law, base.source)
     _one_step(plan, base, here, clock)
     _what_hides(plan, base, runs, clock)
     _race(runs, clock)
@@ -198,16 +198,18 @@ def _answer(
     chrome.reveal(guess, 100 * truth.share, "%")
     if here is not None:
         results.parity(here.done.report["parity"], plan.dtype)
-    shown = {"By the model": modelled}
+    shown = {"Model": modelled}
     if here is not None:
-        shown["Your run on own devices"] = here.use("own device")
-        shown["Your run by the wall clock"] = here.use("wall")
+        shown["Your run, own devices"] = here.use("own device")
+        shown["Your run, wall clock"] = here.use("wall")
     for place, (name, spent) in zip(st.columns(3), shown.items(), strict=False):
-        place.metric(name, f"{spent.exposed:.1f} ms exposed")
-        place.caption(_of(spent))
+        place.metric(name, f"{spent.exposed:.1f} ms")
+        place.caption(f"exposed: {_of(spent)}")
+    if here is not None:
+        st.caption("Means over ranks and steps, the first step left out; the lanes show one step.")
 
 
-def _trouble(plan: Plan, law: Overlap) -> None:
+def _trouble(plan: Plan, law: Overlap, source: str) -> None:
     """The two ways to cut badly, named where the reader has reached them."""
     count = messages_a_step(plan)
     latency = count * law.latency / law.comm(count)
@@ -218,7 +220,7 @@ def _trouble(plan: Plan, law: Overlap) -> None:
     elif latency > 0.5:
         st.warning(
             f"{latency:.0%} of the communication is latency, paid {count} times; with larger "
-            "buckets it is paid less often."
+            f"buckets it is paid less often. By the model, {source}."
         )
 
 
@@ -239,6 +241,11 @@ def _one_step(plan: Plan, base: dp_runs.Basis, here: dp_runs.Kept | None, clock:
         view = {"own": here.done.own, "model": over, "step": typical_step(trace)}
         chrome.player(trace, key=f"{PAGE}.run_{here.name}", title=f"Run #{here.number}", **view)
     words = lanes.account(shown)
+    if over is not None:
+        st.caption(
+            "Dashed outlines are modelled, and the model was fitted from this same run: where they "
+            "lie close, the model can describe the run, it did not foretell it."
+        )
     figure = lanes.bucket_lanes(shown, model=over, dark=chrome.dark())
     chrome.chart(figure, f"Bucket lanes of rank 0. {words}", f"{PAGE}.lanes")
     with st.expander("The lanes in words"):
@@ -275,14 +282,20 @@ def _what_hides(plan: Plan, base: dp_runs.Basis, runs: list[dp_runs.Kept], clock
 
 def _race(runs: list[dp_runs.Kept], clock: str) -> None:
     """The last naive and the last bucketed run on one axis."""
-    last = {run.plan.dp_method: run for run in runs}
-    if len(last) < 2:
+    both = dp_runs.contest(runs)
+    if both is None:
         return
     st.header("The race", anchor=False)
-    both = {method: last[method].trace(clock) for method in DPMethod}
-    result = outcome(both)
-    theme.verdict(
-        f"{result.first.capitalize()}: {result.ratio:.2f} times as fast",
-        f"{result.words}. Both sent the same bytes.",
-    )
-    chrome.chart(race(both, dark=chrome.dark()), result.words, f"{PAGE}.race_chart")
+    theme.verdict(both.headline, f"{both.words} {_sent(runs)}")
+    shown = both.wall if clock == "wall" else both.own
+    figure = race(shown, called=both.called, dark=chrome.dark())
+    chrome.chart(figure, both.words, f"{PAGE}.race_chart")
+
+
+def _sent(runs: list[dp_runs.Kept]) -> str:
+    """What the last run of each method was counted to send in a step, all ranks together."""
+    sent = {str(run.plan.dp_method): dp_runs.bytes_a_step(run) for run in runs}
+    if len(set(sent.values())) == 1:
+        return f"Both sent the same bytes a step, {next(iter(sent.values())):,.0f} over all ranks."
+    each = " and ".join(f"{name} {count:,.0f}" for name, count in sent.items())
+    return f"They did not send the same bytes a step: {each} over all ranks."

@@ -88,7 +88,7 @@ def _replayed(trace: Trace) -> Trace | None:
 
 def _stuck(trace: Trace) -> None:
     for hang in stuck(trace):
-        st.error(f"This job hangs: {hang.sentence}.")
+        st.error(chrome.plain(f"This job hangs: {hang.sentence}."))
 
 
 def _section(trace: Trace) -> None:
@@ -175,7 +175,8 @@ def _against(before: Trace, before_name: str, after: Trace, after_name: str) -> 
     """Two runs: the other one's player, both in four numbers, and op by op."""
     both = compare(before, after)
     st.header("Compared", anchor=False)
-    st.markdown(f"Before: *{before_name}*. After: *{after_name}*. {chrome.sentence(both.account)}")
+    names = f"Before: *{chrome.plain(before_name)}*. After: *{chrome.plain(after_name)}*."
+    st.markdown(f"{names} {chrome.sentence(both.account)}")
     chrome.table(
         [
             {

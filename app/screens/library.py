@@ -53,7 +53,7 @@ def own() -> dict[str, Trace]:
         if isinstance(trace, Trace):
             found[_unlike(found, _name(group))] = trace
         else:
-            st.error(f"{trace}.")
+            st.error(chrome.plain(f"{trace}."))
     return found
 
 

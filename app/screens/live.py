@@ -176,6 +176,9 @@ def start(request: Request, page: str) -> None:
 def current(page: str) -> Follower | None:
     """The run that the URL (or, after a look at another page, this session) names, or None."""
     name = st.query_params.get("job") or st.session_state.get(f"{page}.job")
+    left = st.session_state.pop(f"{page}.left", None)
+    if left:
+        st.info(left)
     if not name:
         return None
     runs: dict[str, Follower] = st.session_state.setdefault("live.runs", {})
@@ -204,6 +207,12 @@ def forget(page: str) -> None:
     st.query_params.pop("job", None)
 
 
+def _left(page: str, said: str) -> None:
+    """Follow the run no more; the next run of the page says so, once."""
+    forget(page)
+    st.session_state[f"{page}.left"] = said
+
+
 @st.fragment(run_every=1)
 def watch(run: Follower, draw: Callable[[Follower], None], page: str) -> None:
     """Follow a run until it is over: progress, place in the queue, cancel, and `draw`.
@@ -222,7 +231,7 @@ def watch(run: Follower, draw: Callable[[Follower], None], page: str) -> None:
         shared = desk().watchers(run.asked) > 1
         if st.button("Leave" if shared else "Cancel", key="live.cancel", icon=":material/close:"):
             desk().leave(run.asked, session)
-            forget(page)
+            _left(page, "Left; the run goes on for the others." if shared else "Cancelled.")
             st.rerun()
     draw(run)
 

@@ -6,6 +6,7 @@ found, it can be cancelled, and it ends when nobody looks any more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -48,7 +49,7 @@ def modelled() -> None:
     )
     if not guess.settled:
         return
-    chrome.reveal(guess, DEVICES["H100 SXM"].ridge(), "sequences")
+    chrome.reveal(guess, math.ceil(DEVICES["H100 SXM"].ridge()), "sequences")
     left, middle, right = st.columns(3)
     device = DEVICES[left.selectbox("Device", list(DEVICES), index=2, key="device", bind=BOUND)]
     dtype = middle.selectbox("Precision", list(device.peak), key="precision", bind=BOUND)
@@ -170,7 +171,7 @@ def measured() -> None:
             job = live.desk().jobs.submit(TARGET, 1, {"dtype": dtype})
             st.session_state[JOB] = job
         except QueueFull as error:
-            st.error(f"{error}.".capitalize())
+            st.error(chrome.sentence(str(error)))
     job = st.session_state.get(JOB)
     if job is None:
         return
@@ -185,7 +186,7 @@ def measured() -> None:
         _show(state.events, state.results[0]["badge"])
         _conclude(state.results[0])
     else:
-        st.error(f"{state.error}.".capitalize())
+        st.error(chrome.sentence(state.error))
 
 
 @st.fragment(run_every=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 import click
@@ -13,6 +14,8 @@ COMMANDS = {
     "app": "open the web app on this machine",
     "run": "train for real, and compare with one process and with the prediction",
     "trace": "read a trace: where the time went, and in which form to keep it",
+    "collective": "run one collective message by message, or simulate it on a cluster",
+    "link": "measure what a message costs here: latency and bandwidth",
     "bench": "measure our speed beside a peer's, interleaved in one run",
     "lesson": "list the lessons, or open one in Jupyter",
     "doctor": "say what this machine can run",
@@ -63,6 +66,8 @@ def shardlab(ctx: click.Context) -> None:
 
 def main() -> None:
     """The entry point. Errors are one sentence; exit code 2 for a bad choice, 1 for a failure."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _ended_from_outside)
     try:
         code = shardlab.main(standalone_mode=False)
     except click.UsageError as error:
@@ -86,6 +91,12 @@ def main() -> None:
         click.echo(f"shardlab: {what}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ended_from_outside(number: int, frame: object) -> None:
+    """Leave by the front door, so that ranks end first, and say why."""
+    click.echo(f"ended by {signal.Signals(number).name}", err=True)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from parallel_core.collectives.clock import CollectiveCost, collective_cost
@@ -21,7 +21,7 @@ from parallel_core.collectives.formulas import FORMULAS
 from parallel_core.collectives.request import WIDTHS, CollectiveRequest
 from parallel_core.cost import Link
 from parallel_core.fields import PlanError
-from parallel_core.folding import Folded, simulate_folded
+from parallel_core.folding import Folded, simulate_folded, spread
 from parallel_core.hardware.topology import Link as Cable
 from parallel_core.hardware.topology import Topology
 from parallel_core.hardware.torus import Torus
@@ -37,16 +37,17 @@ TORUS = "torus"
 SPELLED_OUT = 64
 """Up to so many ranks every rank's instructions are laid out, and the trace holds them all."""
 
-MOST_MESSAGES = 300_000
-"""Messages that are simulated one by one; more take too long to wait for."""
+MOST_MOVES = 200_000
+"""Messages, and chunks of all ranks, that are simulated one by one; more take too long."""
 
 
 @dataclass(frozen=True)
 class Forecast:
     """A simulated collective: its trace, and what was counted on the way.
 
-    `sent` is the bytes that the busiest rank sends, `cable` the link that is busy longest and the
-    bytes it carries (None without a topology). A folded trace holds the spans of rank 0 alone.
+    `sent` is the bytes that the busiest rank sends, `cable` the link that is busy longest, the
+    bytes it carries and the seconds that takes (None without a topology). Where many ranks are folded, the trace holds the spans
+    of rank 0 alone.
     """
 
     request: CollectiveRequest
@@ -188,10 +189,11 @@ def _of_folded(
         for instr in sends:
             for a, b in topology.route(0, instr.peer or 0):
                 carried[0, folded.moved(b, a, back=True)] += cost.payload(instr)
+    trace = simulate_folded(folded, cost, rendezvous=True, network=network)
     return Forecast(
         request,
         "ring" if len(shape) == 1 else TORUS,
-        simulate_folded(folded, cost, rendezvous=True, network=network),
+        spread(folded, trace) if request.ranks <= SPELLED_OUT else trace,
         messages=len(sends) * request.ranks,
         steps=len(sends),
         sent=sum(map(cost.payload, sends)),
@@ -231,16 +233,17 @@ def _busiest(topology: Topology, carried: Counter[Cable]) -> tuple[str, int, flo
 
 
 def _must_be_bearable(request: CollectiveRequest) -> None:
-    formula = FORMULAS[request.op][request.algorithm]
-    many = formula.messages(request.group)
-    if many <= MOST_MESSAGES:
+    moves = _moves(request, request.ranks)
+    if moves <= MOST_MOVES:
         return
     near = request.ranks
-    while near > 2 and formula.messages(_smaller(request, near).group) > MOST_MESSAGES:
-        near //= 2
-    rule = f"makes {many:,} messages, more than the {MOST_MESSAGES:,} that are simulated one by one"
+    while near > 2 and _moves(request, near) > MOST_MOVES:
+        near = max(near // 2, 2)
+    rule = f"is {moves:,} messages and chunks, more than the {MOST_MOVES:,} simulated one by one"
     raise PlanError("ranks", request.ranks, rule, near)
 
 
-def _smaller(request: CollectiveRequest, ranks: int) -> CollectiveRequest:
-    return CollectiveRequest(op=request.op, algorithm=request.algorithm, ranks=ranks, root=0)
+def _moves(request: CollectiveRequest, ranks: int) -> int:
+    """Messages of so many ranks, and the chunks that each of them keeps account of."""
+    formula, group = FORMULAS[request.op][request.algorithm], replace(request.group, n=ranks, root=0)
+    return formula.messages(group) + formula.chunks(group) * ranks

@@ -94,7 +94,7 @@ def _chip() -> Iterator[Rung]:
     cycles = {level.name: level for level in a100_ladder()}
     yield Rung(
         name="registers",
-        inside="a core",
+        inside="inside a core",
         latency=4 / CLOCK,
         bandwidth=CORES * 64 * 3 * 4 * CLOCK,
         size=CORES * 256 * 1024,
@@ -105,7 +105,7 @@ def _chip() -> Iterator[Rung]:
     for name, level in (("shared memory", "shared load"), ("L1 cache", "L1")):
         yield Rung(
             name=name,
-            inside="a core",
+            inside="inside a core",
             latency=cycles[level].cycles / CLOCK,
             bandwidth=CORES * 128 * CLOCK,
             size=CORES * (cycles[level].size or 0),
@@ -114,7 +114,7 @@ def _chip() -> Iterator[Rung]:
         )
     yield Rung(
         name="L2 cache",
-        inside="a device",
+        inside="inside a device",
         latency=cycles["L2"].cycles / CLOCK,
         bandwidth=5120 * CLOCK,
         size=cycles["L2"].size,
@@ -128,7 +128,7 @@ def _memory(found: Generation) -> Rung:
     cycles = {level.name: level.cycles for level in a100_ladder()}["global"]
     return Rung(
         name="device memory",
-        inside="a device",
+        inside="inside a device",
         latency=cycles / CLOCK,
         bandwidth=device.bandwidth,
         size=round(device.memory),
@@ -139,11 +139,11 @@ def _memory(found: Generation) -> Rung:
 
 def _wires(found: Generation) -> Iterator[Rung]:
     near, far = WIRES[found.infiniband], WIRES[found.ethernet]
-    yield _wire("NVLink and its switch", "a node", WIRES[found.nvlink])
-    yield _wire("PCIe", "a node", WIRES[found.pcie])
-    yield _wire("InfiniBand, one leaf", "a cluster", near)
-    yield _wire("InfiniBand, over the spine", "a cluster", near, hops=2)
-    yield _wire("Ethernet, TCP", "a cluster", far)
+    yield _wire("NVLink and its switch", "inside a node", WIRES[found.nvlink])
+    yield _wire("PCIe", "inside a node", WIRES[found.pcie])
+    yield _wire("InfiniBand, one leaf", "inside a cluster", near)
+    yield _wire("InfiniBand, over the spine", "inside a cluster", near, hops=2)
+    yield _wire("Ethernet, TCP", "inside a cluster", far)
 
 
 def _wire(name: str, inside: str, wire: Wire, *, hops: int = 0) -> Rung:

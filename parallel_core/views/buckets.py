@@ -60,7 +60,7 @@ def bucket_lanes(
     badge = [f"rank {rank}, step {step.steps[0]}; {trace.provenance.badge}"]
     if len(sent) > MOST_LANES:
         badge.append(f"the first {MOST_LANES} of {len(sent)} messages")
-    badge += [] if model is None else [f"outlines: {model.provenance.badge}"]
+    badge += [] if model is None else [f"dashed outlines: {model.provenance.badge}"]
     return framed_rows(figure, names, badge, dark=dark)
 
 
@@ -99,7 +99,7 @@ def _backward_end(step: Trace, rank: int) -> int:
 
 
 def _exposed_text(step: Trace, rank: int) -> str:
-    return f"{time_text(uncovered(step, rank))} of communication are exposed"
+    return f"{time_text(uncovered(step, rank))} of communication are exposed in this step"
 
 
 def _lanes(step: Trace, rank: int, sent: Sequence[Span]) -> list[Mark]:
@@ -138,7 +138,7 @@ def _shade_exposed(figure: go.Figure, step: Trace, rank: int, dark: bool) -> Non
     figure.add_annotation(
         x=begin, y=0, yref="paper", yanchor="bottom", xanchor="left" if early else "right",
         xshift=4 if early else -4, showarrow=False,
-        text=f"backward is over; <b>{time_text(gap)} exposed</b>",
+        text=f"backward is over; <b>{time_text(gap)} exposed</b> in this step",
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""A collective worked through by hand: its messages and additions, done on anything that can be added.
+"""A collective worked through by hand, on anything that can be added.
 
-No clock and no lanes of a machine: whoever can go on goes on, until nobody can. The same few lines
+Messages and additions without a clock: whoever can go on goes on, until nobody can. The same lines
 carry small integers (12 + 7 = 19) and bags of terms (whose contributions a value holds).
 """
 

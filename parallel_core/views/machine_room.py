@@ -3,7 +3,7 @@
 Pure functions of plain data to Plotly. Whoever calls says what a level, a point and a law is: this
 file knows no hardware and no fit.
 
-    levels        one bar a level on a log axis, boxed by what it lies inside of
+    levels        one bar a level on a log axis, grouped by what it lies inside of
     ping_pong     points as they were measured, laws dashed over them, half-and-half size marked
     quoted        published bandwidths, dotted, and how far each law is from them
 """
@@ -23,7 +23,7 @@ from parallel_core.trace import Kind
 from parallel_core.views.frame import Box, add_box, blank, finish, ink, log_range
 from parallel_core.views.palette import PHASES
 
-_BYTE_TICKS = [1 << k for k in range(0, 41, 10)]
+_BYTE_TICKS = [1 << k for k in range(0, 41, 5)]
 _DASHES = ("dash", "dashdot")
 _SHADES = ("F", "I")
 
@@ -54,22 +54,21 @@ LATENCY = Axis(
 )
 BANDWIDTH = Axis(
     title="bytes a second, one direction",
-    ticks=((1e10, "10 GB/s"), (1e11, "100"), (1e12, "1 TB/s"), (1e13, "10"), (1e14, "100")),
+    ticks=((1e10, "10 G"), (1e11, "100 G"), (1e12, "1 T"), (1e13, "10 T"), (1e14, "100 T")),
 )
-DURATION = Axis(
-    title="time of one message",
-    ticks=tuple(
-        (value, time_text(1e9 * value)) for value in (1e-9, 1e-7, 1e-5, 1e-3, 1e-1, 1e1, 1e3)
-    ),
-)
+_TIMES = tuple((10.0**k, time_text(10.0 ** (9 + k))) for k in range(-9, 5, 2))
+DURATION = Axis(title="time of one message", ticks=_TIMES)
+ALL_TO_ALL = Axis(title="least time of the all-to-all", ticks=_TIMES)
 
 
 def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False) -> go.Figure:
-    """A bar a level, near to far from the top; a line parts what lies inside different things."""
+    """A bar a level, near to far from the top, in groups of what they lie inside of."""
     figure = blank()
     values = [bar.value for bar in bars]
-    low, high = min(values) / 4, max(values) * 12  # room for the words after the longest bar
-    for y, bar in enumerate(bars):
+    low, high = min(values) / 4, max(values)
+    high *= (high / low) ** 0.4  # room for the words after the longest bar
+    places, end = _places(bars)
+    for y, bar in zip(places, bars, strict=True):
         hover = "<br>".join([f"{bar.name}: {bar.words}", *textwrap.wrap(bar.source, 52)])
         box = Box(left=low, right=bar.value, y=y, label="", hover=hover, kind=bar.kind)
         add_box(figure, box, log=True, dark=dark)
@@ -77,31 +76,36 @@ def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False)
             x=math.log10(bar.value), y=y, text=f" {bar.words}", showarrow=False, xanchor="left",
             font={"size": 12},
         )  # fmt: skip
-    _groups(figure, bars, dark)
+    for inside, group in groupby(zip(places, bars, strict=True), key=lambda pair: pair[1].inside):
+        figure.add_annotation(
+            x=0, xref="paper", xanchor="left", y=next(group)[0] - 0.66, text=f"<i>{inside}</i>",
+            showarrow=False, font={"size": 11},
+        )  # fmt: skip
     shown = [(value, words) for value, words in axis.ticks if low <= value <= high]
     figure.update_xaxes(
-        type="log", title=axis.title, range=log_range(low, high),
+        type="log", title=_title(axis.title), range=log_range(low, high),
         tickvals=[value for value, _ in shown], ticktext=[words for _, words in shown],
+        tickangle=0,
     )  # fmt: skip
     names = [bar.name.replace(", ", ",<br>") for bar in bars]
-    figure.update_yaxes(
-        tickvals=list(range(len(bars))), ticktext=names, range=[len(bars) - 0.4, -0.9]
-    )
-    return finish(figure, badge, height=120 + 40 * len(bars), dark=dark)
+    figure.update_yaxes(tickvals=places, ticktext=names, range=[end, -1.0], showgrid=False)
+    lines = "<br>".join(textwrap.wrap(badge, 30)) + "<br>"
+    return finish(figure, lines.removesuffix("<br>"), height=round(130 + 38 * end), dark=dark)
 
 
-def _groups(figure: go.Figure, bars: Sequence[Level], dark: bool) -> None:
-    """Where one group of levels ends and what it lies inside of."""
-    start = 0
-    for inside, group in groupby(bars, key=lambda bar: bar.inside):
-        if start:
-            line = {"color": ink(dark), "width": 1, "dash": "dot"}
-            figure.add_hline(y=start - 0.5, line=line)
-        figure.add_annotation(
-            x=1, xref="paper", y=start - 0.36, text=f"inside {inside}", showarrow=False,
-            xanchor="right", yanchor="middle" if start else "bottom", font={"size": 11},
-        )  # fmt: skip
-        start += len(list(group))
+def _places(bars: Sequence[Level]) -> tuple[list[float], float]:
+    """Where along y each bar lies, with a gap before every group, and where the axis ends."""
+    places: list[float] = []
+    at = 0.0
+    for before, bar in zip([None, *bars], bars, strict=False):
+        at += 1.0 if before is None or before.inside == bar.inside else 1.7
+        places.append(at - 1.0)
+    return places, at - 0.4
+
+
+def describe_levels(bars: Sequence[Level]) -> str:
+    """The bars in words."""
+    return "; ".join(f"{bar.name} {bar.words}" for bar in bars) + "."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +148,12 @@ def ping_pong(
     for law in laws[:1]:
         _half(figure, law, (low, high), dark)
     figure.update_xaxes(
-        type="log", title="bytes of a message", range=log_range(low, high), **_byte_ticks(high)
+        type="log",
+        title=_title("bytes of a message"),
+        range=log_range(low, high),
+        **_byte_ticks(high),
     )
-    figure.update_yaxes(type="log", title="seconds of a message", tickformat="~s", dtick=1,
+    figure.update_yaxes(type="log", title=_title("time of a message"), tickformat="~s", dtick=1,
                         ticksuffix="s")  # fmt: skip
     finish(figure, badge, height=430, dark=dark)
     figure.update_layout(
@@ -237,9 +244,9 @@ def quoted(
             customdata=off,
             hovertemplate="%{customdata} of the quoted bandwidth<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(type="log", title="bytes", **_byte_ticks(max(sizes)))
+    figure.update_xaxes(type="log", title=_title("bytes"), **_byte_ticks(max(sizes)))
     figure.update_yaxes(
-        title="bus bandwidth", tickformat="~s", ticksuffix="B/s", rangemode="tozero"
+        title=_title("bus bandwidth"), tickformat="~s", ticksuffix="B/s", rangemode="tozero"
     )
     finish(figure, badge, height=400, dark=dark)
     return figure.update_layout(
@@ -251,3 +258,7 @@ def quoted(
 def _byte_ticks(most: float) -> dict[str, object]:
     shown = [size for size in _BYTE_TICKS if size <= most * 1.5]
     return {"tickvals": shown, "ticktext": [bytes_text(size) for size in shown]}
+
+
+def _title(text: str) -> dict[str, object]:
+    return {"text": text, "font": {"size": 12}}

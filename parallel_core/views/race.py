@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from parallel_core.cost import Link
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Trace
 from parallel_core.views.frame import blank
@@ -23,8 +24,15 @@ from parallel_core.views.marks import (
 )
 
 
-def race(runs: Mapping[str, Trace], *, dark: bool = False) -> go.Figure:
-    """The typical step of each run's slowest rank on one time axis; a flag where it is over."""
+MOST_APART = 3.0
+"""Links fitted to two runs alone may differ by this factor; beyond it the machine decides."""
+
+
+def race(runs: Mapping[str, Trace], *, called: bool = True, dark: bool = False) -> go.Figure:
+    """The typical step of each run's slowest rank on one time axis; a flag where it is over.
+
+    Unless `called`, no flag says who was first.
+    """
     figure = blank()
     rows: dict[float, str] = {}
     ends: dict[float, float] = {}
@@ -35,7 +43,7 @@ def race(runs: Mapping[str, Trace], *, dark: bool = False) -> go.Figure:
         rows |= {row: name, row + 1: "messages"}
         ends[row] = max(mark.right for mark in marks)
     for row, end in ends.items():
-        first = ", first" if end == min(ends.values()) and len(ends) > 1 else ""
+        first = ", first" if called and end == min(ends.values()) and len(ends) > 1 else ""
         late = end > 0.5 * max(ends.values())
         figure.add_annotation(
             x=end, y=row - 0.62, text=f"<b>{end:,.1f} ms{first} ⚑</b>" if late
@@ -80,6 +88,58 @@ def outcome(runs: Mapping[str, Trace]) -> Outcome:
     peaks = {name: max(s.memory for s in trace.spans) for name, trace in runs.items()}
     first, second = sorted(times, key=lambda name: times[name])
     return Outcome(first=first, second=second, times=times, peaks=peaks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Two runs of the same work, on both clocks; the replays share one link."""
+
+    wall: Mapping[str, Trace]
+    own: Mapping[str, Trace]
+    link: Link  # fitted to all runs that are compared, and taken for each replay
+    alone: Mapping[str, Link]  # fitted to each run by itself
+
+    @property
+    def apart(self) -> float:
+        """By which factor the bandwidths of the links fitted alone differ."""
+        betas = [link.beta for link in self.alone.values()]
+        return max(betas) / min(betas)
+
+    @property
+    def called(self) -> bool:
+        """Whether the machine held still enough to say who won."""
+        return self.apart <= MOST_APART
+
+    @property
+    def headline(self) -> str:
+        """Who won, and by how much on either clock; or that it is too noisy to call."""
+        if not self.called:
+            return "Too noisy to call"
+        own = outcome(self.own)
+        wall = outcome(self.wall).times
+        by_wall = wall[own.second] / wall[own.first]
+        return (
+            f"{own.first.capitalize()}: {own.ratio:.2f} times as fast on own devices, "
+            f"{by_wall:.2f} times by the wall clock"
+        )
+
+    @property
+    def words(self) -> str:
+        """What the headline rests on: the gap, and the link of both replays; one or two sentences.
+
+        Without a call, by how much the machine changed between the runs, and what to do.
+        """
+        if not self.called:
+            each = ", ".join(f"{name} {x.beta / 1e9:.2g} GB/s" for name, x in self.alone.items())
+            return (
+                f"Fitted to each run alone, the links differ by a factor {self.apart:.1f} ({each}):"
+                " between the runs the machine changed too much to blame the method. Race again"
+                " when nothing else runs here."
+            )
+        return (
+            f"On own devices, {outcome(self.own).words}. Both were replayed over the one link"
+            f" fitted to all the runs compared: {self.link}."
+        )
 
 
 def _two_rows(trace: Trace, row: float) -> list[Mark]:

@@ -166,7 +166,9 @@ class Told:
             if not there:
                 out.append((when, 0, None, False))
                 continue
-            value = max(there, key=lambda life: (life[0], sum(self.bags[rank][life[2]].values())))[2]
+            value = max(there, key=lambda life: (life[0], sum(self.bags[rank][life[2]].values())))[
+                2
+            ]
             held = (self.whose(rank, value), self.small(rank, value), self.right(rank, value))
             if not out or out[-1][1:] != held:
                 out.append((when, *held))
@@ -248,14 +250,14 @@ class Told:
         long = time_text(begin - out.t_post)
         if out.source:
             return f"{long}, {out.source}"
-        if out.t_start - out.t_post >= into.t_start - out.t_start:
-            before = self._before.get((out.rank, out.index))
-            to = f" to rank {before.peers[-1]}" if before else ""
-            return f"{long}: its own port was still sending{to}"
-        before = self._before.get((into.rank, into.index))
-        taking = f"was still taking in what rank {before.peers[0]} sent" if before else ""
-        whose = taking or "had not come yet"
-        return f"{long}: rank {into.rank} {whose}"
+        own = out.t_start - out.t_post >= into.t_start - out.t_start
+        port = out if own else into
+        before = self._before.get((port.rank, port.index))
+        if before is None or before.t_done <= out.t_post:
+            return f"{long}: rank {port.rank} had not come to it"
+        if own:
+            return f"{long}: its own port was still sending to rank {before.peers[-1]}"
+        return f"{long}: rank {into.rank} was still taking in what rank {before.peers[0]} sent"
 
     def _last_on_port(self, rank: int) -> Iterator[tuple[tuple[int, int], Span]]:
         """(rank, index) of a message -> what the same port did just before."""

@@ -1,6 +1,6 @@
 """A scene in words: what each message carries, the step it is, how a race ended.
 
-    message 5 of 24: rank 1 hands chunk 2 (ranks 1+2 summed) to rank 2, where 12 + 7 = 19
+message 5 of 24: rank 1 hands chunk 2 (ranks 1+2 summed) to rank 2, where 12 + 7 = 19
 """
 
 from __future__ import annotations

@@ -98,8 +98,7 @@ def _scene(scene: Scene, told: Told) -> dict[str, Any]:
         "fabric": _fabric(scene.topology),
         "ranks": [_rank(told, rank) for rank in told.ranks],
         "sums": [
-            [when, rank, places_of[rank][slot], text]
-            for when, rank, slot, text in told.additions()
+            [when, rank, places_of[rank][slot], text] for when, rank, slot, text in told.additions()
         ],
         "messages": _messages(told, places_of),
         "model": [] if scene.model is None else _outlines(scene),
@@ -123,7 +122,9 @@ def _rank(told: Told, rank: int) -> dict[str, Any]:
                 "label": _label(slot),
                 "colour": _colour(slot),
                 "wanted": told.wanted.get((0, *slot[1:]), 0),
-                "moments": [[when, held, small, int(right)] for when, held, small, right in moments],
+                "moments": [
+                    [when, held, small, int(right)] for when, held, small, right in moments
+                ],
             }
             for slot, moments in slots.items()
         ],

@@ -1,0 +1,186 @@
+"""The collectives a reader ran on the studio page: followed while they run, kept, and fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from parallel_core.collectives.formulas import FORMULAS
+from parallel_core.collectives.ramp import fit_plain
+from parallel_core.collectives.report import CollectiveView
+from parallel_core.collectives.request import CollectiveRequest
+from parallel_core.hardware.links import WIRES, Wire
+from parallel_core.jobs import JobState, QueueFull, Status
+from parallel_core.trace import Trace
+from screens import live
+from screens.controls import sentence
+
+MOST = 40
+NAME = "run"  # in the URL; other pages' runs stand under another name
+_KEPT, _HERE, _SECOND = "studio.kept", "studio.here", "studio.second"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One finished run of this session, numbered from 1; `trace` is its median repeat."""
+
+    number: int
+    name: str
+    request: CollectiveRequest
+    report: dict[str, Any]
+    trace: Trace
+
+    @property
+    def seconds(self) -> float:
+        """The median time of ours."""
+        return float(self.report["seconds"]["ours"])
+
+
+@dataclass
+class Following:
+    """One session's view of one run that may still be going on."""
+
+    asked: live.Asked
+    view: CollectiveView
+    state: JobState
+
+    def read(self) -> JobState:
+        """Take what is new."""
+        self.state = live.desk().jobs.state(self.asked.job, self.state.next)
+        for event in self.state.events:
+            self.view.feed(event)
+        return self.state
+
+
+def start(first: CollectiveRequest, second: CollectiveRequest | None = None) -> None:
+    """Ask for a run, and for another one after it; a full queue is told in one sentence."""
+    try:
+        st.query_params[NAME] = live.desk().submit(first)  # type: ignore[arg-type]  # has an order
+    except QueueFull as error:
+        st.error(sentence(str(error)))
+        return
+    st.session_state[_SECOND] = second
+    st.rerun()
+
+
+def current() -> Following | None:
+    """The run that the URL names, read as far as it has come; a finished one is kept.
+
+    The second of a race is started when the first is over.
+    """
+    name = st.query_params.get(NAME)
+    asked = live.desk().find(name) if name else None
+    if asked is None or not isinstance(asked.request, CollectiveRequest):
+        if name:
+            _forget_name()
+            st.info("That run is not known any more: it is long over, or the server is a new one.")
+        return None
+    here: Following | None = st.session_state.get(_HERE)
+    if here is None or here.asked.name != name:
+        unread = JobState(id=asked.job, status=Status.QUEUED)
+        here = Following(asked, CollectiveView(asked.request), unread)
+        st.session_state[_HERE] = here
+    try:
+        here.read()
+    except KeyError:
+        _forget_name()
+        return None
+    if here.state.status.over:
+        _over(here)
+    return here
+
+
+def _over(here: Following) -> None:
+    """Keep what a finished run brought; then the race's second has its turn."""
+    state = here.state
+    if state.status is Status.DONE and all(kept.name != here.asked.name for kept in runs()):
+        number = runs()[-1].number + 1 if runs() else 1
+        report, trace = here.view.finish(state.results or []), here.view.typical()
+        runs().append(Kept(number, here.asked.name, here.view.request, report, trace))
+        del runs()[:-MOST]
+    if state.status is not Status.DONE:
+        st.error(sentence(state.error))
+        st.session_state.pop(_SECOND, None)
+    second = st.session_state.pop(_SECOND, None)
+    if second is not None:
+        start(second)
+
+
+def _forget_name() -> None:
+    st.query_params.pop(NAME, None)
+    st.session_state.pop(_HERE, None)
+
+
+@st.fragment(run_every=0.5)
+def watch(here: Following) -> None:
+    """Say where the run stands until it is over; then the whole page runs again."""
+    context = get_script_run_ctx()
+    session = context.session_id if context else ""
+    live.desk().watch(here.asked, session)
+    if here.read().status.over:
+        live.desk().leave(here.asked, session)
+        st.rerun()
+    request = here.view.request
+    queued = f"Waiting in the queue, place {here.state.place}"
+    running = f"{request.algorithm}: {request.repeats} times on {request.ranks} real processes"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(queued if here.state.status is Status.QUEUED else running)
+        if st.button("Cancel", key="studio.cancel", icon=":material/close:"):
+            live.desk().leave(here.asked, session)
+            st.session_state.pop(_SECOND, None)
+            _forget_name()
+            st.rerun()
+
+
+def runs() -> list[Kept]:
+    """Every finished run of this session, oldest first."""
+    kept: list[Kept] = st.session_state.setdefault(_KEPT, [])
+    return kept
+
+
+def find(request: CollectiveRequest) -> Kept | None:
+    """The latest run of just this request."""
+    return next((kept for kept in reversed(runs()) if kept.request == request), None)
+
+
+def alike(request: CollectiveRequest) -> list[Kept]:
+    """The runs of the same op among the same group, whatever the algorithm and the size."""
+    return [k for k in runs() if (k.request.op, k.request.group) == (request.op, request.group)]
+
+
+def forget_all() -> None:
+    """Forget every run of this session."""
+    st.session_state[_KEPT] = []
+    _forget_name()
+
+
+def this_machine() -> Wire:
+    """A message between two processes here: fitted to the session's runs, else assumed."""
+    points = [point for kept in runs() for point in _messages(kept)]
+    assumed = WIRES["loopback"]
+    if len({size for size, _ in points}) < 2:
+        return assumed
+    link = fit_plain(points)
+    numbers = f"fitted from runs #{runs()[0].number} to #{runs()[-1].number}"
+    return replace(
+        assumed,
+        title=f"this machine, {numbers}",
+        bandwidth=link.beta,
+        latency=link.alpha,
+        source=numbers,
+        latency_source=numbers,
+    )
+
+
+def _messages(kept: Kept) -> list[tuple[float, float]]:
+    """The one message that, as often as the algorithm has them in a row, takes the run's time."""
+    request = kept.request
+    path = FORMULAS[request.op][request.algorithm].path(request.group)
+    if not path or not request.bytes:
+        return []
+    count = sum(many for many, _ in path)
+    share = float(sum(many * share for many, share in path))
+    return [(share * request.bytes / count, kept.seconds / count)]
