@@ -61,6 +61,7 @@ export function waitText(t, w) {
 
 function lateText(t, w) {
   const who = `for rank ${t.rank[w.culprit]}`;
+  if (w.doing === -2) return `${who}, which was between two ops`;
   if (w.doing < 0) return who;
   if (t.ops[t.op[w.doing]].name === "wait") return `${who}, which was waiting itself`;
   const notes = w.slow ? [`${w.slow.toFixed(1)} times its median`] : [];

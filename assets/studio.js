@@ -586,7 +586,9 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     S.x = share * end;
     S.at = keep ? Math.min(was, order.length - 1) : -1;
     S.hover = null;
+    S.chosen = S.chosen && keep;
     pop.hidden = true;
+    transport();
     root.setAttribute("aria-label", `collective studio: ${scenes.map((s) => s.title).join(" against ")}`);
     words();
     T = null;
@@ -1258,7 +1260,6 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     },
   };
   load(payload, false);
-  transport();
   globalThis.__shardlab_studio = api; // for benchmarks and tests: the studio mounted last
   return api;
 }

@@ -22,11 +22,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallel_core.calls import Register
 from parallel_core.mesh import Mesh
 
 
@@ -44,42 +47,52 @@ class Comm:
     """This rank's way to the others.
 
     `staged` copies CUDA tensors through host memory, for several ranks on one GPU over gloo
-    (NCCL refuses that).
+    (NCCL refuses that). Calls take a `name`, which tells two tensors of one shape apart: all ranks
+    must give the same. CallMismatch is raised by the rank that finds a peer's call differs; ranks
+    that share no directory are not compared.
     """
 
     def __init__(self, mesh: Mesh, rank: int, *, staged: bool = False) -> None:
         self.mesh, self.rank, self.staged = mesh, rank, staged
         self.log: list[Sent] = []
         self._groups: dict[str, dist.ProcessGroup] = {}
+        self._directory = common_directory()
+        self._registers: dict[str, Register] = {}
+        self._pairs: dict[tuple[int, int], Register] = {}
         for axis, degree in mesh.axes:
             for ranks in mesh.groups(axis):
                 # new_group is collective: every rank makes every group, in one order
                 group = dist.group.WORLD if degree == mesh.size else dist.new_group(list(ranks))
                 if rank in ranks and group is not None:
                     self._groups[axis] = group
+                    self._register(axis, ranks)
 
-    def all_reduce(self, x: Tensor, axis: str, *, control: bool = False) -> Tensor:
+    def all_reduce(self, x: Tensor, axis: str, *, name: str = "", control: bool = False) -> Tensor:
         """x+ax -> x, in place."""
         self._book("all_reduce", axis, x, control)
+        self._compare("all_reduce", axis, x, name)
         return self._through_host(x, lambda t: dist.all_reduce(t, group=self._groups[axis]))
 
-    def broadcast(self, x: Tensor, axis: str) -> Tensor:
+    def broadcast(self, x: Tensor, axis: str, *, name: str = "") -> Tensor:
         """x of the first rank of the group, on every rank of it, in place."""
         self._book("broadcast", axis, x)
+        self._compare("broadcast", axis, x, name)
         first = self.mesh.group(self.rank, axis)[0]
         return self._through_host(x, lambda t: dist.broadcast(t, first, group=self._groups[axis]))
 
-    def all_gather(self, shard: Tensor, axis: str) -> Tensor:
+    def all_gather(self, shard: Tensor, axis: str, *, name: str = "") -> Tensor:
         """x[N/ax] -> x[N], shards joined along dim 0 in group order."""
         self._book("all_gather", axis, shard)
+        self._compare("all_gather", axis, shard, name)
         n = self.mesh.degree(axis)
         whole = shard.new_empty((shard.shape[0] * n, *shard.shape[1:]))
         group = self._groups[axis]
         return self._through_host(whole, lambda t: _all_gather(t, shard.to(t.device), group))
 
-    def reduce_scatter(self, x: Tensor, axis: str) -> Tensor:
+    def reduce_scatter(self, x: Tensor, axis: str, *, name: str = "") -> Tensor:
         """x[N]+ax -> x[N/ax], cut along dim 0; N must divide by the group's size."""
         self._book("reduce_scatter", axis, x)
+        self._compare("reduce_scatter", axis, x, name)
         n = self.mesh.degree(axis)
         if x.shape[0] % n:
             raise ValueError(f"reduce_scatter of {x.shape[0]} rows over {axis}={n}: must divide")
@@ -92,25 +105,34 @@ class Comm:
     ) -> Tensor:
         """Rows sizes_in[j] of x go to member j; sizes_out[j] rows come from it."""
         self._book("all_to_all", axis, x)
+        self._compare("all_to_all", axis, x[:0])  # how many rows differs from rank to rank
+        members = self.mesh.group(self.rank, axis)
+        for peer, going, coming in zip(members, sizes_in, sizes_out, strict=True):
+            self._agree((self.rank, peer), x.dtype, (going, *x.shape[1:]), "all_to_all")
+            self._agree((peer, self.rank), x.dtype, (coming, *x.shape[1:]), "all_to_all")
         out = x.new_empty((sum(sizes_out), *x.shape[1:]))
         group, came, gone = self._groups[axis], list(sizes_out), list(sizes_in)
         return self._through_host(
             out, lambda t: dist.all_to_all_single(t, x.to(t.device), came, gone, group=group)
         )
 
-    def send(self, x: Tensor, peer: int) -> None:
+    def send(self, x: Tensor, peer: int, *, name: str = "") -> None:
         """Hand x to `peer`; returns when it is on its way (gloo: when it has been received)."""
         self._book("send", "p2p", x)
+        self._agree((self.rank, peer), x.dtype, x.shape, name)
         dist.send(x.cpu() if self.staged else x.contiguous(), peer)
 
-    def recv(self, x: Tensor, peer: int) -> Tensor:
+    def recv(self, x: Tensor, peer: int, *, name: str = "") -> Tensor:
         """Fill x with what `peer` sends next."""
         self._book("recv", "p2p", x)
+        self._agree((peer, self.rank), x.dtype, x.shape, name)
         return self._through_host(x, lambda t: dist.recv(t, peer))
 
     def barrier(self, axis: str) -> None:
         """Wait until every rank of the group has come."""
-        self._book("barrier", axis, torch.empty(0))
+        nothing = torch.empty(0)
+        self._book("barrier", axis, nothing)
+        self._compare("barrier", axis, nothing)
         dist.barrier(group=self._groups[axis])
 
     def counts(self, *, control: bool = False) -> dict[tuple[str, str], tuple[int, int]]:
@@ -125,6 +147,33 @@ class Comm:
     def _book(self, op: str, axis: str, x: Tensor, control: bool = False) -> None:
         self.log.append(Sent(op, axis, x.numel() * x.element_size(), control))
 
+    def _register(self, axis: str, ranks: Sequence[int]) -> None:
+        """Open what the members of a group compare their calls in, if they can share a file."""
+        if self._directory is not None:
+            path = self._directory / f"calls-{axis}-{ranks[0]}-{ranks[-1]}-{len(ranks)}"
+            verbs = ["calls"] * len(ranks)
+            what = f"call over {axis}"
+            self._registers[axis] = Register(path, ranks, self.rank, what=what, verbs=verbs)
+
+    def _compare(self, op: str, axis: str, x: Tensor, name: str = "") -> None:
+        """CallMismatch if another rank of the group has made another call of the same number."""
+        if (register := self._registers.get(axis)) is not None:
+            register.post(op, x.dtype, x.shape, name)
+
+    def _agree(
+        self, ends: tuple[int, int], dtype: torch.dtype, shape: tuple[int, ...], name: str
+    ) -> None:
+        """The same between the two ends of a message, (source, target)."""
+        if self._directory is None or ends[0] == ends[1]:
+            return
+        pair = self._pairs.get(ends)
+        if pair is None:
+            path = self._directory / f"calls-p2p-{ends[0]}-{ends[1]}"
+            what = f"message from rank {ends[0]} to rank {ends[1]}"
+            pair = Register(path, ends, self.rank, what=what, verbs=("sends", "receives"))
+            self._pairs[ends] = pair
+        pair.post("", dtype, shape, name)
+
     def _through_host(self, x: Tensor, call: Callable[[Tensor], object]) -> Tensor:
         if not self.staged:
             call(x)
@@ -132,6 +181,18 @@ class Comm:
         host = x.cpu()
         call(host)
         return x.copy_(host)
+
+
+def common_directory() -> Path | None:
+    """The directory in which the ranks of torch's default group met, if it was one.
+
+    Then all of them can share files there. None where they met through a port (torchrun).
+    """
+    world = dist.group.WORLD
+    store: Any = world.get_group_store() if world else None
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    return Path(store.path).parent if hasattr(store, "path") else None  # a FileStore has a path
 
 
 def _all_gather(whole: Tensor, shard: Tensor, group: dist.ProcessGroup) -> None:

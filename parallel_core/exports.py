@@ -117,7 +117,7 @@ def _memory(zero: int, trace: Trace) -> list[Event]:
 
 
 def _arrows(zero: int, lanes: dict[str, int], trace: Trace) -> list[Event]:
-    """Flow events: from the last end to arrive to every other, or from a send to its receive."""
+    """Flow events: from the last end to be posted to every other, or from a send to its receive."""
     events: list[Event] = []
     arrow = 0
     for ends in messages(trace):

@@ -2,13 +2,14 @@
 
 The ends of a collective share (step, axis, the ranks of the group), those of a point-to-point
 message (step, source, destination); the n-th such span of one rank meets the n-th of the others
-(`seq`, or their order where a trace has none). An end *arrives* when its lane begins it: what the
-rank had handed over earlier stood behind another message of its own.
+(`seq`, or their order where a trace has none). An end *arrives* when its rank posts it: what its
+lane takes up later stands behind another message of its own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
@@ -29,14 +30,19 @@ def other_end(span: Span) -> int | None:
 
 
 def messages(trace: Trace) -> tuple[tuple[Span, ...], ...]:
-    """Every message as the tuple of its ends, in rank order; messages in order of arrival.
+    """Every message as the tuple of its ends, in rank order; messages in order of first start.
 
     Spans without a `seq` are counted in the order in which their rank began them. A message of
     which only some ends are in the trace holds only those.
     """
+    return joined(trace.by_rank)
+
+
+def joined(by_rank: Iterable[Iterable[Span]]) -> tuple[tuple[Span, ...], ...]:
+    """The `messages` of rows of spans, one row a rank, each in order of start."""
     counts: dict[Key, int] = defaultdict(int)
     found: dict[Key, list[Span]] = defaultdict(list)
-    for row in trace.by_rank:
+    for row in by_rank:
         for span in filter(is_message, row):
             group = meeting_of(span)
             if group is None:
@@ -66,5 +72,5 @@ def complete(ends: tuple[Span, ...]) -> bool:
 
 
 def last_arrival(ends: tuple[Span, ...]) -> Span:
-    """The end that came last; of several at the same moment the lowest rank."""
-    return max(ends, key=lambda s: (s.t_start, -s.rank))
+    """The end that was posted last; of several at the same moment the lowest rank."""
+    return max(ends, key=lambda s: (s.t_post, -s.rank))

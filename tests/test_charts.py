@@ -83,7 +83,8 @@ def test_the_loss_curve_is_the_metrics():
 def test_the_ledger_draws_predictions_dashed_over_measured_bars():
     """A dashed rectangle as wide as the prediction over a solid bar; the words name the gap."""
     rows = [("params", 4096, 4096), ("all_reduce", 2048, 1024), ("later", 512, None)]
-    measured, predicted, words = ledger_bars(rows, badge="b").data
+    measured, swatch, predicted, words = ledger_bars(rows, badge="b").data
+    assert swatch.marker.color not in measured.marker.color  # the legend means no single bar
     assert (
         list(measured.x) == [4096, 1024, 0] and measured.marker.color[0] == TENSORS["params"].light
     )

@@ -286,16 +286,7 @@ def _race(runs: list[dp_runs.Kept], clock: str) -> None:
     if both is None:
         return
     st.header("The race", anchor=False)
-    theme.verdict(both.headline, f"{both.words} {_sent(runs)}")
+    theme.verdict(both.headline, f"{both.words} {dp_runs.sent(runs)}")
     shown = both.wall if clock == "wall" else both.own
     figure = race(shown, called=both.called, dark=chrome.dark())
     chrome.chart(figure, both.words, f"{PAGE}.race_chart")
-
-
-def _sent(runs: list[dp_runs.Kept]) -> str:
-    """What the last run of each method was counted to send in a step, all ranks together."""
-    sent = {str(run.plan.dp_method): dp_runs.bytes_a_step(run) for run in runs}
-    if len(set(sent.values())) == 1:
-        return f"Both sent the same bytes a step, {next(iter(sent.values())):,.0f} over all ranks."
-    each = " and ".join(f"{name} {count:,.0f}" for name, count in sent.items())
-    return f"They did not send the same bytes a step: {each} over all ranks."

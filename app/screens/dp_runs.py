@@ -54,10 +54,21 @@ def keep(run: Follower, done: Finished) -> None:
         del runs[:-MOST]
 
 
-def bytes_a_step(run: Kept) -> float:
+def _bytes_a_step(run: Kept) -> float:
     """What all ranks together were counted to send in a step."""
     wire = run.done.report["ledger"]["wire"]["measured_total_bytes"]
     return float(wire) / max(len(run.done.report["steps"]), 1)
+
+
+def sent(runs: list[Kept]) -> str:
+    """What the last run of each method was counted to send in a step, all ranks together."""
+    counted = {str(run.plan.dp_method): _bytes_a_step(run) for run in runs}
+    if len(set(counted.values())) == 1:
+        return (
+            f"Both sent the same bytes a step, {next(iter(counted.values())):,.0f} over all ranks."
+        )
+    each = " and ".join(f"{name} {count:,.0f}" for name, count in counted.items())
+    return f"They did not send the same bytes a step: {each} over all ranks."
 
 
 def forget_all(page: str) -> None:

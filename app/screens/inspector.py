@@ -100,20 +100,21 @@ def _section(trace: Trace) -> None:
 
 
 def _waiting(trace: Trace) -> None:
-    """Wait against wire, per rank and message by message."""
+    """Wait, queue and wire, per rank and message by message."""
     found = waits(trace)
     if not found:
         st.info("No message in this trace has all its ends, so waiting cannot be told from wire.")
         return
     sums = totals(found)
     waited, wire = sum(r.wait_ns for r in sums), sum(r.wire_ns for r in sums)
+    queue = sum(r.queue_ns for r in sums)
     st.markdown(
-        f"In messages, the ranks spent **{time_text(waited)} waiting** for a peer to arrive and "
-        f"**{time_text(wire)} on the wire**, summed over ranks."
+        f"In messages, the ranks spent **{time_text(waited)} waiting** for a peer to post its "
+        f"part, {time_text(queue)} until its link was free and **{time_text(wire)} on the wire**, summed over ranks."
     )
     chrome.chart(
         charts.wait_wire(trace, dark=chrome.dark()),
-        f"Waiting {time_text(waited)}, wire {time_text(wire)}",
+        f"Waiting {time_text(waited)}, link busy {time_text(queue)}, wire {time_text(wire)}",
         "wait_wire",
     )
     chrome.table(tables.total_rows(sums))

@@ -167,6 +167,7 @@ def start(request: Request, page: str) -> None:
     """Ask for a run and put its name into the URL; a full queue is told in one sentence."""
     try:
         st.query_params["job"] = desk().submit(request)
+        st.session_state.pop("live.left", None)
     except QueueFull as error:
         st.error(sentence(str(error)))
         return
@@ -176,9 +177,12 @@ def start(request: Request, page: str) -> None:
 def current(page: str) -> Follower | None:
     """The run that the URL (or, after a look at another page, this session) names, or None."""
     name = st.query_params.get("job") or st.session_state.get(f"{page}.job")
-    left = st.session_state.pop(f"{page}.left", None)
-    if left:
-        st.info(left)
+    said = st.session_state.pop(f"{page}.left", None)
+    if said:
+        st.info(said)
+    if name and name == st.session_state.get("live.left"):
+        forget(page)
+        return None
     if not name:
         return None
     runs: dict[str, Follower] = st.session_state.setdefault("live.runs", {})
@@ -207,9 +211,14 @@ def forget(page: str) -> None:
     st.query_params.pop("job", None)
 
 
-def _left(page: str, said: str) -> None:
-    """Follow the run no more; the next run of the page says so, once."""
+def _left(run: Follower, page: str, said: str) -> None:
+    """Follow the run no more; the page says so once.
+
+    The name is remembered, since a rerun that the browser asked for before brings it back in the
+    URL.
+    """
     forget(page)
+    st.session_state["live.left"] = run.asked.name
     st.session_state[f"{page}.left"] = said
 
 
@@ -231,7 +240,7 @@ def watch(run: Follower, draw: Callable[[Follower], None], page: str) -> None:
         shared = desk().watchers(run.asked) > 1
         if st.button("Leave" if shared else "Cancel", key="live.cancel", icon=":material/close:"):
             desk().leave(run.asked, session)
-            _left(page, "Left; the run goes on for the others." if shared else "Cancelled.")
+            _left(run, page, "Left; it goes on for the others." if shared else "Cancelled.")
             st.rerun()
     draw(run)
 

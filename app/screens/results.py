@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -14,8 +16,33 @@ from parallel_core.views import charts
 from screens import chrome
 from screens.live import Finished
 
-ROUNDING = {"float32": 1e-5, "float64": 1e-10}
-"""The relative error that the order of floating-point sums explains."""
+
+@dataclass(frozen=True)
+class Rounding:
+    """What to expect of an element type: the relative error that rounding explains, and why."""
+
+    bound: float
+    why: str
+
+
+ROUNDING = {
+    "float32": Rounding(1e-5, "float32 keeps 24 bits, a relative 2^-24 = 6e-8 per rounding"),
+    "float64": Rounding(1e-10, "float64 keeps 53 bits, a relative 2^-53 = 1e-16 per rounding"),
+    "bfloat16": Rounding(
+        2**-4,
+        "bfloat16 keeps 8 bits, a relative 2^-8 = 0.004 per rounding, and every layer and every "
+        "partial sum rounds anew",
+    ),
+}
+"""The sums of the ranks are rounded in another order than those of one process."""
+
+COUNTED = {
+    "loss": "the loss of the first {steps} steps",
+    "gradient norm": "the gradient norm of the first {steps}",
+    "gradients": "the gradients of the first (rank 0's, after the sum)",
+    "parameters": "the weights after step {steps}",
+}
+"""What a parity report compared, in words."""
 
 
 def show(done: Finished, key: str) -> None:
@@ -41,18 +68,21 @@ def parity(found: dict[str, Any] | None, dtype: str) -> None:
     """max |parallel - single|, big, and whether rounding explains it."""
     if not found:
         return
-    relative, bound = found["max_rel_error"], ROUNDING.get(dtype)
-    compared = f"{' and '.join(found['counted'])} of {found['steps']} steps"
+    relative, expected = found["max_rel_error"], ROUNDING[dtype]
+    parts = [COUNTED.get(name, name).format(steps=found["steps"]) for name in found["counted"]]
     meaning = (
-        f"the largest difference in any of the {found['tensors']} gradients from one process that "
-        f"trained the same; relative error {relative:.1e} over {compared}."
+        f"the largest difference in any of the {found['tensors']} gradients of the first step "
+        "(rank 0's, after the sum) from one process that trained the same. Relative error "
+        f"{relative:.1e}, over {', '.join(parts[:-1])} and {parts[-1]}. "
     )
-    if bound is not None and relative > bound:
+    if relative <= expected.bound:  # a NaN is not
+        meaning += f"Rounding explains up to {expected.bound:.1e}: {expected.why}."
+    else:
+        meaning += f"{expected.why[0].upper()}{expected.why[1:]}."
         st.error(
-            f"A relative error of {relative:.1e} is more than the rounding of {dtype} explains."
+            f"A relative error of {relative:.1e} is more than the rounding of {dtype} explains, "
+            f"{expected.bound:.1e}: the gradients are wrong."
         )
-    elif bound is not None:
-        meaning += f" The order of {dtype} sums explains that much."
     theme.verdict(f"max |parallel − single| = {found['max_abs_error']:.2g}", meaning)
 
 
@@ -89,42 +119,78 @@ def step_choice(trace: Trace, key: str) -> int | None:
 def ledgers(report: dict[str, Any], key: str) -> None:
     """Predicted beside counted, on the wire and in memory, to the byte."""
     st.subheader("The ledgers", anchor=False)
-    rows = _rows(report["ledger"])
+    state, wire = _state(report["ledger"]["memory"]), _wire(report["ledger"]["wire"])
     badge = report["provenance"]["badge"]
-    wrong = [name for name, predicted, measured in rows if predicted != measured]
+    wrong = [row.name for row in (*state, *wire) if not row.equal]
+    steps = max(len(report["steps"]), 1)
     st.markdown(
-        "Predicted from the plan alone, and counted in the run: the state of one rank, and what "
-        "all ranks sent in all steps. "
-        + (f"**They differ in {', '.join(wrong)}.**" if wrong else "**They agree to the byte.**")
+        "Predicted from the plan alone, and counted in the run, for every rank: its state (drawn: "
+        "the fullest rank), and what it sent (drawn: all ranks, a step). "
+        + (
+            f"**They differ in {chrome.plain(', '.join(wrong))}.**"
+            if wrong
+            else "**They agree to the byte.**"
+        )
     )
-    figure = charts.ledger_bars(rows, badge=badge, dark=chrome.dark())
-    said = "; ".join(f"{name}: predicted {p:,}, measured {m:,} bytes" for name, p, m in rows)
-    chrome.chart(figure, said, f"{key}.ledger")
+    _bars(state, badge, "State of a rank, bytes", f"{key}.ledger.state")
+    each = [replace(row, predicted=row.predicted / steps, measured=row.measured / steps)
+            for row in wire]  # fmt: skip
+    _bars(each, badge, "Sent by all ranks in a step, bytes", f"{key}.ledger.wire")
     with st.expander("To the byte"):
+        names = {True: "state of the fullest rank", False: f"sent by all ranks in {steps} steps"}
         table = [
             {
-                "what": name,
-                "predicted": f"{p:,}",
-                "measured": f"{m:,}",
-                "equal": "yes" if p == m else "no",
+                "what": f"{row.name}, {names[row in state]}",
+                "predicted": f"{row.predicted:,}",
+                "measured": f"{row.measured:,}",
+                "equal on every rank": "yes" if row.equal else "no",
             }
-            for name, p, m in rows
+            for row in (*state, *wire)
         ]
         chrome.table(table)
         _besides(report["ledger"])
 
 
-def _rows(ledger: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """(label, predicted, measured): state of one rank, and the wire of all ranks together."""
-    memory, wire = ledger["memory"], ledger["wire"]
-    rows = [
-        (kind, max(memory["predicted"][kind]), max(memory["measured"][kind]))
-        for kind in memory["predicted"]
+def _bars(rows: Sequence[Row], badge: str, title: str, key: str) -> None:
+    """One half of the ledger as bars; nothing where nothing was sent."""
+    if not rows:
+        return
+    st.caption(title)
+    bars = [(row.name, row.predicted, row.measured) for row in rows]
+    figure = charts.ledger_bars(bars, badge=badge, dark=chrome.dark())
+    said = (f"{name}: predicted {p:,.0f}, measured {m:,.0f}" for name, p, m in bars)
+    chrome.chart(figure, f"{title}. {'; '.join(said)}", key)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the ledger: bytes, and whether the two sides are equal on every single rank."""
+
+    name: str
+    predicted: float
+    measured: float
+    equal: bool
+
+
+def _state(memory: dict[str, Any]) -> list[Row]:
+    """What the fullest rank holds, by kind."""
+    predicted, measured = memory["predicted"], memory["measured"]
+    return [
+        Row(kind, max(each), max(measured[kind]), each == measured[kind])
+        for kind, each in predicted.items()
     ]
-    for axis, ops in wire["predicted"].items():
-        for op, predicted in ops.items():
-            measured = wire["measured"].get(axis, {}).get(op, {"wire_bytes": 0})
-            rows.append((f"{op} over {axis}", predicted["wire_bytes"], measured["wire_bytes"]))
+
+
+def _wire(wire: dict[str, Any]) -> list[Row]:
+    """What all ranks sent, by operation and axis; an operation nobody predicted counts too."""
+    none = {"wire_bytes": 0}
+    sides = [wire["predicted"], wire["measured"]]
+    keys = sorted({(axis, op) for side in sides for axis, ops in side.items() for op in ops})
+    rows = []
+    for axis, op in keys:
+        want, got = (side.get(axis, {}).get(op, none) for side in sides)
+        name = f"{op} over {axis}"
+        rows.append(Row(name, want["wire_bytes"], got["wire_bytes"], want == got))
     return rows
 
 

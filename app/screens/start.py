@@ -41,10 +41,16 @@ def page() -> None:
         "Data parallelism: every process trains the same model on its own part of the batch, and "
         "all of them sum their gradients before each update.",
     )
-    _recorded()
+    run = live.current(PAGE)
+    if run is None:
+        st.header("A recorded run", anchor=False)
+        _recorded()
+    else:  # the reader's own is what they came for now; it must not grow below the fold
+        with st.expander("The recorded run"):
+            _recorded()
     st.header("Make your own", anchor=False)
     live.warm()  # while the reader looks and chooses
-    _own()
+    _own(run)
 
 
 @cache
@@ -58,7 +64,6 @@ def recorded() -> tuple[Trace, Trace]:
 def _recorded() -> None:
     trace, own = recorded()
     step = trace.steps[min(1, len(trace.steps) - 1)]
-    st.header("A recorded run", anchor=False)
     chrome.player(trace, key="recorded", own=own, step=step, title=f"Step {step}")
     st.markdown(
         f"Each row is one of {trace.world_size} processes that train a small transformer on the "
@@ -70,13 +75,12 @@ def _recorded() -> None:
     )
 
 
-def _own() -> None:
+def _own(run: live.Follower | None) -> None:
     defaults = {"dp": 4}
     values = chrome.plan_controls(MAIN, defaults=defaults)
     with st.expander("Model, batch, optimizer"):
         values |= chrome.plan_controls(MORE, defaults=defaults)
     request = chrome.request(values)
-    run = live.current(PAGE)
     going = run is not None and not run.state.status.over
     guess = chrome.predict(
         PAGE,

@@ -186,13 +186,16 @@ def _mount(data: dict[str, Any]) -> None:
     component = st.components.v2.component(
         "shardlab_studio", html='<div id="player"></div>', js=view.source()
     )
-    found = component(
+    component(
         key=f"{PAGE}.scene",
         data=json.dumps(data, separators=(",", ":")).encode(),
-        on_picked_change=lambda: None,
+        on_picked_change=_picked,
     )
-    picked = getattr(found, "picked", None)
-    if picked and picked.get("layout") in view.LAYOUTS:
+
+
+def _picked() -> None:
+    picked = st.session_state[f"{PAGE}.scene"].get("picked") or {}
+    if picked.get("layout") in view.LAYOUTS:
         st.query_params["layout"] = picked["layout"]
 
 

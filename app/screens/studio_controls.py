@@ -30,6 +30,7 @@ NETWORKS = {
     "fat tree": "fat-tree:{n}",
     "nodes in a cluster": "two-level:{nodes}x{node}",
 }
+SIZES = ("1KiB", "16KiB", "64KiB", "256KiB", "1MiB", "4MiB", "16MiB", "64MiB", "1GiB")
 MOST_BYTES = 1 << 28  # a rank's buffer on a live run
 SPECS = {spec.name: spec for spec in fields(CollectiveRequest)}
 
@@ -65,8 +66,14 @@ def choose() -> Choice | None:
     )
     with first[2]:
         ranks = _whole("Ranks", "ranks", low=2, high=MOST_RANKS)
-    size = first[3].text_input(
-        "Buffer of a rank", "1MiB", key="bytes", bind=BOUND, help="a number and a unit: 64KiB, 4MiB"
+    size = first[3].selectbox(
+        "Buffer of a rank",
+        SIZES,
+        index=SIZES.index("1MiB"),
+        key="bytes",
+        bind=BOUND,
+        accept_new_options=True,
+        help="or type a number and a unit: 10kB, 1.5MiB, 1000",
     )
     second = st.columns(3)
     others = [NOBODY, *(name for name in names if name != algorithm)]
@@ -75,10 +82,12 @@ def choose() -> Choice | None:
     link = _one_of(second[2], "Links of the model", "link", [HERE, *WIRES], HERE)
     more = _more(ranks)
     try:
-        nbytes = bytes_of(size)
+        nbytes = bytes_of(str(size))
         asked = {"op": op, "algorithm": algorithm, "ranks": ranks, "bytes": nbytes, **more}
         request = CollectiveRequest(**asked)
     except PlanError as error:
+        if error.field == "bytes":
+            error.nearest = str(error.nearest)  # the box holds texts
         chrome.complain(error, mend=error.field in ("bytes", "root"))
         return None
     if not _buildable(request):
@@ -129,7 +138,7 @@ def _buildable(request: CollectiveRequest) -> bool:
     try:
         _ = request.program
     except CollectiveError as error:
-        st.error(f"{str(error)[:1].upper()}{str(error)[1:]}.")
+        st.error(chrome.sentence(str(error)))
         near = _nearest_ranks(request)
         if near is not None:
             take = {"on_click": st.session_state.update, "args": ({"ranks": near},)}
@@ -168,7 +177,9 @@ def _one_of(place: Any, label: str, key: str, options: Sequence[str], default: s
         del st.session_state[key]
     typed = st.query_params.get(key)
     if key not in st.session_state and typed is not None and typed not in options:
-        st.error(f"In the address: {key}={typed} is no choice here. The default is used instead.")
+        st.error(
+            chrome.plain(f"In the address: {key}={typed} is no choice here; the default is used.")
+        )
         del st.query_params[key]
     at = list(options).index(default) if default else 0
     return str(place.selectbox(label, options, index=at, key=key, bind=BOUND))
@@ -183,7 +194,7 @@ def _whole(label: str, key: str, *, low: int, high: int) -> int:
             if not low <= number <= high:
                 raise PlanError(key, number, f"must be from {low} to {high} on this page", high)
         except PlanError as error:
-            st.error(f"In the address: {error}. The default is used instead.")
+            st.error(chrome.plain(f"In the address: {error}. The default is used instead."))
             del st.query_params[key]
     usual = min(max(int(spec.default), low), high)
     said = st.number_input(

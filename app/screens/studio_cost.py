@@ -39,7 +39,7 @@ def section(choice: Choice) -> None:
         help="published bus bandwidths, turned back into times; nothing here was run by us",
     )
     badges = [f"modelled: {choice.wire.link}, {choice.wire.source}; ports, no shared links"]
-    badges += [f"measured: {kept[-1].trace.provenance.badge}"] if kept else []
+    badges += [kept[-1].trace.provenance.badge] if kept else []
     curve = quoted_curve(QUOTED) if shows_quoted else None
     if curve is not None:
         curves += [Curve(name="8 B200, NCCL", points=curve.points, kind=Kind.QUOTED)]

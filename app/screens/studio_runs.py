@@ -20,7 +20,8 @@ from screens.controls import sentence
 
 MOST = 40
 NAME = "run"  # in the URL; other pages' runs stand under another name
-_KEPT, _HERE, _SECOND = "studio.kept", "studio.here", "studio.second"
+_KEPT, _FOLLOWED = "studio.kept", "studio.followed"
+_FIRST, _SECOND = "studio.first", "studio.second"  # of a race: who is over, who comes next
 
 
 @dataclass(frozen=True)
@@ -57,39 +58,48 @@ class Following:
 
 def start(first: CollectiveRequest, second: CollectiveRequest | None = None) -> None:
     """Ask for a run, and for another one after it; a full queue is told in one sentence."""
+    before = st.session_state.pop(_FIRST, "")
     try:
-        st.query_params[NAME] = live.desk().submit(first)  # type: ignore[arg-type]  # has an order
+        name = live.desk().submit(first)  # type: ignore[arg-type]  # it has an order
     except QueueFull as error:
         st.error(sentence(str(error)))
         return
+    st.query_params[NAME] = f"{before},{name}" if before else name
     st.session_state[_SECOND] = second
     st.rerun()
 
 
 def current() -> Following | None:
-    """The run that the URL names, read as far as it has come; a finished one is kept.
+    """The run that the URL names (of a race the second), as far as it has come.
 
-    The second of a race is started when the first is over.
+    Finished ones are kept; the second of a race is started when the first is over.
     """
-    name = st.query_params.get(NAME)
-    asked = live.desk().find(name) if name else None
-    if asked is None or not isinstance(asked.request, CollectiveRequest):
-        if name:
-            _forget_name()
-            st.info("That run is not known any more: it is long over, or the server is a new one.")
+    names = (st.query_params.get(NAME) or "").split(",")[-2:]
+    found = [_follow(name) for name in names if name]
+    if None in found:
+        _forget_name()
+        st.info("That run is not known any more: it is long over, or the server is a new one.")
         return None
-    here: Following | None = st.session_state.get(_HERE)
-    if here is None or here.asked.name != name:
-        unread = JobState(id=asked.job, status=Status.QUEUED)
-        here = Following(asked, CollectiveView(asked.request), unread)
-        st.session_state[_HERE] = here
+    for here in found:
+        if here is not None and here.state.status.over:
+            _over(here)
+    return found[-1] if found else None
+
+
+def _follow(name: str) -> Following | None:
+    """This session's view of a run, read as far as it has come; None for one that is unknown."""
+    asked = live.desk().find(name)
+    if asked is None or not isinstance(asked.request, CollectiveRequest):
+        return None
+    followed: dict[str, Following] = st.session_state.setdefault(_FOLLOWED, {})
+    unread = JobState(id=asked.job, status=Status.QUEUED)
+    here = followed.setdefault(name, Following(asked, CollectiveView(asked.request), unread))
+    for old in list(followed)[:-4]:
+        del followed[old]
     try:
         here.read()
     except KeyError:
-        _forget_name()
         return None
-    if here.state.status.over:
-        _over(here)
     return here
 
 
@@ -106,12 +116,12 @@ def _over(here: Following) -> None:
         st.session_state.pop(_SECOND, None)
     second = st.session_state.pop(_SECOND, None)
     if second is not None:
+        st.session_state[_FIRST] = here.asked.name
         start(second)
 
 
 def _forget_name() -> None:
     st.query_params.pop(NAME, None)
-    st.session_state.pop(_HERE, None)
 
 
 @st.fragment(run_every=0.5)

@@ -3,7 +3,7 @@
 Each moment of the makespan has one cause. Walking back from the last end, a span hands over to
 whatever its start (or the end of its waiting) stood on:
 
-    a message     the wire is its own; before that, the end that arrived last
+    a message     queue and wire are its own; before that, the end that was posted last
     a WAIT        the message that ended it
     other work    what it depends on, or what ran before it on its lane, whichever ended last
 
@@ -18,8 +18,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 
-from parallel_core.analysis.waits import split
-from parallel_core.meetings import complete, is_message, last_arrival, messages
+from parallel_core.analysis.lateness import Meeting
+from parallel_core.meetings import complete, is_message, messages
 from parallel_core.program import Op
 from parallel_core.quantities import time_text
 from parallel_core.trace import Span, Trace
@@ -114,12 +114,8 @@ class _Causes:
     """For a span on the path: since when it worked itself, and what it waited for before."""
 
     def __init__(self, trace: Trace) -> None:
-        self.last = {
-            id(end): last_arrival(ends)
-            for ends in messages(trace)
-            if complete(ends)
-            for end in ends
-        }
+        meetings = (Meeting.of(ends) for ends in messages(trace) if complete(ends))
+        self.meetings = {id(end): meeting for meeting in meetings for end in meeting.ends}
         ordered = sorted(trace.spans, key=lambda s: (s.t_done, s.t_start))
         self.at = {(s.rank, s.step, s.index): s for s in ordered}
         self.told = any(s.deps for s in ordered)
@@ -134,8 +130,10 @@ class _Causes:
 
     def of(self, span: Span, until: int, seen: set[int]) -> tuple[int, Span | None]:
         """The moment from which `span` itself explains the time up to `until`, and the cause."""
-        last = self.last.get(id(span), span)
-        moment = split(span, last) if last is not span else span.t_start
+        meeting = self.meetings.get(id(span)) or Meeting.of((span,))
+        last = meeting.culprit
+        late, _, _ = meeting.parts(span, span.t_start, span.t_done)
+        moment = span.t_start + late
         if span.t_start < moment < until and id(last) not in seen:
             return moment, self._before(last, moment, seen)
         deps = self._deps(span, seen)

@@ -69,7 +69,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _ended_from_outside)
     try:
-        code = shardlab.main(standalone_mode=False)
+        code = shardlab.main(prog_name="shardlab", standalone_mode=False)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "shardlab"
         click.echo(f"{where}: {' '.join(error.format_message().split())}", err=True)

@@ -89,7 +89,7 @@ def _run(
 def _kept(request: CollectiveRequest, report: dict[str, Any]) -> bool:
     """Whether every rank ended with what it was promised, to rounding, and alike to the bit."""
     allowed = request.ranks * EPSILON.get(request.dtype, 0.0)
-    return report["equal_on_all_ranks"] and report["max_rel_error"] <= allowed
+    return bool(report["equal_on_all_ranks"] and report["max_rel_error"] <= allowed)
 
 
 def _must_fit(request: CollectiveRequest) -> None:

@@ -62,7 +62,9 @@ def _live(out: Console, report: dict[str, Any]) -> None:
     out.print(f"promise {kept}: largest relative error {report['max_rel_error']:.3g}")
     out.print(f"equal to the bit on all ranks: {'yes' if report['equal_on_all_ranks'] else 'NO'}")
     apart = report["max_rel_error_to_torch"]
-    words = "torch has no such call" if apart is None else f"largest relative difference {apart:.3g}"
+    words = (
+        "torch has no such call" if apart is None else f"largest relative difference {apart:.3g}"
+    )
     out.print(f"beside torch.distributed: {words}")
 
 

@@ -46,15 +46,15 @@ def ping() -> list[dict[str, Any]]:
     """The points of a ping-pong between two processes, told on stderr as they come."""
     err = Console(stderr=True)
     points = []
-    with err.status("starting two processes"), Pool(preload=(PING,)) as pool:
-        with pool.start(f"{PING}:ping", 2, {}) as run:
-            for event in run.events():
-                if event["event"] == "point":
-                    point = {name: event[name] for name in POINT}
-                    points.append(point)
-                    size, time = bytes_text(point["bytes"]), time_text(point["seconds"] * 1e9)
-                    err.print(f"{size:>9}  {time:>8}  {point['trips']} round trips")
-            run.wait()
+    waiting = err.status("starting two processes")
+    with waiting, Pool(preload=(PING,)) as pool, pool.start(f"{PING}:ping", 2, {}) as run:
+        for event in run.events():
+            if event["event"] == "point":
+                point = {name: event[name] for name in POINT}
+                points.append(point)
+                size, time = bytes_text(point["bytes"]), time_text(point["seconds"] * 1e9)
+                err.print(f"{size:>9}  {time:>8}  {point['trips']} round trips")
+        run.wait()
     return points
 
 

@@ -76,18 +76,27 @@ def _steps(report: dict[str, Any]) -> Table:
 def _ledger(report: dict[str, Any]) -> Table:
     table = Table("bytes", "predicted", "measured", "", title="ledger")
     wire, memory = report["ledger"]["wire"], report["ledger"]["memory"]
-    rows: list[tuple[str, int, int]] = []
-    for axis, ops in wire["predicted"].items():
-        for op, row in ops.items():
-            measured = wire["measured"].get(axis, {}).get(op, {"wire_bytes": 0})
-            rows.append((f"wire {axis} {op}, all ranks", row["wire_bytes"], measured["wire_bytes"]))
+    none = {"wire_bytes": 0}
+    sides = (wire["predicted"], wire["measured"])
+    for axis, op in sorted({(axis, op) for side in sides for axis in side for op in side[axis]}):
+        want, got = (side.get(axis, {}).get(op, none) for side in sides)
+        totals = (want["wire_bytes"], got["wire_bytes"])
+        table.add_row(f"wire {axis} {op}, all ranks", *_compared(totals, equal=want == got))
     for kind, each in memory["predicted"].items():
-        rows.append((f"{kind}, fullest rank", max(each), max(memory["measured"][kind])))
+        counted = memory["measured"][kind]
+        cells = _compared((max(each), max(counted)), equal=each == counted)
+        table.add_row(f"{kind}, fullest rank", *cells)
     kept = report["ledger"]["activations"]
-    rows.append(
-        ("activations kept", sum(kept["predicted"].values()), sum(kept["measured"].values()))
-    )
-    for name, predicted, measured in rows:
-        agree = "=" if predicted == measured else f"{measured - predicted:+,} B"
-        table.add_row(name, bytes_text(predicted), bytes_text(measured), agree)
+    want, got = kept["predicted"], kept["measured"]
+    cells = _compared((sum(want.values()), sum(got.values())), equal=want == got)
+    table.add_row("activations kept", *cells)
     return table
+
+
+def _compared(shown: tuple[int, int], *, equal: bool) -> tuple[str, str, str]:
+    """Predicted, measured, and how they compare; `equal` says it of every rank, not of these."""
+    predicted, measured = shown
+    agree = "=" if equal else f"{measured - predicted:+,} B"
+    if not equal and predicted == measured:
+        agree = "not on every rank"
+    return bytes_text(predicted), bytes_text(measured), agree

@@ -46,8 +46,8 @@ class Forecast:
     """A simulated collective: its trace, and what was counted on the way.
 
     `sent` is the bytes that the busiest rank sends, `cable` the link that is busy longest, the
-    bytes it carries and the seconds that takes (None without a topology). Where many ranks are folded, the trace holds the spans
-    of rank 0 alone.
+    bytes it carries and the seconds that takes (None without a topology). Where many ranks are
+    folded, the trace holds the spans of rank 0 alone.
     """
 
     request: CollectiveRequest
@@ -245,5 +245,8 @@ def _must_be_bearable(request: CollectiveRequest) -> None:
 
 def _moves(request: CollectiveRequest, ranks: int) -> int:
     """Messages of so many ranks, and the chunks that each of them keeps account of."""
-    formula, group = FORMULAS[request.op][request.algorithm], replace(request.group, n=ranks, root=0)
+    formula, group = (
+        FORMULAS[request.op][request.algorithm],
+        replace(request.group, n=ranks, root=0),
+    )
     return formula.messages(group) + formula.chunks(group) * ranks

@@ -55,7 +55,7 @@ class Ports:
         """Hand all values that are read to the peer, as one message."""
         assert instr.peer is not None
         payload = joined([reads[value] for value in instr.reads])
-        self.comm.send(payload, instr.peer)
+        self.comm.send(payload, instr.peer, name=instr.where)
         return [payload.nbytes]
 
     def receive(self, instr: Instr, reads: Reads) -> Sequence[Any]:
@@ -63,7 +63,7 @@ class Ports:
         assert instr.peer is not None
         places = [self._place(value) for value in instr.writes]
         whole = joined(places)
-        self.comm.recv(whole, instr.peer)
+        self.comm.recv(whole, instr.peer, name=instr.where)
         if whole.data_ptr() != places[0].data_ptr():
             places = list(torch.split(whole, [len(place) for place in places]))
         return [whole.nbytes, *places]

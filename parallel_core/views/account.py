@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from parallel_core.analysis.lateness import BETWEEN, ITSELF
 from parallel_core.program import Lane, Op
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Span, Trace
-from parallel_core.views.causes import Wait, message_ids, ordered, waits
+from parallel_core.views.causes import GAP, Wait, message_ids, ordered, waits
 
 
 def wait_text(wait: Wait, rows: Sequence[Span]) -> str:
@@ -32,11 +33,13 @@ def wait_text(wait: Wait, rows: Sequence[Span]) -> str:
 
 def _late_text(wait: Wait, rows: Sequence[Span]) -> str:
     text = f"for rank {rows[wait.culprit].rank}"
+    if wait.doing == GAP:
+        return f"{text}, which was {BETWEEN}"
     if wait.doing < 0:
         return text
     doing = rows[wait.doing]
     if doing.op == Op.WAIT:
-        return f"{text}, which was waiting itself"
+        return f"{text}, which was {ITSELF}"
     notes = [f"{wait.slow} times its median"] if wait.slow else []
     # With fewer cores than ranks an op is often long because it had to wait for a core.
     share = doing.cpu_ns / max(1, doing.duration)

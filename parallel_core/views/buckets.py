@@ -1,7 +1,7 @@
 """Bucket lanes: one rank's step with a lane for every gradient message.
 
     compute    F F F B B B |exposed| O        queued    behind another message of its own rank
-    bucket0          queued[wait|wire]        wait      it has arrived, a peer has not
+    bucket0          queued[wait|wire]        wait      a peer has not posted it yet
     bucket1               [   wire   ]        wire      bytes move
 
 What is under way when the backward is over stays exposed: the optimizer stands until it is there.
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from parallel_core.analysis.waits import split
-from parallel_core.meetings import last_arrival, messages
+from parallel_core.analysis.lateness import Meeting
+from parallel_core.meetings import messages
 from parallel_core.program import Op
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Span, Trace
@@ -105,18 +105,22 @@ def _exposed_text(step: Trace, rank: int) -> str:
 def _lanes(step: Trace, rank: int, sent: Sequence[Span]) -> list[Mark]:
     origin = origin_of(step, rank)
     marks = [work(span, 0, origin) for span in computed(step, rank)]
-    lasts = {end: last_arrival(ends) for ends in messages(step) for end in ends}
+    every = [Meeting.of(ends) for ends in messages(step)]
+    met = {end: meeting for meeting in every for end in meeting.ends}
     for row, span in enumerate(sent, start=1):
-        marks += _message(span, lasts[span], row, origin)
+        marks += _message(span, met[span], row, origin)
     return marks
 
 
-def _message(span: Span, last: Span, row: int, origin: int) -> list[Mark]:
-    """Queued, waiting for a peer, on the wire: the three parts of one message."""
-    wire = split(span, last)
+def _message(span: Span, meeting: Meeting, row: int, origin: int) -> list[Mark]:
+    """Queued, waiting for a peer, then for its link, on the wire: the parts of one message."""
+    late, queue, _ = meeting.parts(span, span.t_start, span.t_done)
+    posted = span.t_start + late
+    wire = posted + queue
     parts = (
         ("queued", span.t_post, span.t_start, "behind an earlier message"),
-        ("wait", span.t_start, wire, f"waits for rank {last.rank}"),
+        ("wait", span.t_start, posted, f"waits for rank {meeting.culprit.rank}"),
+        ("queued", posted, wire, "behind a peer's earlier message"),
         ("collective", wire, span.t_done, f"on the wire, {bytes_text(span.bytes)}"),
     )
     return [

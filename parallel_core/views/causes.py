@@ -1,28 +1,27 @@
 """Why a rank stands still: every wait of a trace, whom it is for, and what that rank was doing.
 
-The ends of a message are found by meetings.py. The last end to be *posted* is
-the culprit. A wait then falls into three parts, in this order:
+The ends of a message are found by meetings.py. The last end to be *posted* is the culprit, and
+analysis/lateness.py says how a wait falls into late, queue and wire: what the tables say as well.
 
-    late    until the last end was posted
-    queue   until the last end's lane took it up (the link was busy with earlier messages)
-    wire    until it was done
-
-A rank waits in three places: inside a message it posted early, in an explicit WAIT, and in the
+A rank waits in three places: inside a message, until the wire, in an explicit WAIT, and in the
 gap before an instruction whose input came from a message. Gaps that no message explains (a rank
 that has nothing to do) are no waits. Waits shorter than 1/2000 of the makespan are left out.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from parallel_core.meetings import meeting_of
+from parallel_core.analysis.lateness import BETWEEN, Meeting, Work
+from parallel_core.meetings import complete, joined
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
+
+UNKNOWN, GAP = -1, -2
+"""A culprit of which nothing is recorded; one that was between two ops."""
 
 SLOW = 1.5
 """A culprit is a straggler if its op took this many times the median of the same op."""
@@ -42,8 +41,8 @@ class Why(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """One wait. `row` is the span that waits, `message` the one it waits for, `culprit` that
-    message's last end to be posted and `doing` what the culprit's rank ran then (-1: nothing);
-    all four are positions in the rows. Times are nanoseconds; `slow` is 0 unless WHY is STRAGGLER.
+    message's last end to be posted and `doing` what the culprit's rank ran then; all four are
+    positions in the rows, `doing` also UNKNOWN or GAP. Times are nanoseconds; `slow` is 0 unless WHY is STRAGGLER.
     """
 
     row: int
@@ -80,11 +79,14 @@ def ordered(trace: Trace) -> tuple[Span, ...]:
 
 def message_ids(rows: Sequence[Span]) -> list[int]:
     """Per row the number of its message; the ends of one message share it, -1 is none."""
-    numbers: dict[tuple[object, ...], int] = {}
-    keys = [None if span.seq is None else meeting_of(span) for span in rows]
+    by_rank: dict[int, list[Span]] = defaultdict(list)
+    for span in sorted(rows, key=lambda s: (s.t_start, s.t_done)):
+        by_rank[span.rank].append(span)
+    found = joined(row for _, row in sorted(by_rank.items()))
+    of = {id(end): number for number, ends in enumerate(found) for end in ends}
+    numbers: dict[int, int] = {}  # in the order of the rows
     return [
-        -1 if key is None else numbers.setdefault((*key, span.seq), len(numbers))
-        for key, span in zip(keys, rows, strict=True)
+        numbers.setdefault(of[id(span)], len(numbers)) if id(span) in of else -1 for span in rows
     ]
 
 
@@ -98,24 +100,22 @@ class _Search:
 
     def __init__(self, rows: Sequence[Span], ids: Sequence[int]) -> None:
         self.rows, self.ids = rows, ids
-        self.ends: dict[int, list[int]] = defaultdict(list)
+        self.at = {id(span): row for row, span in enumerate(rows)}
+        ends: dict[int, list[Span]] = defaultdict(list)
         self.place: dict[tuple[int, int, int], int] = {}
-        self.compute: dict[int, list[int]] = defaultdict(list)
+        by_rank: dict[int, list[Span]] = defaultdict(list)
         durations: dict[tuple[str, str], list[int]] = defaultdict(list)
         for row, span in enumerate(rows):
             if ids[row] >= 0:
-                self.ends[ids[row]].append(row)
+                ends[ids[row]].append(span)
+            by_rank[span.rank].append(span)
             key = (span.rank, span.step, span.index)
             if key not in self.place or rows[self.place[key]].t_done < span.t_done:
                 self.place[key] = row
             if span.lane == Lane.COMPUTE:
-                self.compute[span.rank].append(row)
                 durations[span.op, span.where].append(span.duration)
-        self.last = [max(ends, key=self._posted) for _, ends in sorted(self.ends.items())]
-        self.taken = [
-            max(rows[end].t_start for end in ends) for _, ends in sorted(self.ends.items())
-        ]
-        self.starts = {rank: [rows[i].t_start for i in all_] for rank, all_ in self.compute.items()}
+        self.meetings = {number: Meeting.of(every) for number, every in ends.items()}
+        self.work = {rank: Work(spans) for rank, spans in by_rank.items()}
         self.median = {key: sorted(all_)[(len(all_) - 1) // 2] for key, all_ in durations.items()}
         first = min((s.t_start for s in rows), default=0)
         self.shortest = max(1, (max((s.t_done for s in rows), default=0) - first) // 2000)
@@ -137,11 +137,12 @@ class _Search:
         return [wait for wait in found if wait and wait.length >= self.shortest]
 
     def _in_message(self, row: int, span: Span) -> Wait | None:
-        last = self.last[self.ids[row]]
-        posted = self.rows[last].t_post
-        if last == row or posted <= span.t_start or span.t_done <= posted:
+        """The part of a message before its wire; none if an end is missing: it may be the last."""
+        meeting = self.meetings[self.ids[row]]
+        if not complete(meeting.ends):
             return None
-        return self._wait(row, row, span.t_start, posted, first=False)
+        late, queue, _ = meeting.parts(span, span.t_start, span.t_done)
+        return self._wait(row, row, span.t_start, span.t_start + late + queue, first=False)
 
     def _before(self, row: int, span: Span, before: Span | None) -> Wait | None:
         """The wait inside a WAIT, or in the gap before any other instruction."""
@@ -161,16 +162,11 @@ class _Search:
         messages = (row for row in deps if row >= 0 and self.ids[row] >= 0)
         return max(messages, key=lambda row: self.rows[row].t_done, default=-1)
 
-    def _posted(self, row: int) -> tuple[int, int]:
-        return self.rows[row].t_post, -self.rows[row].rank
-
     def _wait(self, row: int, message: int, start: int, end: int, *, first: bool) -> Wait:
-        culprit, begun = self.last[self.ids[message]], self.taken[self.ids[message]]
-        posted = self.rows[culprit].t_post
-        late = min(end, max(start, posted)) - start if culprit != message else 0
-        queue = min(end, max(start + late, begun)) - start - late
-        doing = self._doing(self.rows[culprit].rank, start, start + late) if late else -1
-        parts = {Why.LATE_PEER: late, Why.LINK_BUSY: queue, Why.WIRE: end - start - late - queue}
+        meeting = self.meetings[self.ids[message]]
+        late, queue, wire = meeting.parts(self.rows[message], start, end)
+        doing = self._doing(meeting.culprit.rank, start, start + late) if late else UNKNOWN
+        parts = {Why.LATE_PEER: late, Why.LINK_BUSY: queue, Why.WIRE: wire}
         why = max(parts, key=lambda part: parts[part])
         slow = 0.0
         if why == Why.LATE_PEER:
@@ -185,24 +181,17 @@ class _Search:
             queue=queue,
             why=Why.FILL if first else why,
             message=message,
-            culprit=culprit,
+            culprit=self.at[id(meeting.culprit)],
             doing=doing,
             slow=slow,
         )
 
     def _doing(self, rank: int, start: int, end: int) -> int:
-        """The compute span of `rank` that fills most of start..end, as a row; -1 if none."""
-        places = self.compute[rank]
-        at = max(0, bisect_right(self.starts.get(rank, []), start) - 1)
-        best, most = -1, 0
-        for row in places[at:]:
-            span = self.rows[row]
-            if span.t_start >= end:
-                break
-            overlap = min(end, span.t_done) - max(start, span.t_start)
-            if overlap > most:
-                best, most = row, overlap
-        return best
+        """What `rank` did for most of start..end: a row, GAP or UNKNOWN."""
+        doing = self.work[rank].during(start, end)
+        if doing.span is None:
+            return GAP if doing.words == BETWEEN else UNKNOWN
+        return self.at[id(doing.span)]
 
     def _slow(self, row: int) -> float:
         """How many times its median the span at `row` took, if that makes it a straggler."""

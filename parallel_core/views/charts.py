@@ -127,11 +127,14 @@ def utilisation(trace: Trace, *, warmup: int = 0, dark: bool = False) -> go.Figu
 
 
 def wait_wire(trace: Trace, *, dark: bool = False) -> go.Figure:
-    """Each rank's time in messages: waiting for the last to arrive, and the wire; milliseconds."""
+    """Each rank's time in messages: waiting for the last to be posted, then for its lane, and the
+    wire; milliseconds.
+    """
     sums = totals(waits(trace))[:MOST_RANKS]
     figure = go.Figure()
     parts = (
         ("wait for a peer", [r.wait_ns for r in sums], _waiting("\\", dark)),
+        ("link busy", [r.queue_ns for r in sums], _waiting(".", dark)),
         ("wire", [r.wire_ns for r in sums], _look(PHASES["collective"], trace.kind, dark)),
     )
     for name, times, look in parts:

@@ -7,6 +7,7 @@ quoted     grey dotted lines
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,14 +76,15 @@ def cost_curve(
     marks = [4.0**k for k in range(20) if min(sizes) <= 4.0**k <= max(sizes)][::2]
     clock = [10.0**k for k in range(-7, 4)]
     figure.update_xaxes(
-        type="log", title="buffer", range=log_range(min(sizes) / 1.5, max(sizes) * 4),
+        type="log", title="buffer", range=log_range(min(sizes) / 1.5, max(sizes) * 8),
         tickvals=marks, ticktext=[bytes_text(m) for m in marks],
     )  # fmt: skip
     figure.update_yaxes(
         type="log", title="time", range=log_range(min(times) / 2, max(times) * 2),
         tickvals=clock, ticktext=[time_text(1e9 * t) for t in clock],
     )  # fmt: skip
-    framed(figure, badges, height=420, dark=dark)
+    narrow = [line for badge in badges for line in textwrap.wrap(badge, 46)]
+    framed(figure, narrow, height=420, dark=dark)
     return figure.update_layout(showlegend=False, margin={"b": 48})
 
 
@@ -112,7 +114,7 @@ def _draw_dots(figure: go.Figure, dots: Sequence[Dot], theirs: bool, dark: bool)
         return
     figure.add_scatter(
         x=[dot.at[0] for dot in dots], y=[dot.at[1] for dot in dots], mode="markers+text",
-        text=[dot.label for dot in dots], textposition="bottom center",
+        text=[dot.label for dot in dots], textposition="middle right",
         textfont={"color": ink(dark), "size": 11},
         marker={"size": 9 if theirs else 12, "symbol": "square" if theirs else "circle",
                 "color": [ink(dark) if theirs else _shade(dot.role, dark) for dot in dots],

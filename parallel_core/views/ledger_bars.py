@@ -35,6 +35,14 @@ def ledger_bars(
         },
         hovertext=[safe(f"{name}: {_pair(want, got)}") for name, want, got in rows],
         hoverinfo="text",
+        showlegend=False,  # its swatch would take the first bar's colour
+    )
+    figure.add_scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        name="measured (solid)",
+        marker={"symbol": "square", "size": 12, "color": ink(dark)},
     )
     x: list[float | None] = []
     y: list[float | None] = []

@@ -67,8 +67,8 @@ def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False)
     values = [bar.value for bar in bars]
     low, high = min(values) / 4, max(values)
     high *= (high / low) ** 0.4  # room for the words after the longest bar
-    places, end = _places(bars)
-    for y, bar in zip(places, bars, strict=True):
+    rows = _rows(bars)
+    for y, bar in zip(rows, bars, strict=True):
         hover = "<br>".join([f"{bar.name}: {bar.words}", *textwrap.wrap(bar.source, 52)])
         box = Box(left=low, right=bar.value, y=y, label="", hover=hover, kind=bar.kind)
         add_box(figure, box, log=True, dark=dark)
@@ -76,9 +76,9 @@ def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False)
             x=math.log10(bar.value), y=y, text=f" {bar.words}", showarrow=False, xanchor="left",
             font={"size": 12},
         )  # fmt: skip
-    for inside, group in groupby(zip(places, bars, strict=True), key=lambda pair: pair[1].inside):
+    for inside, group in groupby(zip(rows, bars, strict=True), key=lambda pair: pair[1].inside):
         figure.add_annotation(
-            x=0, xref="paper", xanchor="left", y=next(group)[0] - 0.66, text=f"<i>{inside}</i>",
+            x=0, xref="paper", xanchor="left", y=next(group)[0] - 0.9, text=f"<i>{inside}</i>",
             showarrow=False, font={"size": 11},
         )  # fmt: skip
     shown = [(value, words) for value, words in axis.ticks if low <= value <= high]
@@ -88,19 +88,18 @@ def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False)
         tickangle=0,
     )  # fmt: skip
     names = [bar.name.replace(", ", ",<br>") for bar in bars]
-    figure.update_yaxes(tickvals=places, ticktext=names, range=[end, -1.0], showgrid=False)
+    figure.update_yaxes(tickvals=rows, ticktext=names, range=[rows[-1] + 0.6, -0.5], showgrid=False)
     lines = "<br>".join(textwrap.wrap(badge, 30)) + "<br>"
-    return finish(figure, lines.removesuffix("<br>"), height=round(130 + 38 * end), dark=dark)
+    return finish(figure, lines.removesuffix("<br>"), height=150 + 31 * rows[-1], dark=dark)
 
 
-def _places(bars: Sequence[Level]) -> tuple[list[float], float]:
-    """Where along y each bar lies, with a gap before every group, and where the axis ends."""
-    places: list[float] = []
-    at = 0.0
+def _rows(bars: Sequence[Level]) -> list[int]:
+    """The row of each bar; before every group one is left free for its name."""
+    rows: list[int] = []
     for before, bar in zip([None, *bars], bars, strict=False):
-        at += 1.0 if before is None or before.inside == bar.inside else 1.7
-        places.append(at - 1.0)
-    return places, at - 0.4
+        new = before is None or before.inside != bar.inside
+        rows.append((rows[-1] if rows else -1) + 1 + new)
+    return rows
 
 
 def describe_levels(bars: Sequence[Level]) -> str:

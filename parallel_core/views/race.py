@@ -23,7 +23,6 @@ from parallel_core.views.marks import (
     work,
 )
 
-
 MOST_APART = 3.0
 """Links fitted to two runs alone may differ by this factor; beyond it the machine decides."""
 

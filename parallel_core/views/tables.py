@@ -46,9 +46,10 @@ def wait_rows(found: Iterable[Wait], *, limit: int = 5000) -> list[Row]:
             "step": w.span.step,
             "message": w.span.label,
             "wait (ms)": _ms(w.wait_ns),
+            "queue (ms)": _ms(w.queue_ns),
             "wire (ms)": _ms(w.wire_ns),
             "waited for": f"rank {w.culprit}" if w.wait_ns else "",
-            "which was in": w.culprit_was_doing,
+            "which was": w.culprit_was_doing,
             "bytes": w.span.bytes,
             "in words": w.sentence,
         }
@@ -57,12 +58,13 @@ def wait_rows(found: Iterable[Wait], *, limit: int = 5000) -> list[Row]:
 
 
 def total_rows(sums: Sequence[RankTotal]) -> list[Row]:
-    """Wait, wire and waiting caused, per rank."""
+    """Wait, queue, wire and waiting caused, per rank."""
     return [
         {
             "rank": r.rank,
             "messages": r.messages,
             "waited (ms)": _ms(r.wait_ns),
+            "queue (ms)": _ms(r.queue_ns),
             "wire (ms)": _ms(r.wire_ns),
             "others waited for it (ms)": _ms(r.caused_ns),
         }
