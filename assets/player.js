@@ -811,7 +811,9 @@ export function moment(t, X0, X1, x, when) {
     if (seg.lane) continue;
     const i = running(X0, X1, seg, x);
     const waits = i >= 0 && t.ops[t.op[i]].name === "wait";
-    now.push([seg.rank, i < 0 ? "idle" : waits && t.waitAt.has(i) ? waitText(t, t.waitAt.get(i)) : label(t, i)]);
+    const before = lastUpTo(X0, x, seg.from, seg.to);
+    const still = before >= seg.from && before + 1 < seg.to ? "between two ops" : "idle";
+    now.push([seg.rank, i < 0 ? still : waits && t.waitAt.has(i) ? waitText(t, t.waitAt.get(i)) : label(t, i)]);
   }
   if (now.length <= 8) return `${when}: ${now.map(([r, what]) => `rank ${r} ${what}`).join(", ")}.`;
   const counts = new Map();
@@ -1343,7 +1345,8 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     }
     if (lane || S.axis === "steps") return null;
     const why = next >= seg.to ? "nothing left to do" : `${label(t, next)} comes next; no message holds it up`;
-    return { row: -1, title: `rank ${rank} is idle`, lines: [why] };
+    const still = next > seg.from && next < seg.to ? "between two ops" : "idle";
+    return { row: -1, title: `rank ${rank} is ${still}`, lines: [why] };
   }
 
   function show(found, px, y) {

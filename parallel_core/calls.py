@@ -27,7 +27,8 @@ from pathlib import Path
 SLOTS = 4
 SLOT = 128  # bytes: a word, then the call as text
 _WORD = 8
-_FINGERPRINT = 40  # bits of the word; the number of the call has the others
+_FINGERPRINT = 40  # bits of the word; the number of the call has the others, and may go round
+_NUMBERS = (1 << (8 * _WORD - _FINGERPRINT)) - 1
 
 
 class CallMismatch(RuntimeError):
@@ -62,15 +63,16 @@ class Register:
         """
         fingerprint, text = _described(call)
         self._count += 1
-        word = self._count << _FINGERPRINT | fingerprint
-        slot = self._count % SLOTS
+        number = (self._count - 1) % _NUMBERS + 1  # never 0, which an empty slot has
+        word = number << _FINGERPRINT | fingerprint
+        slot = number % SLOTS
         mine = self._at(self._me, slot)
         self._bytes[mine + _WORD : mine + SLOT] = text
         self._words[mine // _WORD] = word
         fence()  # or both could look before either has written
         for member, at in self._theirs[slot]:
             other = self._words[at]
-            if other != word and other >> _FINGERPRINT == self._count:
+            if other != word and other >> _FINGERPRINT == number:
                 raise self._mismatch(member, slot)
 
     def _at(self, member: int, slot: int) -> int:

@@ -99,9 +99,11 @@ class Lanes:
         """End the side threads and let go of every value."""
         self._closed = True
         self._store.clear()
+        # after a failure a lane may stand in a message that will never come: nobody waits for it
+        patience = 0.0 if self._failure else 5.0
         for begin, thread in self._sides.values():
             begin.release()
-            thread.join(timeout=5)
+            thread.join(timeout=patience)
 
     def _side_thread(self, lane: Lane) -> threading.Thread:
         return threading.Thread(target=self._side, args=(lane,), daemon=True, name=f"{lane} lane")

@@ -116,9 +116,10 @@ def pings(sweeps: Sequence[Sequence[Mapping[str, Any]]], apart: int) -> tuple[Pi
 
 def law(name: str, link: Link) -> Law:
     """A fitted link as a curve to draw."""
+    flat = isinstance(link, RampLink) and not link.half
     return Law(
         name=name,
-        words=str(link),
+        words="none found, the line fits best" if flat else str(link),
         seconds=lambda size: link.seconds(Op.SEND, round(size), 2),
         half=link.alpha * link.beta,
     )

@@ -125,17 +125,18 @@ def test_utilisation_stacks_to_the_whole_window():
 
 def test_wait_and_wire_per_rank_in_milliseconds():
     """Rank 0 waits 5 ms and both take 1 ms of wire; the hover says who was waited for."""
-    wait, wire = wait_wire(run()).data
-    assert (list(wait.x), list(wire.x)) == ([5, 0], [1, 1])
+    wait, queue, wire = wait_wire(run()).data
+    assert (list(wait.x), list(queue.x), list(wire.x)) == ([5, 0], [0, 0], [1, 1])
+    assert (queue.name, queue.marker.pattern.shape) == ("link busy", ".")
     assert wait.marker.pattern.shape == "\\"
     assert wait.hovertext[1].endswith("the others waited 5 ms for rank 1")
 
 
 def test_a_modelled_bar_cannot_pass_for_a_measured_one():
     """Its fill is another one, and its line is dashed."""
-    for name in ("use", "wait"):
+    for name, bar in (("use", 1), ("wait", 2)):
         solid, pale = (
-            figures(False, kind)[name].data[1] for kind in (Kind.MEASURED, Kind.MODELLED)
+            figures(False, kind)[name].data[bar] for kind in (Kind.MEASURED, Kind.MODELLED)
         )
         measured, modelled = solid.marker.color, pale.marker.color
         if name == "use":

@@ -26,7 +26,7 @@ RUN = Trace(
         *(
             span(
                 r, "all_reduce", 2000 + 500 * r, 4000, index=1, where="bucket0", axis="dp",
-                peers=PEERS, seq=0, bytes=4096, t_post=1900, deps=(0,), memory=64 * r,
+                peers=PEERS, seq=0, bytes=4096, t_post=1900 + r, deps=(0,), memory=64 * r,
             )
             for r in PEERS
         ),
@@ -77,7 +77,7 @@ def test_processes_and_threads_have_names_and_an_order():
 
 
 def test_arrows_join_the_ends_of_complete_messages_inside_their_slices():
-    """From the last to arrive (rank 2) to the two that waited, and from the send to its receive."""
+    """From the last to post (rank 2) to the two that waited, and from the send to its receive."""
     starts, ends = ({e["id"]: e for e in events(phase)} for phase in "sf")
     assert starts.keys() == ends.keys()
     arrows = Counter((starts[i]["pid"], ends[i]["pid"]) for i in starts)

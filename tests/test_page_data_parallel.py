@@ -11,13 +11,16 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from parallel_core import places
+from parallel_core.cost import Link
 from parallel_core.plan import Plan
+from parallel_core.report import predict
 from parallel_core.trace import Kind
+from parallel_core.views.race import Contest, race
 
 APP = places.app()
 sys.path.insert(0, str(APP))
 
-from screens import data_parallel, dp_runs, live  # noqa: E402  (the app's folder must be on the path)
+from screens import data_parallel, dp_runs, live, results  # noqa: E402  (the app's folder must be on the path)
 
 SMALL = {"dp": 2, "layers": 2, "hidden": 32, "heads": 2, "seq": 32, "steps": 3}
 
@@ -141,7 +144,9 @@ def test_a_race_runs_both_methods_and_shows_them_on_one_axis():
     ]
     assert [label for trace in dots for label in trace["text"]] == ["#1", "#2"]
     page = " ".join(found.proto.body for found in at.get("html"))
-    assert "max |parallel" in page and "times as fast" in page
+    assert "max |parallel" in page
+    assert "by the wall clock" in page or "Too noisy to call" in page
+    assert "Both sent the same bytes a step" in page
     assert "They agree to the byte" in words(at)
     assert any("shardlab run --dp 2" in code.value for code in at.code)
 
@@ -158,6 +163,42 @@ def test_a_race_runs_both_methods_and_shows_them_on_one_axis():
     button(at, "Forget my runs").click().run()
     assert "The race" not in headings(at) and "job" not in at.query_params
     assert '"#1"' not in json.dumps(figures(at))
+
+
+def contest(bandwidths):
+    """A naive and a bucketed run, modelled; links of these bandwidths were fitted to each alone."""
+    plans = {name: Plan.of(dp=2, dp_method=name) for name in ("naive", "bucketed")}
+    steps = {name: predict(plan) for name, plan in plans.items()}
+    alone = {name: Link(1e-4, beta) for name, beta in zip(plans, bandwidths, strict=True)}
+    return Contest(wall=steps, own=steps, link=Link(1e-4, 1e9), alone=alone)
+
+
+def test_a_race_over_links_too_far_apart_is_not_called():
+    """Up to a factor 3 there is a winner, on both clocks, over a link that is told; beyond, none."""
+    near, far = contest((1e9, 2.9e9)), contest((3.1e9, 1e9))
+    assert near.called and near.headline.startswith("Bucketed: ")
+    assert "on own devices" in near.headline and "by the wall clock" in near.headline
+    assert "beta 1 GB/s" in near.words
+    assert not far.called and far.headline == "Too noisy to call" and "factor 3.1" in far.words
+    flags = [
+        [note.text for note in race(each.own, called=each.called).layout.annotations]
+        for each in (near, far)
+    ]
+    assert [sum(", first" in text for text in texts) for texts in flags] == [1, 0]
+
+
+def test_a_single_bad_rank_turns_the_ledger_red():
+    """The fullest rank agrees, another does not; and an operation that nobody predicted counts."""
+    predicted, measured = {"params": [8, 8]}, {"params": [8, 4]}
+    (state,) = results._state({"predicted": predicted, "measured": measured})
+    assert (state.predicted, state.measured, state.equal) == (8, 8, False)
+    op = {"messages": [1, 1], "payload_bytes": [4, 4], "wire_bytes": 8}
+    sides = {"predicted": {"dp": {"all_reduce": op}}, "measured": {"dp": {"all_reduce": op}}}
+    assert [row.equal for row in results._wire(sides)] == [True]
+    sides["measured"] = {"dp": {"all_reduce": op, "broadcast": op}}
+    assert [row.equal for row in results._wire(sides)] == [True, False]
+    sides["measured"] = {"dp": {"all_reduce": {**op, "payload_bytes": [2, 6]}}}
+    assert [row.equal for row in results._wire(sides)] == [False]
 
 
 def test_only_the_way_of_summing_may_differ_between_dots():

@@ -69,6 +69,27 @@ def test_a_late_rank_without_a_core_is_told_from_a_slow_one(measured: Trace) -> 
     assert "on a core" not in account(measured)
 
 
+def test_a_culprit_between_two_ops_is_said_to_be_there() -> None:
+    """Its ops fill less than half of what others waited: no op is blamed."""
+    meet = {"axis": "dp", "peers": (0, 1), "seq": 0}
+    late = [span(1, "F", 0, 10), span(1, "F", 20, 30, index=1), span(1, "F", 96, 99, index=2)]
+    rows = ordered(
+        trace_of(
+            span(0, "all_reduce", 0, 110, **meet), *late, span(1, "all_reduce", 100, 110, **meet)
+        )
+    )
+    (wait,) = waits(rows, message_ids(rows))
+    assert wait_text(wait, rows) == "waits 100 ns for rank 1, which was between two ops"
+
+
+def test_a_message_with_an_end_missing_blames_nobody() -> None:
+    """Rank 2's end is not in the trace yet: it may be the one that comes last."""
+    meet = {"axis": "dp", "peers": (0, 1, 2), "seq": 0}
+    ends = (span(0, "all_reduce", 0, 50, **meet), span(1, "all_reduce", 40, 50, **meet))
+    rows = ordered(trace_of(*ends, ranks=3))
+    assert waits(rows, message_ids(rows)) == []
+
+
 def test_a_rank_that_is_last_waits_for_the_wire_alone(measured: Trace) -> None:
     """Rank 2 keeps everybody waiting, so its own wait is the message on its way."""
     rows = ordered(measured)
@@ -322,14 +343,24 @@ def test_the_players_own_tests_pass() -> None:
 
 
 @pytest.mark.skipif(NODE is None, reason="needs node: apt install nodejs")
-@pytest.mark.parametrize("slow", [{2: 1.7}, {1: 1.2, 3: 1.3}, {}])
+@pytest.mark.parametrize("slow", [{2: 1.7}, {1: 1.2, 3: 1.3}, {}, None])
 def test_python_and_javascript_say_the_same_about_every_wait(
-    slow: dict[int, float], tmp_path: Path
+    slow: dict[int, float] | None, tmp_path: Path
 ) -> None:
-    """One set of sentences: the account's and the popover's."""
-    trace = dp_step(kind=Kind.MEASURED, slow=slow)
+    """One set of sentences: the account's and the popover's; also with gaps between the ops."""
+    trace = dp_step(kind=Kind.MEASURED, slow={2: 1.7} if slow is None else slow)
+    if slow is None:
+        thin = {"F", "B"}
+        trace = replace(
+            trace,
+            spans=tuple(
+                replace(s, t_done=s.t_start + s.duration // 4) if s.op in thin else s
+                for s in trace.spans
+            ),
+        )
     rows = ordered(trace)
     want = [wait_text(w, rows) for w in waits(rows, message_ids(rows))]
+    assert (slow is None) == any("which was between two ops" in text for text in want)
     (tmp_path / "player.mjs").write_bytes((places.assets() / "player.js").read_bytes())
     layer = payload(trace)["layers"]["trace"] | {"world_size": trace.world_size}
     (tmp_path / "layer.json").write_text(json.dumps(layer))

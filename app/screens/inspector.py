@@ -110,7 +110,8 @@ def _waiting(trace: Trace) -> None:
     queue = sum(r.queue_ns for r in sums)
     st.markdown(
         f"In messages, the ranks spent **{time_text(waited)} waiting** for a peer to post its "
-        f"part, {time_text(queue)} until its link was free and **{time_text(wire)} on the wire**, summed over ranks."
+        f"part, {time_text(queue)} until its link was free and "
+        f"**{time_text(wire)} on the wire**, summed over ranks."
     )
     chrome.chart(
         charts.wait_wire(trace, dark=chrome.dark()),

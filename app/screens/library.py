@@ -11,6 +11,7 @@ import streamlit as st
 from parallel_core import places
 from parallel_core.importers.load import TraceError, load, load_many
 from parallel_core.trace import Trace
+from screens import chrome
 
 MARK = b'"shardlab_trace"'  # stands in the first bytes of every trace of ours
 TOGETHER, APART = "the ranks of one job", "traces to compare"

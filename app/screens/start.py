@@ -69,9 +69,11 @@ def _recorded() -> None:
         f"Each row is one of {trace.world_size} processes that train a small transformer on the "
         "text of *Moby-Dick*. **F** runs a layer forward, **B** backward. As backward comes down "
         "from the last layer, gradients are complete bucket by bucket; the thin lane below each "
-        "row sums them over all processes (*all-reduce*) while backward goes on. What is left "
-        "blank is waiting: point at it and it says for whom. Then every process makes the same "
-        "update, **O**. Press space in the picture to play it, the arrow keys to step."
+        "row sums them over all processes (*all-reduce*) while backward goes on. **Hatched** "
+        "is waiting for another process: point at it and it says for whom. **Blank** between two "
+        f"cells means that the process had no core: {trace.world_size} processes share this "
+        "machine's cores. Then every process makes the same update, **O**. Press space in the "
+        "picture to play it, the arrow keys to step."
     )
 
 

@@ -89,7 +89,9 @@ def topologies() -> None:
     st.markdown(
         "A torus needs no switch and serves neighbours at full speed; its cut grows with the "
         "surface only. A fat tree keeps half of all ranks' cables in every cut, and pays for it in "
-        "switches. A mesh has a cable for every pair, which nobody can afford twice."
+        "switches. A mesh has a cable for every pair, which nobody can afford twice. The times "
+        "above are what the busiest link needs at least; below, everybody sends at once and "
+        "messages queue."
     )
     _drawing(found, size)
 
@@ -137,7 +139,7 @@ def _drawing(found: dict[str, Topology], size: int) -> None:
     cost = collective_cost(program, size, each.wire.link)
     done = simulate_on(program, cost, Network(each), rendezvous=True)
     uses, span = link_use(done.hops), done.trace.makespan
-    badge = f"model: direct all-to-all, {time_text(span)}, every link's queue simulated"
+    badge = f"model: direct all-to-all,<br>{time_text(span)}, queues simulated"
     figure = topology_figure(each, uses, span_ns=span, badge=badge, dark=chrome.dark())
     words = describe_links(each, uses, span)
     chrome.chart(figure, words, "machine.drawn")

@@ -67,7 +67,8 @@ def shardlab(ctx: click.Context) -> None:
 def main() -> None:
     """The entry point. Errors are one sentence; exit code 2 for a bad choice, 1 for a failure."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _ended_from_outside)
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored: leave that
+            signal.signal(number, _ended_from_outside)
     try:
         code = shardlab.main(prog_name="shardlab", standalone_mode=False)
     except click.UsageError as error:

@@ -78,7 +78,7 @@ def _ledger(report: dict[str, Any]) -> Table:
     wire, memory = report["ledger"]["wire"], report["ledger"]["memory"]
     none = {"wire_bytes": 0}
     sides = (wire["predicted"], wire["measured"])
-    for axis, op in sorted({(axis, op) for side in sides for axis in side for op in side[axis]}):
+    for axis, op in sorted({(a, o) for side in sides for a, ops in side.items() for o in ops}):
         want, got = (side.get(axis, {}).get(op, none) for side in sides)
         totals = (want["wire_bytes"], got["wire_bytes"])
         table.add_row(f"wire {axis} {op}, all ranks", *_compared(totals, equal=want == got))

@@ -42,7 +42,8 @@ class Why(StrEnum):
 class Wait:
     """One wait. `row` is the span that waits, `message` the one it waits for, `culprit` that
     message's last end to be posted and `doing` what the culprit's rank ran then; all four are
-    positions in the rows, `doing` also UNKNOWN or GAP. Times are nanoseconds; `slow` is 0 unless WHY is STRAGGLER.
+    positions in the rows, `doing` also UNKNOWN or GAP. Times are nanoseconds; `slow` is 0
+    unless WHY is STRAGGLER.
     """
 
     row: int

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import math
-import textwrap
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from parallel_core.quantities import bytes_text
-from parallel_core.views.frame import finish
+from parallel_core.views.frame import finish, safe
 from parallel_core.views.palette import Shade
+
+__all__ = ["byte_ticks", "colour", "framed", "safe"]
 
 
 def framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool) -> go.Figure:
-    """The common frame, the badge wrapped, the legend below."""
-    lines = [safe(line) for badge in badges for line in textwrap.wrap(badge, 96) or [""]]
-    finish(figure, "<br>".join(lines), height=height + 18 * len(lines), dark=dark)
+    """The common frame, the legend below."""
+    finish(figure, badges, height=height, dark=dark, grows=True)
     return figure.update_layout(
         template=go.layout.Template(),
         showlegend=True,
@@ -29,7 +28,7 @@ def framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool)
             "yanchor": "bottom",
             "yref": "container",
         },
-        margin={"l": 10, "r": 16, "t": 32 + 18 * len(lines), "b": 86},
+        margin={"b": 86},
     )
 
 
@@ -46,8 +45,3 @@ def byte_ticks(most: float) -> dict[str, object]:
     step = unit * power * next(nice for nice in (1, 2, 5, 10) if nice * power >= rough * 0.999)
     ticks = [at * step for at in range(int(most / step) + 1)]
     return {"tickvals": ticks, "ticktext": [bytes_text(tick) for tick in ticks]}
-
-
-def safe(text: str) -> str:
-    """Text that Plotly shows as it is: a stranger's trace may hold tags."""
-    return html.escape(text, quote=False)

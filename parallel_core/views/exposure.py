@@ -11,7 +11,6 @@ Both axes are logarithmic: naive and bucketed differ by an order of magnitude in
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -151,10 +150,6 @@ def _dots(figure: go.Figure, dots: Sequence[Dot], kind: Kind, dark: bool) -> Non
 
 
 def framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool) -> go.Figure:
-    """The common frame; badges wrapped so narrow that a phone shows them whole."""
-    lines = [line for badge in badges for line in textwrap.wrap(badge, 50)]
-    text = "<br>".join(lines)
-    finish(figure, text, height=height + 15 * len(lines), dark=dark)
-    figure.update_annotations(selector={"text": text}, align="left", font={"size": 10})
-    figure.update_xaxes(title={"font": {"size": 12}})
-    return figure.update_layout(margin={"t": 34 + 15 * len(lines)})
+    """The common frame, higher by its badges."""
+    finish(figure, badges, height=height, dark=dark, grows=True)
+    return figure.update_xaxes(title={"font": {"size": 12}})

@@ -7,8 +7,10 @@ be dashed. How a mark is drawn says where it comes from:
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -19,6 +21,8 @@ from parallel_core.views.palette import TENSORS, contrast, mix
 DASH = {Kind.MODELLED: "dash", Kind.QUOTED: "dot"}
 PAGES = {False: "#FFFFFF", True: "#11161B"}  # what a transparent figure lies on: light, dark
 GREY = {False: "#C3C8CF", True: "#4A4F57"}
+LINE = 16  # pixels that a line of a badge takes
+_WRAP = 46  # letters of a badge's line that a narrow screen shows
 _PALE = 0.6  # share of its colour that a modelled fill keeps
 
 
@@ -78,17 +82,28 @@ def add_box(figure: go.Figure, box: Box, *, log: bool = False, dark: bool) -> No
     )  # fmt: skip
 
 
-def finish(figure: go.Figure, badge: str, *, height: int, dark: bool) -> go.Figure:
-    """Give the figure its paper, its grid and its badge; returns it.
+def safe(text: str) -> str:
+    """Text that Plotly shows as it is: a stranger's trace may hold tags."""
+    return html.escape(text, quote=False)
 
-    A badge that has no line breaks of its own is wrapped for a narrow screen.
+
+def finish(
+    figure: go.Figure, badge: str | Sequence[str], *, height: int, dark: bool, grows: bool = False
+) -> go.Figure:
+    """Give the figure its paper, its grid and its badge (or several); returns it.
+
+    Badges are wrapped for a narrow screen, also at "<br>", and the top margin holds all their
+    lines; with `grows` that room is added to the height.
     """
-    lines = badge.split("<br>") if "<br>" in badge else textwrap.wrap(badge, 46)
+    badges = [badge] if isinstance(badge, str) else badge
+    parts = [part for each in badges for part in each.split("<br>")]
+    lines = [safe(line) for part in parts for line in textwrap.wrap(part, _WRAP)]
+    height += LINE * len(lines) * grows
     grid = "rgba(242,242,242,0.16)" if dark else "rgba(27,30,35,0.12)"
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=False,
         font={"color": ink(dark), "size": 13}, height=height,
-        margin={"l": 10, "r": 16, "t": 30 + 16 * len(lines), "b": 48},
+        margin={"l": 10, "r": 16, "t": 30 + LINE * len(lines), "b": 48},
     )  # fmt: skip
     figure.update_xaxes(gridcolor=grid, zeroline=False, automargin=True)
     figure.update_yaxes(gridcolor=grid, zeroline=False, automargin=True)

@@ -54,7 +54,7 @@ LATENCY = Axis(
 )
 BANDWIDTH = Axis(
     title="bytes a second, one direction",
-    ticks=((1e10, "10 G"), (1e11, "100 G"), (1e12, "1 T"), (1e13, "10 T"), (1e14, "100 T")),
+    ticks=((1e10, "10 G"), (1e12, "1 T"), (1e14, "100 T")),
 )
 _TIMES = tuple((10.0**k, time_text(10.0 ** (9 + k))) for k in range(-9, 5, 2))
 DURATION = Axis(title="time of one message", ticks=_TIMES)
@@ -90,7 +90,7 @@ def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False)
     names = [bar.name.replace(", ", ",<br>") for bar in bars]
     figure.update_yaxes(tickvals=rows, ticktext=names, range=[rows[-1] + 0.6, -0.5], showgrid=False)
     lines = "<br>".join(textwrap.wrap(badge, 30)) + "<br>"
-    return finish(figure, lines.removesuffix("<br>"), height=150 + 31 * rows[-1], dark=dark)
+    return finish(figure, lines.removesuffix("<br>"), height=150 + 34 * rows[-1], dark=dark)
 
 
 def _rows(bars: Sequence[Level]) -> list[int]:
@@ -196,7 +196,7 @@ def _half(figure: go.Figure, law: Law, across: tuple[float, float], dark: bool) 
     figure.add_vline(x=law.half, line={"color": ink(dark), "width": 1, "dash": "dot"})
     figure.add_annotation(
         x=math.log10(law.half), y=0.02, yref="paper", yanchor="bottom", showarrow=False,
-        xanchor="right", text=f"alpha·beta {bytes_text(law.half)} ", font={"size": 12},
+        xanchor="left", text=f" alpha·beta {bytes_text(law.half)}", font={"size": 12},
     )  # fmt: skip
 
 

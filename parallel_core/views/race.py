@@ -126,14 +126,15 @@ class Contest:
     def words(self) -> str:
         """What the headline rests on: the gap, and the link of both replays; one or two sentences.
 
-        Without a call, by how much the machine changed between the runs, and what to do.
+        Without a call, how far the links are apart, what the wall clock says, and what to do.
         """
         if not self.called:
             each = ", ".join(f"{name} {x.beta / 1e9:.2g} GB/s" for name, x in self.alone.items())
             return (
-                f"Fitted to each run alone, the links differ by a factor {self.apart:.1f} ({each}):"
-                " between the runs the machine changed too much to blame the method. Race again"
-                " when nothing else runs here."
+                f"Fitted to each run alone, the links differ by a factor {self.apart:.1f} ({each}),"
+                f" more than {MOST_APART:g}: no one link describes both, so own devices have no"
+                f" winner. By the wall clock, {outcome(self.wall).words}; that may be the machine's"
+                " doing. Race again when nothing else runs here."
             )
         return (
             f"On own devices, {outcome(self.own).words}. Both were replayed over the one link"
