@@ -1251,6 +1251,9 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     root, seek, step, play, pause, set, bench,
     update: (next) => load(next, Boolean(S.payload) && next.run === S.payload.run),
     state: () => ({ x: S.x, at: S.at, end, layout: S.layout, playing: S.playing, messages: order.length, d: spots.map((spot) => spot.card.d), text: say.textContent }),
+    /** Where the k-th thing that moves is, and where a scene's strip is, in CSS pixels. */
+    hit: (k) => ({ x: S.hits[k].x, y: S.hits[k].y }),
+    strip: (i) => ({ left: spots[i].strip.left, plot: spots[i].strip.plot, y: spots[i].strip.top + 2 }),
     destroy() {
       S.playing = false;
       clearTimeout(S.timer);

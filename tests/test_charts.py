@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from parallel_core import places
+from parallel_core.data.overlap import Overlap
+from parallel_core.hardware.topologies import topology
+from parallel_core.importers.load import load
 from parallel_core.trace import Kind, Provenance, Span, Trace
+from parallel_core.views.buckets import bucket_lanes
 from parallel_core.views.chart_frame import byte_ticks
 from parallel_core.views.charts import (
     ledger_bars,
@@ -17,7 +23,14 @@ from parallel_core.views.charts import (
     utilisation,
     wait_wire,
 )
+from parallel_core.views.exposure import exposure_curve
+from parallel_core.views.frame import LINE
+from parallel_core.views.machine_room import ping_pong
 from parallel_core.views.palette import PHASES, TENSORS
+from parallel_core.views.race import race
+from parallel_core.views.roofline import Roof, roofline
+from parallel_core.views.topology import topology_figure
+from parallel_core.views.walls import ladder
 
 MS = 1_000_000
 
@@ -168,3 +181,44 @@ def test_byte_axes_have_a_few_round_ticks(most):
     """Three to six, the first 0, none beyond the largest value."""
     ticks = list(byte_ticks(most)["tickvals"])
     assert ticks[0] == 0 and ticks[-1] <= most and 2 <= len(ticks) <= 6
+
+
+LONG = "measured: a badge of many words " + "and what the run was made with " * 6
+
+
+def long_badged() -> dict[str, Any]:
+    """A figure of every module that draws, each under a badge of several lines."""
+    recorded = places.assets() / "recorded_dp4.json"
+    trace = load(recorded.name, recorded.read_bytes())
+    law = Overlap(backward=0.1, wire=0.01, latency=0.001)
+    return {
+        "loss": loss_curve({"a": trace, "b": trace}),
+        "ledger": ledger_bars([("params", 8, 8)], badge=LONG),
+        "memory": memory_over_time(trace),
+        "use": utilisation(trace),
+        "wait": wait_wire(trace),
+        "exposure": exposure_curve(law, [], badges=[LONG, LONG]),
+        "buckets": bucket_lanes(trace),
+        "race": race({"a": trace, "b": trace}),
+        "roofline": roofline([Roof(name="a", peak=9.0, bandwidth=1.0)], [], badge=LONG),
+        "ladder": ladder({"a": 1, "b": 1000}, badge=LONG),
+        "ping": ping_pong([], badge=LONG),
+        "topology": topology_figure(topology("ring:4"), badge=LONG),
+    }
+
+
+def test_the_top_margin_holds_every_line_of_the_badge():
+    """A badge stands above the plot; with less room than its lines, the first is cut off."""
+    for name, figure in long_badged().items():
+        (badge,) = (note for note in figure.layout.annotations if note.borderpad == 3)
+        lines = badge.text.split("<br>")
+        assert len(lines) > 1 and max(len(line) for line in lines) <= 46, name
+        room = figure.layout.margin.t - badge.yshift - 2 * badge.borderpad
+        assert room >= len(lines) * LINE >= len(lines) * 1.3 * badge.font.size, name
+
+
+def test_one_function_alone_sets_the_top_margin():
+    """So what holds for the figures above holds for those that come."""
+    views = sorted((places.assets().parent / "parallel_core" / "views").glob("*.py"))
+    setting = re.compile(r"""margin\s*=\s*(?:dict\(|\{)[^})]*?(?:"t"|\bt\s*=)|margin_t""")
+    assert [view.name for view in views if setting.search(view.read_text())] == ["frame.py"]

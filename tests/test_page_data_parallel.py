@@ -174,7 +174,7 @@ def contest(bandwidths):
 
 
 def test_a_race_over_links_too_far_apart_is_not_called():
-    """Up to a factor 3 there is a winner, on both clocks, over a link that is told; beyond, none."""
+    """Up to a factor 3 there is a winner, on both clocks, over a link that is told."""
     near, far = contest((1e9, 2.9e9)), contest((3.1e9, 1e9))
     assert near.called and near.headline.startswith("Bucketed: ")
     assert "on own devices" in near.headline and "by the wall clock" in near.headline
@@ -199,6 +199,27 @@ def test_a_single_bad_rank_turns_the_ledger_red():
     assert [row.equal for row in results._wire(sides)] == [True, False]
     sides["measured"] = {"dp": {"all_reduce": {**op, "payload_bytes": [2, 6]}}}
     assert [row.equal for row in results._wire(sides)] == [False]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_every_element_type_gets_a_verdict(dtype):
+    """What rounding explains is said; what it does not, a NaN too, is an error that names it."""
+    counted = ["loss", "gradient norm", "gradients"]
+    for error, alarms in ((1e-12, 0), (0.5, 1), (float("nan"), 1)):
+        found = {
+            "errors": {"loss": error, "gradient norm": 1e-12, "gradients": 1e-12},
+            **{"counted": counted, "tensors": 9, "steps": 3},
+            **{"max_rel_error": error, "max_abs_error": 1e-9},
+        }
+        source = (
+            f"import sys; sys.path.insert(0, {str(APP)!r})\nfrom screens import results\n"
+            f"nan = float('nan')\nresults.parity({found!r}, {dtype!r})"
+        )
+        at = AppTest.from_string(source, default_timeout=60).run()
+        assert not at.exception and len(at.error) == alarms, (error, at.error)
+        assert all("the loss of the first 3 steps" in said.value for said in at.error)
+        page = " ".join(part.proto.body for part in at.get("html"))
+        assert "Rounding explains" in page and "rank 0&#x27;s, after the sum" in page
 
 
 def test_only_the_way_of_summing_may_differ_between_dots():

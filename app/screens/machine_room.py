@@ -51,11 +51,11 @@ def levels() -> None:
         return
     chrome.reveal(guess, 1e3 * WIRES["ethernet-100"].seconds(2**30), "ms")
     left, right = st.columns(2)
-    server = left.selectbox("Server", list(GENERATIONS), index=1, key="server", bind=BOUND)
+    server = left.selectbox("Server", list(GENERATIONS), key="server", bind=BOUND)
     size = SIZES[right.selectbox("Message", list(SIZES), index=6, key="message", bind=BOUND)]
     left, right = st.columns(2)  # new ones, so that on a phone the controls stay together
     rungs = hierarchy(server)
-    badge = f"quoted: {server} server; cycles and caches are an A100's"
+    badge = f"quoted: {server} server, data sheets and measurements"
     with left:
         bars = _bars(rungs, lambda r: r.latency, lambda r: r.latency_source, time_of)
         _chart(views.levels(bars, views.LATENCY, badge=badge, dark=chrome.dark()), bars, "latency")
@@ -122,7 +122,7 @@ def superpods() -> None:
         "compare."
     )
     for pod in PODS:
-        st.subheader(pod.name, anchor=False)
+        st.markdown(f"**{pod.name}**")
         chrome.table(
             [
                 {
@@ -134,7 +134,7 @@ def superpods() -> None:
                 for f in pod.figures()
             ]
         )
-    st.caption(f"Printed: {SOURCE}. Computed: from the parts in hardware/superpods.py.")
+    st.markdown(f"Printed: {SOURCE}. Computed: from the parts in hardware/superpods.py.")
 
 
 def _amount(value: float, unit: str) -> str:
@@ -167,7 +167,7 @@ def curves() -> None:
         f"{curve.ramp}. Both speak of one hop of a ring. No line fits NCCL: it changes algorithm "
         "and protocol with the size."
     )
-    st.caption(f"{source.source}, {source.url}. {source.notes}")
+    st.markdown(f"{source.source}, {source.url}. {source.notes}")
 
 
 SECTIONS: dict[str, Callable[[], None]] = {

@@ -79,7 +79,7 @@ def _predict(request: CollectiveRequest) -> chrome.Guess:
     return chrome.predict(
         PAGE,
         f"{request.ranks} ranks, a buffer of S = {bytes_text(request.bytes)} each, by "
-        f"{request.algorithm}: how often S does the busiest rank send?",
+        f"{request.algorithm}: how many times S does the busiest rank send?",
         unit="× S",
         high=1e4,
     )

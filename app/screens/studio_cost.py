@@ -126,7 +126,10 @@ def _say(choice: Choice, crossings: list[Crossing], dots: list[Dot]) -> None:
     if not choice.here:
         said.append("Your runs are not drawn: they went over this machine's links, not these.")
     elif not dots:
-        said.append("**Run** puts your own measurements on this chart; two sizes fit the link.")
+        said.append(
+            "**Run** puts your own measurements on this chart; runs of small and of large buffers "
+            "fit its lines."
+        )
     st.markdown(" ".join(said))
 
 

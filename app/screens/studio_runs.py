@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from screens import live
 from screens.controls import sentence
 
 MOST = 40
+APART = 32
 NAME = "run"  # in the URL; other pages' runs stand under another name
 _KEPT, _FOLLOWED = "studio.kept", "studio.followed"
 _FIRST, _SECOND = "studio.first", "studio.second"  # of a race: who is over, who comes next
@@ -169,12 +171,23 @@ def forget_all() -> None:
 
 def this_machine() -> Wire:
     """A message between two processes here: fitted to the session's runs, else assumed."""
-    points = [point for kept in runs() for point in _messages(kept)]
+    return fitted(runs())
+
+
+def fitted(kept: Sequence[Kept]) -> Wire:
+    """The link that explains these runs best; the assumed one where they cannot say.
+
+    Sizes that lie close together tell nothing of latency: they must differ by a factor of 32.
+    """
+    points = [point for run in kept for point in _messages(run)]
     assumed = WIRES["loopback"]
-    if len({size for size, _ in points}) < 2:
+    sizes = [size for size, _ in points]
+    if not sizes or max(sizes) < APART * min(sizes):
         return assumed
     link = fit_plain(points)
-    numbers = f"fitted from runs #{runs()[0].number} to #{runs()[-1].number}"
+    if not link.alpha:
+        return assumed
+    numbers = f"fitted from runs #{kept[0].number} to #{kept[-1].number}"
     return replace(
         assumed,
         title=f"this machine, {numbers}",

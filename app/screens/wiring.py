@@ -34,7 +34,7 @@ SHAPES = {
     "16": ("ring:16", "torus:4x4", "fat-tree:16", "fat-tree:16,oversubscription=2", "mesh:16"),
     "64": ("ring:64", "torus:4x4x4", "fat-tree:64", "fat-tree:64,oversubscription=2", "mesh:64"),
     "256": ("ring:256", "torus:16x16", "fat-tree:256", "fat-tree:256,oversubscription=2"),
-    "4096": ("ring:4096", "torus:16x16x16", "fat-tree:4096", "fat-tree:4096,oversubscription=2"),
+    "4096": ("torus:64x64", "torus:16x16x16", "fat-tree:4096", "fat-tree:4096,oversubscription=2"),
 }
 """Ranks -> the topologies that are compared at that size."""
 
@@ -128,7 +128,7 @@ def _drawing(found: dict[str, Topology], size: int) -> None:
     """One of them drawn, its links as an all-to-all heats them where that can be simulated."""
     small = [text for text, each in found.items() if each.ranks <= MOST_RANKS]
     if not small:
-        st.caption(f"Topologies are drawn up to {MOST_RANKS} ranks.")
+        st.markdown(f"Topologies are drawn up to {MOST_RANKS} ranks.")
         return
     each = found[st.selectbox("Drawn", small, index=1, key="drawn", bind=BOUND)]
     if each.ranks > SIMULATED:

@@ -5,6 +5,7 @@
     dp.py            our bucketed data parallelism beside DistributedDataParallel
     start.py         how long until a run's ranks have met, and until its first step is over
     recorder.py      what watching a run costs
+    collectives.py   our all-reduces beside gloo's own
     player.py        frame time of the player in a real browser
 
 `<name>.py` asks and digests and loads no torch; `<name>_ranks.py` is what runs on the ranks.
@@ -16,6 +17,7 @@ BENCHES = {
     "dp": "tokens/s of our bucketed data parallelism beside DistributedDataParallel",
     "start": "latency from a request to the first all-reduce and the first step",
     "recorder": "cost of the recorder, an instruction and a message, and its share of a step",
+    "collectives": "our all-reduces beside gloo's own, 1 KiB to 64 MiB",
     "player": "frame time of the player with 10,000 and 100,000 spans",
 }
 """The benches by name, in the order `shardlab bench all` runs them."""

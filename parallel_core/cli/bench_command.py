@@ -112,6 +112,24 @@ def player(as_json: bool, **options: Any) -> None:
     _run("player", options, as_json)
 
 
+@command.command("collectives")
+@click.option("--ranks", metavar="N,N", help="numbers of ranks  [default: 2,4]")
+@count("rounds", "rounds of eight turns, two a side  [default: 8]")
+@count("turn-ms", "a turn repeats its call for about so long, ms  [default: 10]")
+@AS_JSON
+def collectives(as_json: bool, **options: Any) -> None:
+    """Our all-reduces beside gloo's own, 1 KiB to 64 MiB, in the same processes by turns.
+
+    Ring and halving-doubling in messages, and the direct one through shared memory.
+
+    \b
+    Examples:
+      shardlab bench collectives
+      shardlab bench collectives --ranks 2,4 --rounds 20 --json
+    """
+    _run("collectives", options, as_json)
+
+
 @command.command("all")
 @AS_JSON
 def everything(as_json: bool) -> None:
@@ -156,6 +174,12 @@ def _bench(name: str, options: dict[str, Any]) -> Bench:
 
             scrubs = player.Scrubs(**flat)
             return lambda say: player.measure(scrubs, say)
+        case "collectives":
+            from parallel_core.bench import collectives
+
+            ranks = collectives.ranks_of(flat.pop("ranks", "2,4"))
+            contest = collectives.Contest(**flat)
+            return lambda say: collectives.measure(contest, say, ranks)
     raise AssertionError(name)
 
 

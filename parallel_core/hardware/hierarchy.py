@@ -5,9 +5,9 @@
     a node      NVLink, PCIe
     a cluster   InfiniBand under one leaf, InfiniBand over the spine, Ethernet
 
-Only the A100's cycles have been published level by level, so its chip stands for every
-generation; its device memory and wires change. On-chip bandwidths are computed from widths and
-clock, as `source` spells out.
+Only the A100's cycles have been published level by level, so only its ladder begins at the
+registers; those of later GPUs begin at their memory. On-chip bandwidths are computed from widths
+and clock, as `source` spells out.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ GENERATIONS: dict[str, Generation] = {
 def hierarchy(generation: str) -> tuple[Rung, ...]:
     """Every level from near to far; KeyError for a generation that is not in the table."""
     found = GENERATIONS[generation]
-    return (*_chip(), _memory(found), *_wires(found))
+    chip = _chip() if generation == "A100" else ()
+    return (*chip, _memory(found), *_wires(found))
 
 
 def _chip() -> Iterator[Rung]:
