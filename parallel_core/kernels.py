@@ -56,8 +56,8 @@ class TrainKernels:
         init_weights(self.model, plan)
         for weights, views in zip(self.flat.parameters, self.flat.views, strict=True):
             for weight, view in zip(weights, views, strict=True):
-                hook = _settles_in(view)
-                weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call] # torch's own method has no types
+                attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
+                attach(_settles_in(view))
         self.update = Update(plan, self.flat)
         self.sampler = Sampler(plan)
         self.names = units(plan.model)

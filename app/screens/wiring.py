@@ -97,7 +97,7 @@ def topologies() -> None:
 
 
 def _all_to_all(text: str, each: Topology, size: int) -> Level:
-    seconds = each.all_to_all(size)
+    seconds = _seconds(each, size)
     return Level(
         name=text.replace(",", ", "),
         inside=f"{each.ranks:,} ranks",
@@ -109,18 +109,25 @@ def _all_to_all(text: str, each: Topology, size: int) -> Level:
 
 
 @cache
-def _cables(each: Topology) -> int:
-    return sum(1 for _ in each.links()) // 2
+def _facts_of(each: Topology) -> tuple[int, int]:
+    """Cables and diameter, found once: of 4,096 ranks it takes a while."""
+    return sum(1 for _ in each.links()) // 2, each.diameter
+
+
+@cache
+def _seconds(each: Topology, size: int) -> float:
+    return each.all_to_all(size)
 
 
 def _facts(text: str, each: Topology, size: int) -> dict[str, Any]:
+    cables, diameter = _facts_of(each)
     return {
         "topology": text,
-        "cables": _cables(each),
+        "cables": cables,
         "bisection, cables": each.bisection,
         "bisection": rate_of(each.bisection_bandwidth),
-        "diameter, links": each.diameter,
-        "all-to-all": time_of(each.all_to_all(size)),
+        "diameter, links": diameter,
+        "all-to-all": time_of(_seconds(each, size)),
     }
 
 

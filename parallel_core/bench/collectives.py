@@ -28,7 +28,7 @@ GLOO = "gloo"
 OURS = ("ring", "halving_doubling", "shared memory")
 SIDES = (*OURS, GLOO)
 
-SIZES = tuple(1 << power for power in range(10, 27, 2)) + (1 << 25,)
+SIZES = (*(1 << power for power in range(10, 25, 2)), 1 << 25, 1 << 26)
 """1 KiB to 64 MiB."""
 
 LARGE = 1 << 24

@@ -197,7 +197,7 @@ class _Search:
     def _slow(self, row: int) -> float:
         """How many times its median the span at `row` took, if that makes it a straggler."""
         span = self.rows[row] if row >= 0 else None
-        if span is None or span.op == Op.WAIT:
-            return 0.0
+        if span is None or span.op == Op.WAIT or span.lane != Lane.COMPUTE:
+            return 0.0  # a message waits for its peer: its length says nothing about its rank
         ratio = span.duration / max(1, self.median[span.op, span.where])
         return round(ratio, 1) if ratio >= SLOW else 0.0
