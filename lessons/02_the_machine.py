@@ -49,18 +49,18 @@ print(f"You said {my_guess_tiny_us} us for 8 bytes; it took {time_text(1e9 * tin
 here
 
 # %%
-ladder = hierarchy("H100")
+ladder = hierarchy("A100")  # the one GPU whose chip has been measured level by level
 slow = [Level(name=r.name, inside=r.inside, value=r.latency, words=time_text(1e9 * r.latency),
               source=r.latency_source) for r in ladder]  # fmt: skip
 wide = [Level(name=r.name, inside=r.inside, value=r.bandwidth, words=f"{r.bandwidth / 1e9:,.0f} GB/s",
               source=r.source) for r in ladder]  # fmt: skip
-badge = "quoted: an H100 server; its chip's cycles and caches are an A100's"
+badge = "quoted: an A100 server, data sheets and measurements"
 display(levels(slow, LATENCY, badge=badge))
 display(levels(wide, BANDWIDTH, badge=badge))
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("each level down costs this much bandwidth, an H100 server:")
+print("each level down costs this much bandwidth, an A100 server:")
 for near, far in pairwise(ladder):
     print(
         f"  {far.name:27} {far.bandwidth / 1e9:9,.0f} GB/s  {near.bandwidth / far.bandwidth:4.1f}x less"
@@ -86,7 +86,7 @@ for name in ("nvlink4", "pcie5", "infiniband-ndr", "ethernet-100"):
 #
 # Look at your dots. They lie flat, then rise; the dashed line bends at your own $\alpha\beta$. It is never
 # quite right: caches, protocols and buffers change with the size. A *level down* costs anything from
-# nothing to 10x: memory to NVLink 7x, PCIe to InfiniBand hardly anything. Look, do not assume. Vendors
+# 1.3x to 10x: NVLink to PCIe 10x, PCIe to InfiniBand 1.3x. Look, do not assume. Vendors
 # print both directions together (an H100's "900 GB/s" is 450 out and 450 in); every bandwidth in
 # [`hardware/links.py`](../parallel_core/hardware/links.py) is one direction, with its source.
 

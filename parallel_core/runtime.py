@@ -202,17 +202,19 @@ def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
     rows = None if plan.tokens_per_step <= COMPARED_AT_ONCE else plan.rows_per_microbatch
     truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
     losses = [metric["loss"] for metric in snaps.metrics[:steps]]
-    norms = [metric["grad_norm"] for metric in snaps.metrics[:steps]]
+    exact = plan.optimizer == Optimizer.SGD or plan.dtype == "float64"
+    normed = steps if exact else 1  # later gradients are those of weights that AdamW moved apart
+    norms = [metric["grad_norm"] for metric in snaps.metrics[:normed]]
     grads = {name: g.cpu() for name, g in snaps.grads.items()}
     params = {name: p.cpu() for name, p in snaps.params.items()}
     errors = {
         "loss": oracle.relative_error(_named(losses), _named(truth.losses)),
-        "gradient norm": oracle.relative_error(_named(norms), _named(truth.grad_norms)),
+        "gradient norm": oracle.relative_error(_named(norms), _named(truth.grad_norms[:normed])),
         "gradients": oracle.relative_error(grads, truth.grads),
         "parameters": oracle.relative_error(params, truth.params),
     }
     counted = ["loss", "gradient norm", "gradients"]
-    if plan.optimizer == Optimizer.SGD or plan.dtype == "float64":
+    if exact:
         counted.append("parameters")
     return {
         "max_rel_error": max(errors[name] for name in counted),

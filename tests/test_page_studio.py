@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from parallel_core import places
+from parallel_core.cli import collective_command
 from parallel_core.collectives import CollectiveError, Group, algorithms, build
 from parallel_core.collectives.request import CollectiveRequest
 from parallel_core.trace import Kind
@@ -103,7 +105,9 @@ def test_every_algorithm_of_the_table_has_its_scene(op, algorithm):
     program = build(op, algorithm, Group(4))
     sends = sum(instr.op == "send" for _, _, instr in program)
     assert len(shown(at)["scenes"][0]["messages"]) == sends
-    assert f"shardlab collective {op} --algorithm {algorithm}" in at.code[-1].value
+    assert f"shardlab collective {op} --algorithm {algorithm}" in " ".join(
+        code.value for code in at.code
+    )
 
 
 def test_ranks_that_an_algorithm_refuses_are_told_with_what_works():
@@ -162,6 +166,10 @@ def test_a_torus_is_drawn_as_one_and_its_links_are_waited_for():
     assert any(len(row[-1]) > 2 for row in scene["messages"])
     assert "torus:4x2 of TPU v5p ICI" in scene["badge"]
     assert "Your runs are not drawn" in words(at)
+    lines = next(code.value for code in at.code if "shardlab" in code.value).splitlines()
+    assert lines[1].endswith("--simulate --topology torus:4x2 --link ici-v5p")
+    known = {option for param in collective_command.command.params for option in param.opts}
+    assert set(re.findall(r"--\w+", lines[1])) <= known
 
 
 @pytest.mark.parametrize("network", [name for name in studio_controls.NETWORKS if name[0] != "a"])

@@ -240,7 +240,11 @@ def _proof(done: studio_runs.Kept) -> None:
 
 def _take_away(choice: Choice, done: studio_runs.Kept | None) -> None:
     st.caption("The same from a terminal:")
-    st.code(command(choice.request), language="bash", wrap_lines=True)
+    lines = [command(choice.request)]
+    if not choice.here:
+        over = f" --topology {choice.network.text}" if choice.network else ""
+        lines += [f"{lines[0]} --simulate{over} --link {choice.wire.name}"]
+    st.code("\n".join(lines), language="bash", wrap_lines=True)
     trace = (
         done.trace
         if done

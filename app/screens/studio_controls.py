@@ -66,9 +66,10 @@ def choose() -> Choice | None:
     )
     with first[2]:
         ranks = _whole("Ranks", "ranks", low=2, high=MOST_RANKS)
+    typed = st.session_state.get("bytes") or st.query_params.get("bytes")
     size = first[3].selectbox(
         "Buffer of a rank",
-        SIZES,
+        SIZES if typed is None or typed in SIZES else (*SIZES, typed),
         index=SIZES.index("1MiB"),
         key="bytes",
         bind=BOUND,
