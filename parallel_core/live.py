@@ -45,7 +45,7 @@ def run(*, quiet: bool = False, **flat: Any) -> LiveRun:
     """
     request = Request.of(**flat).checked()
     view = RunView(request.plan)
-    with _bar(request, quiet) as advance, _pool().start(*request.order) as going:
+    with _bar(request, quiet) as advance, pool().start(*request.order) as going:
         for event in going.events():
             view.feed(event)
             advance(view)
@@ -136,8 +136,8 @@ def contest(**runs: LiveRun) -> Contest:
 
 
 @cache
-def _pool() -> Pool:
-    """This process's pool; its ranks end with it, however it ends."""
+def pool() -> Pool:
+    """The warm pool of this process, made at the first call and closed when it exits."""
     pool = Pool(preload=PRELOAD)
     atexit.register(pool.close)
     return pool

@@ -28,7 +28,7 @@ from parallel_core.collectives.promise import layouts
 from parallel_core.collectives.report import CollectiveView
 from parallel_core.collectives.request import WIDTHS, CollectiveRequest
 from parallel_core.cost import Link
-from parallel_core.live import _pool
+from parallel_core.live import pool
 from parallel_core.live_link import LiveLink, link
 from parallel_core.program import Value
 from parallel_core.quantities import bytes_text, time_text
@@ -58,7 +58,7 @@ def collective(
     target, ranks, args = request.order
     if integers is not None:
         target, args = INTEGERS, {"what": args["what"], "integers": [list(row) for row in integers]}
-    with _pool().start(target, ranks, args) as going:
+    with pool().start(target, ranks, args) as going:
         for event in going.events():
             view.feed(event)
         results = going.wait()

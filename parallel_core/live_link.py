@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 
 from parallel_core.collectives.ramp import Point, RampLink, fit_plain, fit_ramp
 from parallel_core.cost import Link
-from parallel_core.live import _pool
+from parallel_core.live import pool
 from parallel_core.program import Op
 from parallel_core.views.machine_room import Law, Ping, ping_pong
 
@@ -42,7 +42,7 @@ def link(
     swept = []
     for _ in range(rounds):
         order = sorted({*sizes, apart})
-        with _pool().start(TARGET, 2, {"sizes": order, "seconds": seconds}) as going:
+        with pool().start(TARGET, 2, {"sizes": order, "seconds": seconds}) as going:
             swept.append(going.wait()[0])
     return LiveLink(tuple(swept), apart)
 

@@ -23,6 +23,7 @@ PAGES = {
     "/walls": "Walls",
     "/traces": "Trace inspector",
     "/data-parallel": "Data parallel",
+    "/machine-room": "Machine room",
 }
 EXISTING = {
     path: heading

@@ -15,6 +15,7 @@ from parallel_core.fields import PlanError
 from parallel_core.live_collectives import collective, predicted_trace
 from parallel_core.live_link import link, pings
 from parallel_core.trace import Kind
+from parallel_core.views.player import show
 
 THREE = [[1, 2, 3, 4, 5], [10, 20, 30, 40, 50], [7, 0, 7, 0, 7]]  # chunks of 2, 2 and 1
 SQUARE = [[3, 1, 4], [1, 5, 9], [2, 6, 5]]
@@ -34,7 +35,7 @@ HOW = {
 def no_rank_is_left():
     """The pool that these runs share belongs to this process; it ends with these tests."""
     yield
-    live._pool().close()
+    live.pool().close()
 
 
 def expected(op, rows, chunks):
@@ -124,6 +125,14 @@ def test_a_timed_run_has_its_counts_its_trace_and_its_model():
     assert "all_reduce by ring, 2 ranks, 64 KiB" in str(done)
     assert "<iframe" in done._repr_mimebundle_()["text/html"]
     assert done.show(Link(1e-5, 1e9)) is not None
+
+
+@pytest.mark.parametrize("algorithm", ["naive", "tree", "ring", "two_shot"])
+def test_the_player_shows_ranks_that_wait_for_busy_ports(algorithm):
+    """Where the peer is late because another message holds its port, no work of it is blamed."""
+    asked = CollectiveRequest(op="all_reduce", algorithm=algorithm, ranks=4, bytes=1 << 20)
+    shown = show(predicted_trace(asked, Link(1e-5, 1e9)))
+    assert "<iframe" in shown._repr_mimebundle_()["text/html"]
 
 
 def test_what_cannot_be_run_is_refused_in_one_sentence():

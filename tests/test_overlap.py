@@ -267,7 +267,7 @@ def test_the_owner_loads_no_torch_and_leaves_nothing_behind():
         "import sys\n"
         "from parallel_core import live\n"
         "four = live.run(dp=2, steps=1, layers=1, hidden=16, heads=2, seq=16, quiet=True)\n"
-        "print('torch' in sys.modules, live._pool().supervisor_pid)"
+        "print('torch' in sys.modules, live.pool().supervisor_pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     loaded, pid = done.stdout.split()

@@ -83,7 +83,7 @@ def cost_curve(
         type="log", title="time", range=log_range(min(times) / 2, max(times) * 2),
         tickvals=clock, ticktext=[time_text(1e9 * t) for t in clock],
     )  # fmt: skip
-    narrow = [line for badge in badges for line in textwrap.wrap(badge, 46)]
+    narrow = [line for badge in badges for line in textwrap.wrap(badge, 38)]
     framed(figure, narrow, height=420, dark=dark)
     return figure.update_layout(showlegend=False, margin={"b": 48})
 
@@ -104,8 +104,9 @@ def _draw_curve(figure: go.Figure, curve: Curve, dark: bool) -> None:
     if strong or curve.kind == Kind.QUOTED:
         size, time = curve.points[-1]
         figure.add_annotation(
-            x=_log(size), y=_log(time), text=safe(curve.name), showarrow=False, xanchor="left",
-            xshift=6, font={"color": ink(dark), "size": 12},
+            x=_log(size), y=_log(time), text=safe(curve.name), showarrow=False,
+            xanchor="left" if strong else "right", xshift=6 if strong else 0,
+            yshift=0 if strong else 14, font={"color": ink(dark), "size": 12},
         )  # fmt: skip
 
 
