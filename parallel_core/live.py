@@ -138,9 +138,9 @@ def contest(**runs: LiveRun) -> Contest:
 @cache
 def pool() -> Pool:
     """The warm pool of this process, made at the first call and closed when it exits."""
-    pool = Pool(preload=PRELOAD)
-    atexit.register(pool.close)
-    return pool
+    made = Pool(preload=PRELOAD)
+    atexit.register(made.close)
+    return made
 
 
 Advance = Callable[[RunView], None]
