@@ -24,6 +24,7 @@ PAGES = {
     "/traces": "Trace inspector",
     "/data-parallel": "Data parallel",
     "/machine-room": "Machine room",
+    "/collectives": "Collective studio",
 }
 EXISTING = {
     path: heading

@@ -187,6 +187,8 @@ def current(page: str) -> Follower | None:
         return None
     runs: dict[str, Follower] = st.session_state.setdefault("live.runs", {})
     asked = desk().find(name)
+    if asked is not None and not isinstance(asked.request, Request):
+        asked = None  # a collective's run: the studio follows those
     try:
         if asked is not None and name not in runs:
             unread = JobState(id=asked.job, status=Status.QUEUED)
