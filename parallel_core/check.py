@@ -169,15 +169,13 @@ def _sends_meet_receives(program: Program) -> None:
 
 
 def _first_in_first_out(pair: tuple[int, int], sends: list[Place], receives: list[Place]) -> None:
-    """The k-th receive of a pair takes the k-th send: same place in the program, same values.
+    """The k-th receive of a pair takes the k-th send: same `where` and microbatch, as many values.
 
-    A receive may give what comes another name (a partial sum that arrives), but not the name of
-    another message of the pair.
+    Names of values are a rank's own, and say nothing on another.
     """
-    names = {send.reads for _, send in sends}
     for (i, send), (j, receive) in zip(sends, receives, strict=True):
-        apart = len(send.reads) != len(receive.writes) or send.where != receive.where
-        if apart or (send.reads != receive.writes and receive.writes in names):
+        here, there = (send.where, send.mb), (receive.where, receive.mb)
+        if here != there or len(send.reads) != len(receive.writes):
             raise ProgramError(
                 f"messages from rank {pair[0]} to rank {pair[1]} arrive in the order they are sent:"
                 f" {_at(pair[0], i, send)} sends {_list(send.reads)} where"

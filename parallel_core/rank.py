@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +121,16 @@ def torchrun_rank(on_event: Emit | None = None) -> Rank | None:
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     emit = on_event if rank == 0 and on_event else _nowhere
     private = Path(tempfile.mkdtemp(prefix=f"shardlab-torchrun-{rank}-"))
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     return Rank(rank, size, dir=private, row=Board(1).row(0), emit=emit)
+
+
+def _leave_with(agent: int) -> None:
+    """End this rank when torchrun's agent is gone, which killed outright leaves its workers."""
+    while os.getppid() == agent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _nowhere(event: dict[str, Any]) -> None:

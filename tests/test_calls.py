@@ -20,9 +20,9 @@ def sentence(pool):
 
     def run(target, n, args, **limits):
         begun = time.monotonic()
-        with pool.start(f"calls_targets:{target}", n, args, **limits) as going:
-            with pytest.raises(RunError) as caught:
-                going.wait(60)
+        going = pool.start(f"calls_targets:{target}", n, args, **limits)
+        with going, pytest.raises(RunError) as caught:
+            going.wait(60)
         assert time.monotonic() - begun < 15
         assert session_of(pool.supervisor_pid) == [pool.supervisor_pid], "a rank is left"
         assert "\n" not in str(caught.value) and "SIGABRT" not in str(caught.value)

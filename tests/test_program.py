@@ -201,10 +201,13 @@ def test_a_receive_without_a_send_is_counted():
 
 def test_messages_of_a_pair_arrive_in_the_order_they_are_sent():
     """NCCL ignores tags: a receive that expects the second message first gets the wrong tensor."""
-    ranks = ((send(1, "a"), send(1, "b")), (recv(0, "b"), recv(0, "a")))
-    holds, keeps = ((Value("a"), Value("b")), ()), ((), (Value("a"), Value("b")))
-    with pytest.raises(ProgramError, match=r"sends a where rank 1, instruction 0 .* expects b"):
-        check(Program(Mesh((("pp", 2),)), ranks, holds, keeps))
+    first = [replace(send(1, name), mb=mb) for mb, name in enumerate("ab")]
+    second = [replace(recv(0, name), mb=mb) for mb, name in enumerate("cd")]
+    holds, keeps = ((Value("a"), Value("b")), ()), ((), (Value("c"), Value("d")))
+    mesh = Mesh((("pp", 2),))
+    check(Program(mesh, (tuple(first), tuple(second)), holds, keeps))
+    with pytest.raises(ProgramError, match=r"sends a where rank 1, instruction 0 .* expects d"):
+        check(Program(mesh, (tuple(first), tuple(second[::-1])), holds, keeps))
 
 
 def test_a_value_named_twice_in_one_free_is_told():

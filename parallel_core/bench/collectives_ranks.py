@@ -34,7 +34,7 @@ class InMessages:
         group = Group(rank.world_size)
         program = build("all_reduce", algorithm, group)
         count = chunks(program)
-        pieces = x.split(chunk_sizes(len(x), count))
+        pieces = torch.split(x, list(chunk_sizes(len(x), count)))
         inputs = {own(c): piece for c, piece in enumerate(pieces)}
         promised = [total(c) for c in range(count)]
         self.ports = Ports(comm, inputs, promised, value_sizes(program, len(x)), x.dtype)

@@ -14,6 +14,7 @@ from parallel_core.cli.plan_options import given
 from parallel_core.cli.sizes_option import bytes_of
 from parallel_core.cli.strict_json import strict_json
 from parallel_core.cli.trace_files import open_folder, write_player, write_trace
+from parallel_core.collectives import ALGORITHMS
 from parallel_core.collectives.forecast import SPELLED_OUT, TORUS, forecast
 from parallel_core.collectives.request import CollectiveRequest
 from parallel_core.fields import PlanError
@@ -31,7 +32,8 @@ def request_options(command: Any) -> Any:
     for spec in reversed(fields(CollectiveRequest)):
         if spec.name == "op":
             continue
-        text = f"{spec.metadata['help']}  [default: {spec.default}]"
+        default = "ring, else the op's first" if spec.name == "algorithm" else spec.default
+        text = f"{spec.metadata['help']}  [default: {default}]"
         kind = "SIZE" if spec.name == "bytes" else spec.metadata["kind"].__name__.upper()
         command = click.option(f"--{spec.name}", spec.name, metavar=kind, help=text)(command)
     return command
@@ -79,6 +81,8 @@ def command(op: str | None, **options: Any) -> int:
     for file in files.values():
         open_folder(file)
     transport = asked.pop("transport")
+    if transport == "p2p" and op in ALGORITHMS and "ring" not in ALGORITHMS[op]:
+        asked.setdefault("algorithm", next(iter(ALGORITHMS[op])))
     if simulate:
         report, trace = _simulated(op, asked, transport)
     else:
@@ -129,7 +133,7 @@ def _simulated(op: str, asked: dict[str, Any], transport: str) -> tuple[dict[str
         raise PlanError("across", across, "joins the nodes of a two-level topology", "none")
     along = asked.get("algorithm") == TORUS
     if along:
-        del asked["algorithm"]
+        asked["algorithm"] = next(iter(ALGORITHMS.get(op, {"ring": None})))  # stands in for it
     request = CollectiveRequest(op=op, **asked)
     plain = (chosen or wire("loopback")).link
     with Console(stderr=True).status(f"{op}: simulating {request.ranks} ranks"):

@@ -36,7 +36,9 @@ def show_list(as_json: bool) -> None:
         for at, name in enumerate(names):
             first = (op, TRANSPOSE.get(op, "none")) if at == 0 else ("", "")
             table.add_row(*first, name, FORMULAS[op][name].text, end_section=at + 1 == len(names))
-    Console().print(table)
+    out = Console()
+    out.print(table)
+    out.print("with --simulate also all_reduce by torus: one dimension of a torus after the other")
 
 
 def show(report: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from parallel_core.program import Op
 from parallel_core.quantities import bytes_text, time_text
 
 PING = "parallel_core.collectives.ping"
+UNSTEADY = 4  # between the deciles of a quiet machine there is less than that
 POINT = ("bytes", "seconds", "low", "high", "trips")
 
 
@@ -35,7 +36,12 @@ def command(as_json: bool) -> None:
       shardlab link --json | jq .models.alpha_beta
     """
     points = ping()
-    found = {"points": points, "models": fits(points), **circumstances()}
+    found = {
+        "points": points,
+        "models": fits(points),
+        "warnings": doubts(points),
+        **circumstances(),
+    }
     if as_json:
         click.echo(strict_json(found))
     else:
@@ -65,6 +71,17 @@ def fits(points: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         "alpha_beta": _model(fit_plain(measured), measured),
         "ramp": _model(fit_ramp(measured), measured),
     }
+
+
+def doubts(points: list[dict[str, Any]]) -> list[str]:
+    """What makes the points weaker than they look."""
+    shaky = [bytes_text(p["bytes"]) for p in points if p["high"] > UNSTEADY * p["low"]]
+    if not shaky:
+        return []
+    return [
+        f"the machine is busy: the slowest tenth of the messages took over {UNSTEADY} times as"
+        f" long as the fastest at {', '.join(shaky)}; measure again when it is quiet"
+    ]
 
 
 def _model(link: Link, measured: list[Point]) -> dict[str, Any]:
@@ -109,3 +126,5 @@ def _show(found: dict[str, Any]) -> None:
         f" {found['date']}; load average {load[0]:.1f}",
         style="dim",
     )
+    for warning in found["warnings"]:
+        Console(stderr=True).print(f"warning: {warning}", style="yellow")

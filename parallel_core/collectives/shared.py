@@ -12,20 +12,20 @@ One-shot reads (n-1)S a rank and pays one stage; two-shot reads 2S(n-1)/n and pa
 rank order, so all ranks hold the same bits. Numbers of stages only grow, so a flag left by an
 earlier call can never be taken for a later one's. On GPUs the same idea is NVLink peer access
 ("direct data access"). Flags are 64-bit and aligned; x86 and ARMv8 store those in one piece, and
-the copy before the flag is ordered by the lock-free fence of a tiny CPU barrier (see _fence).
+calls.fence orders the copy before the flag.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import threading
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from parallel_core.calls import fence
 from parallel_core.collectives.names import chunk_sizes
 
 LINE = 64  # bytes a flag has to itself, so that ranks do not slow one another
@@ -53,7 +53,7 @@ class Room:
     def meet(self) -> None:
         """Wait until every rank has come to this stage."""
         self._stage += 1
-        _fence()
+        fence()
         step = LINE // 8
         self._flags[self.rank * step] = self._stage
         looks = 0
@@ -62,20 +62,11 @@ class Room:
                 looks += 1
                 if looks % SPIN == 0:
                     time.sleep(0)  # with more ranks than cores the one we wait for needs ours
-        _fence()
+        fence()
 
     def slot(self, owner: int, like: Tensor) -> Tensor:
         """The slot of a rank (n: the sum's) as a tensor of the type and length of `like`."""
         return self.slots[owner][: like.nbytes].view(like.dtype)
-
-
-_LOCK = threading.Lock()
-
-
-def _fence() -> None:
-    """Order the writes before it against those after it: taking a lock is a full fence."""
-    with _LOCK:
-        pass
 
 
 def one_shot(x: Tensor, room: Room) -> Tensor:
