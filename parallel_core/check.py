@@ -169,13 +169,12 @@ def _sends_meet_receives(program: Program) -> None:
 
 
 def _first_in_first_out(pair: tuple[int, int], sends: list[Place], receives: list[Place]) -> None:
-    """The k-th receive of a pair takes the k-th send: same `where` and microbatch, as many values.
+    """The k-th receive of a pair takes the k-th send: the same `where` and microbatch on both.
 
-    Names of values are a rank's own, and say nothing on another.
+    Values are a rank's own: their names, and how many a message is cut into, may differ.
     """
     for (i, send), (j, receive) in zip(sends, receives, strict=True):
-        here, there = (send.where, send.mb), (receive.where, receive.mb)
-        if here != there or len(send.reads) != len(receive.writes):
+        if (send.where, send.mb) != (receive.where, receive.mb):
             raise ProgramError(
                 f"messages from rank {pair[0]} to rank {pair[1]} arrive in the order they are sent:"
                 f" {_at(pair[0], i, send)} sends {_list(send.reads)} where"
