@@ -1,6 +1,6 @@
 """Make a recorded trace to ship: a real run of this machine, marked RECORDED, with its versions.
 
-    python -m parallel_core.recorded assets/recorded_dp4.json --dp 4 --microbatches 2 --steps 6
+python -m parallel_core.recorded assets/recorded_dp4.json --dp 4 --microbatches 2 --steps 6
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ SAVES = ("save_weights", "save_grads", "save_batch")
 @click.option("--html", type=FILE, help="write the player, one self-contained HTML file")
 @click.option("--save-weights", type=FOLDER, help="write the weights, as a Hugging Face model")
 @click.option("--save-grads", type=FILE, help="write the first step's gradients, safetensors")
-@click.option("--save-batch", type=FILE, help="write the first global batch, labels shifted already")
+@click.option(
+    "--save-batch", type=FILE, help="write the first global batch, labels shifted already"
+)
 def command(**options: Any) -> None:
     """Train a transformer on real text, split as you say, on real processes.
 
