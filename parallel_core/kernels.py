@@ -32,7 +32,7 @@ from parallel_core.update import Update
 
 Reads = Mapping[Value, Any]
 
-NORM_PIECE = 1 << 18
+NORM_PIECE = 1 << 14
 """Elements whose squares are summed in one go."""
 
 
@@ -170,7 +170,7 @@ def _norm(x: Tensor) -> Tensor:
     over millions of squares keeps four digits only."""
     wide = torch.promote_types(x.dtype, torch.float32)
     pieces = [torch.linalg.vector_norm(piece, dtype=wide) for piece in torch.split(x, NORM_PIECE)]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(pieces))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(pieces).double())
     return norm
 
 

@@ -74,7 +74,7 @@ def digest(plan: Plan, chosen: Watching, results: Sequence[Mapping[str, Any]]) -
         "reading the memory once": Measurement.of(
             [1e6 * s / counts["readings"] for s in reading], "us"
         ),
-        "booking a message": Measurement.of([1e6 * s for s in message], "us"),
+        "counting, comparing a message": Measurement.of([1e6 * s for s in message], "us"),
         "a bare message, group of one": Measurement.of(
             [1e6 * s for s in first["message"][PEER]], "us"
         ),

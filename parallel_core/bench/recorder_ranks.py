@@ -100,7 +100,7 @@ def _empty_kernels(instrs: Sequence[Instr]) -> Mapping[Op, Kernel]:
 
 
 def _messages(rank: Rank, rounds: int) -> dict[str, list[float]]:
-    """Seconds a message through Comm (ours) and bare (peer).
+    """Seconds a message through Comm, counted and compared (ours), and bare (peer).
 
     In a group of one no other rank's delays hide the difference, which is microseconds.
     """
@@ -174,7 +174,10 @@ class _Timed:
 
 
 class _Unbooked(Comm):
-    """Messages that nobody counts."""
+    """Messages that nobody counts, and nobody compares with the other ranks'."""
 
     def _book(self, op: str, axis: str, x: torch.Tensor, control: bool = False) -> None:
+        pass
+
+    def _compare(self, op: str, axis: str, x: torch.Tensor, name: str = "") -> None:
         pass
