@@ -1,0 +1,126 @@
+"""An Order: which rank computes what, and when. No messages, no buffers: `lower` adds them.
+
+Nouns. A *stage* is a run of the model's layers, numbered along the forward; a *task* is F, B, I or
+W of one microbatch on one stage; a rank's tasks run one after another. Who holds which stage is
+read off the tasks: several stages a rank is interleaving, a stage on two ranks is DualPipe's
+second copy of the weights.
+
+    p=3 m=4    rank 0   F0 F1 F2 B0 F3 B1 B2 B3
+               rank 1   F0 F1 B0 F2 B1 F3 B2 B3
+               rank 2   F0 B0 F1 B1 F2 B2 F3 B3
+
+A cell is the op and the microbatch, after the number of the stage where a rank has several: `2F0`
+is the forward of microbatch 0 on stage 2 (torch.distributed.pipelining writes the same). I is the
+half of the backward that makes the input's gradient, W the half that makes the weights', B both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from parallel_core.program import Op, ProgramError
+
+COMPUTES = (Op.F, Op.B, Op.I, Op.W)
+"""What a task may be."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Task:
+    """One microbatch through one stage: forward, whole backward, or a half of it."""
+
+    op: Op
+    mb: int
+    stage: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}{self.op.value}{self.mb}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """Per rank its tasks, first to last."""
+
+    ranks: tuple[tuple[Task, ...], ...]
+    name: str = ""
+
+    def __iter__(self) -> Iterator[tuple[int, Task]]:
+        """Every (rank, task), rank by rank."""
+        for rank, tasks in enumerate(self.ranks):
+            for task in tasks:
+                yield rank, task
+
+    @property
+    def p(self) -> int:
+        """How many ranks the pipeline has."""
+        return len(self.ranks)
+
+    @cached_property
+    def m(self) -> int:
+        """How many microbatches go through: one more than the highest number."""
+        return 1 + max((task.mb for _, task in self), default=-1)
+
+    @cached_property
+    def stages(self) -> int:
+        """How many stages the model is cut into: one more than the highest number."""
+        return 1 + max((task.stage for _, task in self), default=-1)
+
+    @cached_property
+    def held(self) -> tuple[tuple[int, ...], ...]:
+        """Per rank the stages it computes, ascending."""
+        return tuple(tuple(sorted({task.stage for task in tasks})) for tasks in self.ranks)
+
+    @cached_property
+    def home(self) -> dict[tuple[int, int], int]:
+        """(microbatch, stage) -> the rank that computes its forward."""
+        return {(task.mb, task.stage): rank for rank, task in self if task.op is Op.F}
+
+    @cached_property
+    def chunks(self) -> int:
+        """Stages on the fullest rank, v."""
+        return max(map(len, self.held), default=0)
+
+    @cached_property
+    def splits(self) -> bool:
+        """Whether some backward is cut into I and W."""
+        return any(task.op is Op.I for _, task in self)
+
+    def __str__(self) -> str:
+        """A line a rank; stages are written where some rank has several."""
+        return "\n".join(" ".join(self.cells(rank)) for rank in range(self.p)) + "\n"
+
+    def cells(self, rank: int) -> list[str]:
+        """The tasks of a rank as text; `Order.parse` reads the lines back."""
+        plain = self.chunks == 1 and all(held in ((), (r,)) for r, held in enumerate(self.held))
+        return [str(t).removeprefix(str(t.stage)) if plain else str(t) for t in self.ranks[rank]]
+
+    @classmethod
+    def parse(cls, text: str, name: str = "") -> Order:
+        """The Order in `text`: a line a rank, cells between blanks or commas, `#` starts a comment.
+
+        Where a cell names no stage, it is the rank's own number. Empty cells (an idle beat) are
+        skipped. Raises ProgramError naming line and cell.
+        """
+        lines = [line.split("#")[0] for line in text.splitlines()]
+        ranks = [line for line in lines if line.strip(" \t,")]
+        return cls(tuple(tuple(_tasks(line, rank)) for rank, line in enumerate(ranks)), name)
+
+
+def _tasks(line: str, rank: int) -> Iterator[Task]:
+    body = re.sub(r"^\s*rank\s*\d+\s*:?", "", line)
+    for cell in re.split(r"[\s,]+", body.strip(" \t,")):
+        match = re.fullmatch(r"(\d*)([FBIWfbiw])(\d+)", cell)
+        if match is None:
+            raise ProgramError(
+                f"rank {rank}: '{cell}' is no task; write F0 (forward of microbatch 0), B0, I0 or"
+                " W0, with the stage in front where a rank has several: 2F0"
+            )
+        stage, op, mb = match.groups()
+        yield Task(Op(op.upper()), int(mb), int(stage) if stage else rank)
+
+
+def tasks(op: Op, mbs: Sequence[int], stage: int) -> list[Task]:
+    """The same op of several microbatches on one stage, in the order given."""
+    return [Task(op, mb, stage) for mb in mbs]
