@@ -119,7 +119,8 @@ class Run:
                 self._enter(came[0], begun)
                 return
             number = came[0]
-        self._end_together(meeting, begun + self._seconds(number))
+        away = self.cost.latency if does[number] != _MEET else 0.0
+        self._end_together(meeting, begun + self._seconds(number) + away)
 
     def _end_together(self, meeting: int, done: float) -> None:
         """End all who met, and wake their lanes."""
@@ -138,7 +139,7 @@ class Run:
         done = self.start[number] + wire
         self.order.append((number,))
         self._end(number, done)
-        self._arrive(self.work.meeting[number], done, wire)
+        self._arrive(self.work.meeting[number], done + self.cost.latency, wire)
         return True
 
     def _receive(self, number: int) -> bool:

@@ -30,6 +30,11 @@ class Cost(Protocol):
         """The clock in one phrase, for the badge."""
         ...
 
+    @property
+    def latency(self) -> float:
+        """Seconds a point-to-point message is under way after it has left its lane."""
+        ...
+
     def seconds(self, rank: int, instr: Instr) -> float:
         """How long `instr` takes on `rank`, once everything it needs is there."""
         ...
@@ -97,6 +102,7 @@ class UnitCost:
     beats: Mapping[Op, float] = field(default_factory=lambda: {Op.F: 1, Op.I: 1, Op.W: 1, Op.B: 2})
     kind: Kind = Kind.MODELLED
     text: str = "unit costs: F 1, B 2, messages 0"
+    latency: float = 0.0
 
     def seconds(self, rank: int, instr: Instr) -> float:
         """Beats of the op, the same on every rank."""
@@ -125,6 +131,7 @@ class ModelCost:
     rate: float
     link: Link
     kind: Kind = Kind.MODELLED
+    latency: float = 0.0
 
     @property
     def text(self) -> str:
@@ -156,6 +163,7 @@ class MeasuredCost:
     own: Mapping[tuple[int, str], float]
     model: ModelCost
     kind: Kind = Kind.REPLAYED
+    latency: float = 0.0
 
     @property
     def text(self) -> str:

@@ -41,6 +41,7 @@ class Op(StrEnum):
     W = "W"  # the weight-gradient half of backward
     O = "O"  # noqa: E741  (optimizer)
     ADD = "add"
+    NORM = "norm"  # a rank's share of the loss and of the gradient's squared norm
     WAIT = "wait"  # the lane stands until the values it reads are there
     SEND = "send"
     RECV = "recv"
@@ -79,6 +80,10 @@ class Lane(StrEnum):
     COMM = "comm"
     OUT = "out"  # sends of a collective spelled out in messages: the port that leaves the rank
     IN = "in"  # its receives: the port that enters it
+    TO_NEXT = "to_next"  # a pipeline's messages: one lane a neighbour and direction, so that
+    FROM_NEXT = "from_next"  # nobody stands in line behind a message of another pair
+    TO_PREV = "to_prev"
+    FROM_PREV = "from_prev"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,7 +1,7 @@
 """The names that training programs use for their values, in one place.
 
-`u` counts units in forward order (0 is "embed", 1 the first layer, ..., last "head"), `mb`
-microbatches.
+`u` counts the pieces that one F or B runs, in forward order: the units (0 is "embed", 1 the first
+layer, ..., last "head"), or in a pipeline its stages. `mb` counts microbatches.
 
     ids[mb]      token ids and labels          act[mb,u]    what unit u hands on
     w[u]         weights before the step       new[u]       weights after it
@@ -10,14 +10,22 @@ microbatches.
     tie[mb]      the head's part of a tied embedding's gradient, summed likewise
     gsum[u]      gradient of u summed over ranks
     part[u,i]    the i-th parameter of u inside gsum[u]: one message of the naive method
-    loss[mb]     this rank's loss, summed over microbatches 0..mb;  loss  over all ranks
+    loss[mb]     this rank's loss, summed over microbatches up to mb;  loss  over all dp ranks
+
+A pipeline has a few more:
+
+    held[mb,u]   kept for W when I has run       w[u,k]   weights after k updates (asynchronous)
+    table        the last stage's own copy of a tied embedding;  tsum  its gradient over dp ranks
+    came[u]      the gradient of another rank's copy of u;  tcame  that of its embedding table
+    gall[u]      gradient of u over all copies;  tall  that of the table
+    tally        a rank's share of (loss, squared norm of the gradient);  total  over all stages
 """
 
 from __future__ import annotations
 
 from parallel_core.program import Value
 
-GRADIENTS = frozenset({"grad", "tie", "gsum"})
+GRADIENTS = frozenset({"grad", "tie", "gsum", "tsum", "came", "tcame", "gall", "tall"})
 """Names whose values carry terms of a gradient; `prove` follows these."""
 
 
@@ -41,9 +49,19 @@ def saved(mb: int, u: int) -> Value:
     return Value("saved", (mb, u))
 
 
+def held(mb: int, u: int) -> Value:
+    """What the weight half of u's backward needs once the input half has run."""
+    return Value("held", (mb, u))
+
+
 def weight(u: int) -> Value:
     """The weights of unit u at the start of the step."""
     return Value("w", (u,))
+
+
+def version(u: int, k: int) -> Value:
+    """The weights of u after k updates within the step."""
+    return Value("w", (u, k))
 
 
 def updated(u: int) -> Value:
@@ -66,6 +84,16 @@ def gsum(u: int) -> Value:
     return Value("gsum", (u,))
 
 
+def came(u: int) -> Value:
+    """The gradient of u that another copy's rank sent."""
+    return Value("came", (u,))
+
+
+def gall(u: int) -> Value:
+    """The gradient of u over all ranks and copies."""
+    return Value("gall", (u,))
+
+
 def part(u: int, i: int) -> Value:
     """The i-th parameter's gradient inside unit u."""
     return Value("part", (u, i))
@@ -78,3 +106,12 @@ def loss(mb: int) -> Value:
 
 TOTAL_LOSS = Value("loss")
 """The loss summed over ranks."""
+
+TABLE, TABLE_SUM = Value("table"), Value("tsum")
+"""The last stage's copy of a tied embedding, and its gradient summed over data-parallel ranks."""
+
+TABLE_CAME, TABLE_ALL, NEW_TABLE = Value("tcame"), Value("tall"), Value("newtable")
+"""The other copy's gradient, the sum of both, the copy after the update."""
+
+TALLY, TOTAL = Value("tally"), Value("total")
+"""(loss, squared gradient norm): a rank's share, and the sum over the stages."""

@@ -39,6 +39,7 @@ class CollectiveCost:
     rate: float = 0.0
     together: Mapping[Meeting, int] = field(default_factory=dict)
     kind: Kind = Kind.MODELLED
+    latency: float = 0.0
 
     def seconds(self, rank: int, instr: Instr) -> float:
         """A message's time on its link; an addition's bytes over the rate."""
