@@ -34,6 +34,29 @@ export function timeText(ns, scale = ns) {
   return `${three(ns / per)} ${unit}`;
 }
 
+// 2.5, "beat" -> "2.5 beats"
+function counted(number, noun) {
+  const text = String(+(Math.floor(number * 100 + 0.5) / 100).toPrecision(6));
+  return `${text} ${text === "1" ? noun : noun.endsWith("ch") ? `${noun}es` : `${noun}s`}`;
+}
+
+/** A time of trace t: in beats where its seconds are beats, else in the unit that fits `scale`. */
+export function spanText(t, ns, scale = ns) {
+  return t.beat ? counted(ns / t.beat, "beat") : timeText(ns, scale);
+}
+
+/** What rank r holds: "4 microbatches in flight" where the trace counts those, else "3 MiB live". */
+export function heldText(t, count, r) {
+  const { share } = deckOf(t, r);
+  return share ? `${counted(count * share, "microbatch")} in flight` : `${bytesText(count)} live`;
+}
+
+/** The rank as its reader knows it: in a race "ZB-H1 rank 2". */
+export function rankText(t, r) {
+  const deck = deckOf(t, r);
+  return deck.name ? `${deck.name} rank ${r - deck.first}` : `rank ${r}`;
+}
+
 export function bytesText(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let power = 0;
@@ -49,25 +72,32 @@ export function label(t, i) {
 
 /** "waits 3.10 ms for rank 2, which was in B layer1 mb0": the same words as account.wait_text. */
 export function waitText(t, w) {
-  const least = w.length * 0.02, whole = timeText(w.length), parts = [];
+  const least = w.length * 0.02, whole = spanText(t, w.length), parts = [];
   if (w.late > least) parts.push([w.late, lateText(t, w)]);
   if (w.queue > least) parts.push([w.queue, "queued behind other messages"]);
   if (w.wire > least) parts.push([w.wire, "on the wire"]);
   if (parts.length === 1 && w.late > least) return `waits ${whole} ${parts[0][1]}`;
   if (parts.length === 1) return `waits ${whole} for ${label(t, w.message)}, ${parts[0][1]}`;
-  const list = parts.map(([ns, what]) => `${timeText(ns)} ${what}`).join("; ");
+  const list = parts.map(([ns, what]) => `${spanText(t, ns)} ${what}`).join("; ");
   return `waits ${whole} for ${label(t, w.message)}: ${list}`;
 }
 
 function lateText(t, w) {
-  const who = `for rank ${t.rank[w.culprit]}`;
+  const who = `for ${rankText(t, t.rank[w.culprit])}`;
+  if (w.root >= 0)
+    return `${who}, which was waiting itself, in the end for ${rankText(t, t.rank[w.root])}, which was in ${doingText(t, w, w.root)}`;
   if (w.doing === -2) return `${who}, which was between two ops`;
   if (w.doing < 0) return who;
   if (t.ops[t.op[w.doing]].name === "wait") return `${who}, which was waiting itself`;
+  return `${who}, which was in ${doingText(t, w, w.doing)}`;
+}
+
+// What the late rank ran, and why that took so long.
+function doingText(t, w, i) {
   const notes = w.slow ? [`${w.slow.toFixed(1)} times its median`] : [];
-  const share = t.cpu[w.doing] / Math.max(1, t.done[w.doing] - t.start[w.doing]);
+  const share = t.cpu[i] / Math.max(1, t.done[i] - t.start[i]);
   if (share > 0 && share < 0.7) notes.push(`on a core for ${Math.floor(100 * share)} % of it`);
-  return `${who}, which was in ${label(t, w.doing)}${notes.length ? ` (${notes.join(", ")})` : ""}`;
+  return label(t, i) + (notes.length ? ` (${notes.join(", ")})` : "");
 }
 
 // ---------------------------------------------------------------- 2 payload -> columns
@@ -88,9 +118,14 @@ export function decode(layer) {
   const n = layer.n, c = layer.columns;
   const t = { n, kind: layer.kind, badge: layer.badge, account: layer.account,
     names: layer.names, lanes: layer.lanes, span: layer.span, shift: layer.shift || 0,
+    decks: decksOf(layer), slots: layer.slots || layer.lanes.map((_, k) => k), ports: new Set(layer.ports),
     ops: layer.ops.map(([name, phase, short]) => ({ name, phase, short })) };
   for (const key of ["op", "where", "axis", "peers", "source"]) t[key] = column(c[key], n, Uint16Array);
+  t.beat = t.decks[0].beat;
+  t.deckAt = t.decks.flatMap((deck) => new Array(deck.ranks).fill(deck));
   t.mb = column(c.mb, n, Int32Array);
+  t.chunk = column(c.chunk ?? -1, n, Int8Array);
+  t.way = column(c.way ?? -1, n, Int8Array);
   t.msg = column(c.message, n, Int32Array);
   t.bytes = column(c.bytes, n);
   t.cpu = column(c.cpu, n);
@@ -114,9 +149,31 @@ export function decode(layer) {
   t.ends = ends(t);
   t.waits = waitTable(layer.waits);
   t.waitAt = new Map(t.waits.map((w) => [w.row, w]));
+  t.begin = begins(t);
   t.memoryOf = memoryTracks(t, layer.world_size);
   t.busy = busyShares(t, layer.world_size);
   return t;
+}
+
+// The traces stacked in a layer, and their first rows; one where there is no race.
+function decksOf(layer) {
+  const only = { name: "", ranks: layer.world_size, kind: layer.kind, badge: layer.badge, span: layer.span, chunks: 0, ways: 1, ramps: [], bubble: "", beat: 0, share: 0 };
+  let first = 0;
+  return (layer.decks || [only]).map((deck) => ({ ...deck, first, end: (first += deck.ranks) }));
+}
+
+const deckOf = (t, rank) => t.deckAt[rank] || t.decks[0];
+
+// Where the mark of a row begins: of a message through a port, when its last end was posted;
+// of another message, when its wait is over; of all else, when it starts.
+function begins(t) {
+  const posted = t.ends.map((list) => list && list.reduce((last, i) => Math.max(last, t.post[i]), 0));
+  return t.start.map((start, i) => {
+    if (t.msg[i] < 0) return start;
+    if (t.ports.has(t.slots[t.lane[i]])) return Math.min(t.done[i], Math.max(start, posted[t.msg[i]]));
+    const w = t.waitAt.get(i);
+    return w ? w.start + w.length : start;
+  });
 }
 
 // Dependencies travel as distances back to a row; here: a flat list and where each row's begin.
@@ -145,15 +202,17 @@ function waitTable(columns) {
   });
 }
 
-// Per rank the moments at which its memory changes, and what it is from then on.
+// Per rank the moments at which its memory changes, and what it is from then on. Where microbatches
+// are counted, the tasks alone tell, and nothing is held before the first of them.
 function memoryTracks(t, ranks) {
   const rows = Array.from({ length: ranks }, () => []);
-  for (let i = 0; i < t.n; i++) if (t.memory[i] > 0) rows[t.rank[i]].push(i);
-  return rows.map((list) => {
+  for (let i = 0; i < t.n; i++)
+    if (deckOf(t, t.rank[i]).share ? t.lane[i] === 0 : t.memory[i] > 0) rows[t.rank[i]].push(i);
+  return rows.map((list, rank) => {
     list.sort((a, b) => t.done[a] - t.done[b]);
-    const bytes = Float64Array.from(list, (i) => t.memory[i]);
-    return { time: Float64Array.from(list, (i) => t.done[i]), bytes,
-      floor: bytes.reduce((a, b) => Math.min(a, b), Infinity),
+    const bytes = Float64Array.from(list, (i) => t.memory[i]), counts = deckOf(t, rank).share > 0;
+    return { time: Float64Array.from(list, (i) => t.done[i]), bytes, end: deckOf(t, rank).span,
+      floor: counts ? 0 : bytes.reduce((a, b) => Math.min(a, b), Infinity),
       peak: bytes.reduce((a, b) => Math.max(a, b), 0) };
   });
 }
@@ -162,7 +221,7 @@ function busyShares(t, ranks) {
   const out = new Float64Array(ranks);
   for (let i = 0; i < t.n; i++)
     if (t.lane[i] === 0 && t.msg[i] < 0 && t.ops[t.op[i]].name !== "wait")
-      out[t.rank[i]] += (t.done[i] - t.start[i]) / Math.max(1, t.span);
+      out[t.rank[i]] += (t.done[i] - t.start[i]) / Math.max(1, deckOf(t, t.rank[i]).span);
   return out;
 }
 
@@ -202,12 +261,12 @@ export function strange(t, most = 20) {
   const still = named.filter((w) => t.lane[w.row] === 0);
   const waits = (still.length ? still : named).slice().sort((a, b) => b.length - a.length);
   const out = waits.slice(0, most).map((w) =>
-    ({ x: w.start, row: w.row, wait: w, text: `rank ${t.rank[w.row]} ${waitText(t, w)}` }));
+    ({ x: w.start, row: w.row, wait: w, text: `${rankText(t, t.rank[w.row])} ${waitText(t, w)}` }));
   let peak = -1;
   for (let i = 0; i < t.n; i++) if (t.memory[i] > 0 && !(peak >= 0 && t.memory[i] <= t.memory[peak])) peak = i;
   if (peak >= 0)
     out.push({ x: t.start[peak], row: peak,
-      text: `memory peaks at ${bytesText(t.memory[peak])} on rank ${t.rank[peak]}, in ${label(t, peak)}` });
+      text: `memory peaks at ${heldText(t, t.memory[peak], t.rank[peak])} on ${rankText(t, t.rank[peak])}, in ${label(t, peak)}` });
   return out.sort((a, b) => a.x - b.x);
 }
 
@@ -251,11 +310,11 @@ function lastPosted(t, message) {
 }
 
 /** The rows that decide the makespan, first to last: from the last end back, always to the
-    latest thing that had to be there. */
-export function criticalPath(t) {
-  if (!t.n) return [];
-  let i = 0;
-  for (let k = 1; k < t.n; k++) if (t.done[k] > t.done[i]) i = k;
+    latest thing that had to be there. In a race each deck has its own. */
+export function criticalPath(t, deck = t.decks[0]) {
+  let i = -1;
+  for (let k = 0; k < t.n; k++)
+    if (t.rank[k] >= deck.first && t.rank[k] < deck.end && (i < 0 || t.done[k] > t.done[i])) i = k;
   const seen = new Uint8Array(t.n), path = [];
   while (i >= 0 && !seen[i]) {
     path.push(i);
@@ -277,18 +336,21 @@ export function criticalPath(t) {
 
 // ---------------------------------------------------------------- 5 layout
 
-/** Where everything stands, in CSS pixels. `thin` is the number of lanes beside compute. */
-export function layout({ width, ranks, thin = 1, memory = true, most = 900 }) {
+/** Where everything stands, in CSS pixels. `thin` is the number of lanes beside compute, `ports`
+    whether two of them are those of a pipeline, `heads` the ranks above which a heading stands. */
+export function layout({ width, ranks, thin = 1, memory = true, most = 900, ports = false, heads = [], ramps = false }) {
   const narrow = width < 560;
-  const full = { memory: memory ? 18 : 0, gap: memory ? 3 : 0, cell: 28, lane: 11, between: 14 };
+  const full = { memory: memory ? 18 : 0, gap: memory ? 3 : 0, cell: 28, lane: ports ? 6 : 11, between: 14 };
   const height = (s) => s.memory + s.gap + s.cell + thin * (s.lane + 2) + s.between;
   const shrink = Math.min(1, most / (ranks * height(full)));
   const s = {};
   for (const key in full) s[key] = full[key] && Math.max(key === "cell" ? 3 : 1, Math.floor(full[key] * shrink));
   const pitch = height(s) - (shrink < 0.5 ? thin : 0), apart = shrink < 0.5 ? 1 : 2;
-  const left = narrow ? 34 : 84, right = narrow ? 8 : 16, top = 30;
+  const left = narrow ? 34 : 84, right = narrow ? 8 : 16, top = ramps && !heads.length ? 42 : 30, HEAD = ramps ? 40 : 28;
+  let down = 0;
   const rows = Array.from({ length: ranks }, (_, rank) => {
-    const y = top + rank * pitch, cellY = y + s.memory + s.gap;
+    if (heads.includes(rank)) down += HEAD;
+    const y = top + down + rank * pitch, cellY = y + s.memory + s.gap;
     const lanes = Array.from({ length: thin }, (_, k) => cellY + s.cell + apart + k * (s.lane + apart));
     return { y, memoryY: y, memoryH: s.memory, cellY, cellH: s.cell, lanes, laneH: s.lane,
       bottom: cellY + s.cell + thin * (s.lane + apart) };
@@ -369,18 +431,19 @@ function hexOf(css) {
   return "#" + found.slice(0, 3).map((v) => hex(v * scale)).join("");
 }
 
-function theme(root, palette) {
+function theme(root, palette, paper = false) {
   const style = getComputedStyle(root);
   const page = hexOf(style.backgroundColor), ink = hexOf(style.color), dark = isDark(page);
   const phases = {};
-  for (const [key, s] of Object.entries(palette.phases)) {
+  const colours = paper ? { ...palette.phases, ...palette.paper } : palette.phases;
+  for (const [key, s] of Object.entries(colours)) {
     const fill = dark ? s.dark : s.light;
     phases[key] = { key, fill, ink: dark ? s.dark_ink : s.light_ink, letter: s.letter, hatch: s.hatch,
       meaning: s.meaning, wash: mix(fill, page, dark ? 0.34 : 0.26), dense: mix(fill, page, 0.55) };
   }
   return { page, ink, dark, phases, font: style.fontFamily, muted: mix(ink, page, 0.62),
     line: mix(ink, page, 0.1), track: mix(ink, page, 0.045), hatchInk: mix(ink, page, 0.5),
-    memory: mix(ink, page, 0.2), edge: "rgba(0,0,0,.55)", patterns: new Map() };
+    memory: mix(ink, page, 0.2), edge: "rgba(0,0,0,.55)", patterns: new Map(), tones: new Map() };
 }
 
 const STROKES = { // on a tile of 6 x 6
@@ -391,7 +454,7 @@ const STROKES = { // on a tile of 6 x 6
   x: (c) => (STROKES["/"](c), STROKES["\\"](c)),
   ".": (c) => (c.rect(1, 1, 0.6, 0.6), c.rect(4, 4, 0.6, 0.6)),
 };
-export const HATCH_OF = { "late peer": "\\", "late receiver": "/", "link busy": ".", "on the wire": "-", straggler: "\\", fill: "" };
+export const HATCH_OF = { "late peer": "\\", "late sender": "\\", "late receiver": "/", "link busy": ".", "on the wire": "-", straggler: "\\", fill: "" };
 
 function pattern(T, ctx, kind, colour, ratio) {
   const key = kind + colour + ratio;
@@ -928,7 +991,7 @@ function swatch(T, look, kind) {
 }
 
 const WAIT_SWATCH = {
-  "late peer": "M1 1l12 12M7 1l12 12M13 1l6 6M1 7l6 6", "late receiver": "M1 13 13 1M7 13 19 1M1 7l6-6M13 13l6-6",
+  "late peer": "M1 1l12 12M7 1l12 12M13 1l6 6M1 7l6 6", "late sender": "M1 1l12 12M7 1l12 12M13 1l6 6M1 7l6 6", "late receiver": "M1 13 13 1M7 13 19 1M1 7l6-6M13 13l6-6",
   "link busy": "M3 4h1M8 4h1M13 4h1M5 9h1M10 9h1M15 9h1", "on the wire": "M1 4h18M1 7h18M1 10h18", straggler: "M1 1l12 12M13 1l6 6M1 7l6 6",
 };
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from parallel_core import data
+from parallel_core import assemble
 from parallel_core.plan import Plan
 from parallel_core.program import Program
 
@@ -31,13 +31,16 @@ PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
 TRAIN, ORACLE = "parallel_core.runtime:train", "parallel_core.oracle:train"
 
 CASES: dict[str, Case] = {
-    "single": Case("single", data.program, TRAIN, ORACLE, "one process"),
-    "dp": Case("dp", data.program, TRAIN, ORACLE, "Li et al. 2020, arXiv:2006.15704"),
+    "single": Case("single", assemble.program, TRAIN, ORACLE, "one process"),
+    "dp": Case("dp", assemble.program, TRAIN, ORACLE, "Li et al. 2020, arXiv:2006.15704"),
+    "pp": Case("pp", assemble.program, TRAIN, ORACLE, "Huang et al. 2018, arXiv:1811.06965"),
 }
 
 
 def case_of(plan: Plan) -> Case:
     """The case that a plan's layout is an instance of."""
+    if plan.pp > 1:
+        return CASES["pp"]
     return CASES["single" if plan.world_size == 1 else "dp"]
 
 

@@ -128,6 +128,14 @@ class Comm:
         self._agree((peer, self.rank), x.dtype, x.shape, name)
         return self._through_host(x, lambda t: dist.recv(t, peer))
 
+    def hand_over(self, x: Tensor, peer: int) -> None:
+        """Send after a run, outside of any program and of every count."""
+        dist.send(x.cpu() if self.staged else x.contiguous(), peer)
+
+    def take_over(self, x: Tensor, peer: int) -> Tensor:
+        """Fill x with what `peer` hands over."""
+        return self._through_host(x, lambda t: dist.recv(t, peer))
+
     def barrier(self, axis: str) -> None:
         """Wait until every rank of the group has come."""
         nothing = torch.empty(0)

@@ -45,6 +45,11 @@ def choice(default: str, options: Iterable[str], text: str) -> Any:
     return field(default=default, metadata={"kind": str, "choices": tuple(options), "help": text})
 
 
+def words(default: str | None, text: str) -> Any:
+    """A field that takes free text; what it must say is checked where it is read."""
+    return field(default=default, metadata={"kind": str, "help": text})
+
+
 def switch(default: bool, text: str) -> Any:
     """A yes/no field."""
     return field(default=default, metadata={"kind": bool, "help": text})
@@ -62,12 +67,14 @@ def parse(spec: Field[Any], value: object) -> Any:
         return _one_of(name, value, meta["choices"])
     if meta["kind"] is bool:
         return _yes_or_no(name, value, spec)
+    if meta["kind"] is str:
+        return _text(name, value)
     return _number(name, value, spec)
 
 
 def _one_of(name: str, value: object, options: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in options:
-        return str(value)
+        return _text(name, value)
     rule = f"must be one of {', '.join(options)}"
     raise PlanError(name, shown(value), rule, _like(value, options))
 
@@ -84,6 +91,12 @@ def _yes_or_no(name: str, value: object, spec: Field[Any]) -> bool:
     if isinstance(value, str) and value.lower() in words:
         return words[value.lower()]
     raise PlanError(name, shown(value), "must be true or false", str(spec.default).lower())
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise PlanError(name, shown(value), "must be text", "none")
+    return value
 
 
 def _number(name: str, value: object, spec: Field[Any]) -> float | int:

@@ -1,8 +1,8 @@
-"""Weights and gradients in two flat buffers, units in backward order.
+"""Weights and gradients in two flat buffers, pieces in backward order.
 
-    [ head | layer3 | layer2 | layer1 | layer0 | embed ]
+    [ head | layer3 | layer2 | layer1 | layer0 | embed ]      or stages, those the rank holds
 
-A bucket of units that the backward completes one after another is then one contiguous slice: it
+A bucket of pieces that the backward completes one after another is then one contiguous slice: it
 is reduced in place, without a copy, and the optimizer walks one tensor instead of hundreds.
 """
 
@@ -13,31 +13,39 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from parallel_core.data.step import specs_by_unit
-from parallel_core.params import ParamSpec
+from parallel_core.params import ParamSpec, copies_table, held_pieces, pieces, table_spec
 from parallel_core.plan import Plan
+
+TABLE = -1
+"""The key of a tied embedding's copy, which is no piece of its own."""
 
 
 class Flat:
-    """The buffers of one model replica. `params` and `grads` are [numel] in the plan's dtype."""
+    """The buffers of one rank. `params` and `grads` are [numel] in the plan's dtype.
 
-    def __init__(self, plan: Plan, model: nn.Module, device: torch.device) -> None:
+    `specs`, `bounds`, `parameters` and `views` go by the number of the piece.
+    """
+
+    def __init__(self, plan: Plan, model: nn.Module, device: torch.device, rank: int = 0) -> None:
         dtype = getattr(torch, plan.dtype)
-        self.specs = specs_by_unit(plan)
-        numel = sum(spec.numel for unit in self.specs for spec in unit)
+        held = held_pieces(plan, rank)
+        self.specs = {u: pieces(plan)[u].specs for u in reversed(held)}
+        if copies_table(plan, rank):
+            self.specs[TABLE] = (table_spec(plan),)
+        numel = sum(spec.numel for unit in self.specs.values() for spec in unit)
         self.params = torch.empty(numel, dtype=dtype, device=device)
         self.grads = torch.empty(numel, dtype=dtype, device=device)
-        self.bounds: list[tuple[int, int]] = [(0, 0)] * len(self.specs)
-        self.parameters: list[list[nn.Parameter]] = [[] for _ in self.specs]
-        self.views: list[list[Tensor]] = [[] for _ in self.specs]
+        self.bounds: dict[int, tuple[int, int]] = {}
+        self.parameters: dict[int, list[nn.Parameter]] = {u: [] for u in self.specs}
+        self.views: dict[int, list[Tensor]] = {u: [] for u in self.specs}
         self._named: dict[str, tuple[int, int, ParamSpec]] = {}
         self._lay_out(dict(model.named_parameters()))
 
     def _lay_out(self, weights: dict[str, nn.Parameter]) -> None:
         at = 0
-        for u in reversed(range(len(self.specs))):
+        for u, specs in self.specs.items():
             start = at
-            for spec in self.specs[u]:
+            for spec in specs:
                 weight, end = weights[spec.name], at + spec.numel
                 weight.data = self.params[at:end].view(spec.shape)
                 self.parameters[u].append(weight)
@@ -47,7 +55,7 @@ class Flat:
             self.bounds[u] = (start, at)
 
     def span(self, units: tuple[int, ...]) -> Tensor:
-        """The gradients of neighbouring units, one contiguous slice [numel of the units]."""
+        """The gradients of neighbouring pieces, one contiguous slice [numel of the pieces]."""
         bounds = sorted(self.bounds[u] for u in units)
         assert all(a[1] == b[0] for a, b in pairwise(bounds))
         return self.grads[bounds[0][0] : bounds[-1][1]]

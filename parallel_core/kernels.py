@@ -1,9 +1,12 @@
 """What each instruction of a training step does to real tensors: ordinary torch, one op a method.
 
-    F    runs a unit on a detached input, and keeps (input, output) for its backward
-    B    runs autograd from that output; gradients land in the flat buffer
+    F    runs a piece (a unit or a stage) on a detached input; keeps the input and the graph's end
+    B    runs autograd from there; gradients land in the flat buffer
+    I, W   the same in two halves (deferred.py)
     all_reduce   sums a contiguous slice of the flat gradients in place (or each parameter's)
     O    norm of the summed gradient, then the update
+
+A forward keeps the edge of its graph, not its output: that is freed as soon as it is sent.
 
 Every loss is divided by the global count of valid tokens, once: ranks then sum, never average.
 """
@@ -16,15 +19,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from parallel_core import values as v
 from parallel_core.comm import Comm
-from parallel_core.flat import Flat
+from parallel_core.deferred import install
+from parallel_core.flat import TABLE, Flat
 from parallel_core.lanes import Kernel
 from parallel_core.ledger import CONTROL
 from parallel_core.model import IGNORED, Place, Transformer, init_weights, loss_sum
-from parallel_core.params import units
+from parallel_core.params import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.text import Sampler, rows_of
@@ -51,19 +56,30 @@ class TrainKernels:
 
     def __init__(self, plan: Plan, rank: int, comm: Comm | None, device: torch.device) -> None:
         self.plan, self.rank, self.comm, self.device = plan, rank, comm, device
-        self.model = Transformer(plan).to(device)
-        self.flat = Flat(plan, self.model, device)
+        self.pieces = pieces(plan)
+        self.numbers = {piece.name: u for u, piece in enumerate(self.pieces)}
+        mine = [unit for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
+        self.model = Transformer(plan, only=mine).to(device)
+        self.flat = Flat(plan, self.model, device, rank)
         init_weights(self.model, plan)
-        for weights, views in zip(self.flat.parameters, self.flat.views, strict=True):
+        for weights, views in zip(
+            self.flat.parameters.values(), self.flat.views.values(), strict=True
+        ):
             for weight, view in zip(weights, views, strict=True):
-                attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
-                attach(_settles_in(view))
+                settle_in(weight, view)
+        self.split = install(self.model) if plan.pp > 1 and plan.pipeline.splits else None
         self.update = Update(plan, self.flat)
         self.sampler = Sampler(plan)
-        self.names = units(plan.model)
         self.grad_norm = torch.zeros(())
         self.measure_norm = True
+        self.copies = 1  # of the weights, at most
         self.micro: dict[int, Microbatch] = {}
+        self._begun: set[int] = set()  # weights whose gradient this step has begun, by id
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank is the first of its data-parallel replicas."""
+        return self.plan.mesh.coordinate(self.rank)["dp"] == 0
 
     def table(self) -> dict[Op, Kernel]:
         """Op -> kernel."""
@@ -84,6 +100,7 @@ class TrainKernels:
         valid = int((batch.labels != IGNORED).sum())
         here = self.plan.mesh.coordinate(self.rank)["dp"]
         positions = torch.arange(self.plan.seq, device=self.device)
+        self._begun.clear()
         for mb in range(self.plan.microbatches):
             rows = rows_of(self.plan, here, mb)
             mine = batch.rows(rows)
@@ -92,65 +109,75 @@ class TrainKernels:
             labels = torch.from_numpy(mine.labels).to(self.device)
             self.micro[mb] = Microbatch(ids, labels, place, valid)
         holds: dict[Value, Any] = {v.ids(mb): micro for mb, micro in self.micro.items()}
-        return holds | {v.weight(u): None for u in range(len(self.names))}
+        return holds | {v.weight(u): None for u in range(len(self.pieces))}
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """x -> (kept for backward, output); the head gives (kept, running loss)."""
         assert instr.mb is not None
-        u, mb, micro = self.names.index(instr.where), instr.mb, self.micro[instr.mb]
+        u, mb, micro = self.numbers[instr.where], instr.mb, self.micro[instr.mb]
         x = reads[v.act(mb, u - 1)].detach().requires_grad_() if u else micro.ids
-        y = self.model.forward_unit(instr.where, x, micro.place)
-        if u < len(self.names) - 1:
-            return (x, y), y.detach()
+        y = x
+        for unit in self.pieces[u].units:
+            y = self.model.forward_unit(unit, y, micro.place)
+        if u < len(self.pieces) - 1:
+            return (x, get_gradient_edge(y)), y.detach()
         loss = loss_sum(y, micro.labels) / micro.valid_tokens
-        before = reads.get(v.loss(mb - 1)) if mb else None
+        before = next((reads[value] for value in instr.reads if value.name == "loss"), None)
         return (x, loss), loss.detach() if before is None else before + loss.detach()
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """dy -> (gradients, accumulated in the flat buffer; dx; the tied share)."""
         assert instr.mb is not None
-        u, mb = self.names.index(instr.where), instr.mb
-        x, y = reads[v.saved(mb, u)]
-        for weight in self._fresh(u) if mb == 0 else ():
-            weight.grad = None  # autograd makes a new one, which `_settles_in` moves to its place
-        torch.autograd.backward(y, reads.get(v.dact(mb, u)))
+        u, mb = self.numbers[instr.where], instr.mb
+        x, end, *_ = reads[v.saved(mb, u)]
+        self.begin(u)
+        torch.autograd.backward(end, reads.get(v.dact(mb, u)))
         made = {"grad": True, "tie": True, "dact": x.grad if u else None}
         return [made[value.name] for value in instr.writes]
 
-    def _fresh(self, u: int) -> list[torch.nn.Parameter]:
-        """The weights whose gradient unit u starts: its own, and a tied table in the head."""
-        mine = self.flat.parameters[u]
-        if self.plan.model.tied and u == 0:
-            return mine[1:]
-        if self.plan.model.tied and u == len(self.names) - 1:
-            return [*mine, self.flat.parameters[0][0]]
-        return mine
+    def begin(self, u: int) -> None:
+        """Before the first backward of piece u: its weights have no gradient yet.
+
+        Autograd makes a new one, which `settle_in` moves to its place. A tied table may be begun
+        by the head or by the embedding.
+        """
+        weights = [*self.flat.parameters[u]]
+        if self.plan.model.tied and u == len(self.pieces) - 1:
+            weights.append(self.flat.parameters[0 if 0 in self.flat.parameters else TABLE][0])
+        for weight in weights:
+            if id(weight) not in self._begun:
+                self._begun.add(id(weight))
+                weight.grad = None
 
     def all_reduce(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """x+ax -> x: a scalar, each parameter of a unit in turn, or a slice of many units."""
+        """x+ax -> x: scalars, each parameter of a piece in turn, or a slice of many pieces."""
         assert self.comm is not None and instr.axis is not None
         if instr.where in CONTROL:
             total = reads[instr.reads[0]].clone()
-            self.comm.all_reduce(total, instr.axis, control=True)
+            self.comm.all_reduce(total, instr.axis, name=instr.where, control=True)
             return total.nbytes, total
         if instr.inner:
             tensors = [self.flat.views[m.value.at[0]][m.value.at[1]] for m in instr.inner]
         else:
-            tensors = [self.flat.span(tuple(value.at[0] for value in instr.reads))]
+            tensors = [self.gradient(instr)]
         for tensor in tensors:
-            self.comm.all_reduce(tensor, instr.axis)
+            self.comm.all_reduce(tensor, instr.axis, name=instr.where)
         return sum(t.nbytes for t in tensors), *([True] * len(instr.writes))
+
+    def gradient(self, instr: Instr) -> Tensor:
+        """The slice of the flat gradients that an all-reduce sums."""
+        return self.flat.span(tuple(value.at[0] for value in instr.writes))
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Summed gradients -> new weights, in place; also the global gradient norm."""
         if self.measure_norm:
-            self.grad_norm = _norm(self.flat.grads)
+            self.grad_norm = norm_of(self.flat.grads)
         self.update.step()
         return [None] * len(instr.writes)
 
 
-def _settles_in(view: Tensor) -> Callable[[Tensor], None]:
-    """A hook that moves a weight's new gradient to `view`, its place in the flat buffer.
+def settle_in(weight: nn.Parameter, view: Tensor) -> None:
+    """Have every new gradient of a weight moved to `view`, its place in the flat buffer.
 
     Autograd calls it when the gradient has just been made: the copy finds it in the cache, and its
     memory serves the next one. Later microbatches accumulate in `view` itself, in place.
@@ -162,10 +189,11 @@ def _settles_in(view: Tensor) -> Callable[[Tensor], None]:
             view.copy_(weight.grad)
             weight.grad = view
 
-    return move
+    attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
+    attach(move)
 
 
-def _norm(x: Tensor) -> Tensor:
+def norm_of(x: Tensor) -> Tensor:
     """The norm of x[N] in at least float32: of the norms of its rows, all in one call, since one
     float32 sum over millions of squares keeps four digits only."""
     wide = torch.promote_types(x.dtype, torch.float32)

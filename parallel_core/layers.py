@@ -13,6 +13,8 @@ Weights are made empty, in the plan's dtype, on torch's default device: `init_we
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +35,12 @@ def wide(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """y = x w' + b, with w[out, in]; the bias exists in the gpt dialect only."""
+    """y = x w' + b, with w[out, in]; the bias exists in the gpt dialect only.
+
+    `product(x, w, b)` is torch's, unless the backward is to be split (deferred.py).
+    """
+
+    product: Callable[..., Tensor] = staticmethod(F.linear)
 
     def __init__(self, plan: Plan, rows: int, columns: int) -> None:
         super().__init__()
@@ -42,7 +49,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x[..., in] -> [..., out]."""
-        return F.linear(x, self.weight, self.bias)
+        return self.product(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from parallel_core.cost import wire_bytes
-from parallel_core.params import param_specs
+from parallel_core.params import copies_table, held_pieces, pieces, table_spec
 from parallel_core.plan import DType, Optimizer, Plan
 from parallel_core.program import Instr, Op, Program, Value
 
 Counts = Mapping[tuple[str, str], tuple[int, int]]
 """One rank's messages: (axis, op) -> (how many, payload bytes)."""
 
-CONTROL = frozenset({"loss"})
+CONTROL = frozenset({"loss", "tally"})
 """`where` of instructions that move scalars."""
 
 
@@ -76,14 +76,19 @@ def predicted_memory(plan: Plan) -> dict[str, list[int]]:
     AdamW keeps two float32 (or wider) moments an element, and a float32 master copy where the
     weights are bfloat16: the 2 + 2 + K of ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054, 3.1).
     """
-    count = sum(spec.numel for spec in param_specs(plan))
     width = DType(plan.dtype).bytes
     state = 4 if plan.mixed else 0
     if plan.optimizer == Optimizer.ADAMW:
         state += 2 * max(width, 4)
-    n = plan.world_size
-    each = {"params": count * width, "grads": count * width, "optimizer": count * state}
-    return {kind: [size] * n for kind, size in each.items()}
+    counts = [held_elements(plan, rank) for rank in range(plan.world_size)]
+    each = {"params": width, "grads": width, "optimizer": state}
+    return {kind: [count * size for count in counts] for kind, size in each.items()}
+
+
+def held_elements(plan: Plan, rank: int) -> int:
+    """Weights on a rank: its pieces, and where it has one its copy of a tied embedding's table."""
+    own = sum(pieces(plan)[u].numel for u in held_pieces(plan, rank))
+    return own + (table_spec(plan).numel if copies_table(plan, rank) else 0)
 
 
 def peak_state_bytes(memory: Mapping[str, list[int]]) -> int:

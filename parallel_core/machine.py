@@ -11,7 +11,7 @@ import psutil
 
 from parallel_core.activations.saved import saved_bytes
 from parallel_core.fields import PlanError, nearest_where
-from parallel_core.ledger import peak_state_bytes, predicted_memory
+from parallel_core.ledger import predicted_memory
 from parallel_core.plan import Dialect, DType, Plan
 
 RANKS_PER_CORE = 8
@@ -47,17 +47,27 @@ def needed_bytes(plan: Plan) -> int:
     end, on rank 0: the single process it is compared with, and copies of gradients and weights.
     """
     memory = predicted_memory(plan)
-    state = peak_state_bytes(memory)
-    training = state * plan.world_size + _kept(plan) * plan.world_size
-    copies = 2 * (memory["params"][0] + memory["grads"][0])
+    state = sum(map(sum, memory.values()))
+    single = plan.single()
+    alone = {kind: sizes[0] for kind, sizes in predicted_memory(single).items()}
+    copies = 2 * (alone["params"] + alone["grads"])
     whole = plan.tokens_per_step <= COMPARED_AT_ONCE
-    single = _kept(plan.single() if whole else plan)
-    comparing = state * plan.world_size + state + copies + single
-    return max(training, comparing) + PROCESS_BYTES * plan.world_size
+    kept = _kept(single if whole else single.but(microbatches=plan.dp * plan.microbatches))
+    comparing = state + sum(alone.values()) + copies + kept
+    return max(state + _in_flight(plan), comparing) + PROCESS_BYTES * plan.world_size
+
+
+def _in_flight(plan: Plan) -> int:
+    """Bytes that all ranks keep for their backward at once, at most."""
+    if plan.pp == 1:
+        return _kept(plan) * plan.world_size
+    order = plan.pipeline
+    most = max(order.in_flight) * order.p / order.stages  # microbatches, on the fullest rank
+    return int(_kept(plan) * plan.dp * max(most, 1))
 
 
 def _kept(plan: Plan) -> int:
-    """Bytes that one microbatch keeps on a rank, with three copies of the logits."""
+    """Bytes that one microbatch keeps over the whole model, with three copies of the logits."""
     logits = (
         plan.rows_per_microbatch * plan.seq * plan.model.vocab * max(DType(plan.dtype).bytes, 4)
     )
@@ -72,9 +82,11 @@ def check_bears(plan: Plan, free: int | None = None) -> None:
     no field alone can shrink enough, the error names the one that helps most, at its smallest.
     """
     if plan.world_size > most_ranks():
-        fits = [dp for dp in range(1, most_ranks() + 1) if _legal(plan, "dp", dp)]
-        rule = f"is more ranks than this machine bears live ({most_ranks()})"
-        raise PlanError("dp", plan.dp, rule, nearest_where(plan.dp, fits))
+        axis = "pp" if plan.pp > most_ranks() or plan.dp == 1 else "dp"
+        degree, other = plan.flat()[axis], plan.world_size // plan.flat()[axis]
+        fits = [n for n in range(1, most_ranks() // other + 1) if _legal(plan, axis, n)]
+        rule = f"makes {plan.world_size} ranks, more than this machine bears live ({most_ranks()})"
+        raise PlanError(axis, degree, rule, nearest_where(degree, fits or [1]))
     limit = psutil.virtual_memory().available if free is None else free
     needed = needed_bytes(plan)
     if needed > limit:

@@ -15,6 +15,7 @@ GPT-2: Radford et al. 2019. Llama: Touvron et al. 2023, arXiv:2302.13971.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import cast
 
 import torch
@@ -38,7 +39,12 @@ CHUNK = 1 << 15
 
 
 class Table(nn.Module):
-    """A learned vector for each of `rows` things: row i is thing i's."""
+    """A learned vector for each of `rows` things: row i is thing i's.
+
+    `look_up(ids, w)` is torch's, unless the backward is to be split (deferred.py).
+    """
+
+    look_up: Callable[..., Tensor] = staticmethod(F.embedding)
 
     def __init__(self, plan: Plan, rows: int) -> None:
         super().__init__()
@@ -46,7 +52,7 @@ class Table(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids[...] int64 -> [..., D]."""
-        return F.embedding(ids, self.weight)
+        return self.look_up(ids, self.weight)
 
 
 class Residual(nn.Module):
@@ -82,6 +88,14 @@ class Embed(Residual):
         return self.drop(x_bsd, "embed", place)
 
 
+class Borrowed(nn.Module):
+    """A copy of the embedding's table, where a tied head stands without the embedding."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.tokens = Table(plan, plan.model.vocab)
+
+
 class Layer(Residual):
     """A unit "layer<i>": x[B, S, D] -> x[B, S, D]."""
 
@@ -102,7 +116,12 @@ class Layer(Residual):
 
 
 class Head(nn.Module):
-    """The unit "head": x[B, S, D] -> logits[B, S, V]. A tied head owns its norm only."""
+    """The unit "head": x[B, S, D] -> logits[B, S, V]. A tied head owns its norm only.
+
+    `product(x, w)` is torch's, unless the backward is to be split (deferred.py).
+    """
+
+    product: Callable[..., Tensor] = staticmethod(F.linear)
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -111,26 +130,33 @@ class Head(nn.Module):
 
     def forward(self, x_bsd: Tensor, weight_vd: Tensor) -> Tensor:
         """The norm, then the scalar product with each row of `weight_vd`."""
-        return F.linear(self.norm(x_bsd), weight_vd)
+        return self.product(self.norm(x_bsd), weight_vd)
 
 
 class Transformer(nn.Module):
     """The whole model, made empty in the plan's dtype; `init_weights` fills it.
 
-    `named_parameters()` gives the names and shapes of `param_specs(plan)`.
+    `named_parameters()` gives the names and shapes of `param_specs(plan)`. `only` makes a part of
+    it: the units named, and with a tied head the table it needs.
     """
 
-    embed: Embed
+    embed: Embed | Borrowed
     head: Head
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, only: Collection[str] | None = None) -> None:
         super().__init__()
         self.plan = plan
         first, *middle, last = units(plan.model)
-        self.add_module(first, Embed(plan))
+        chosen = units(plan.model) if only is None else only
+        if first in chosen:
+            self.add_module(first, Embed(plan))
+        elif plan.model.tied and last in chosen:
+            self.add_module(first, Borrowed(plan))
         for name in middle:
-            self.add_module(name, Layer(plan, name))
-        self.add_module(last, Head(plan))
+            if name in chosen:
+                self.add_module(name, Layer(plan, name))
+        if last in chosen:
+            self.add_module(last, Head(plan))
 
     @property
     def units(self) -> dict[str, nn.Module]:
@@ -183,6 +209,8 @@ def init_weights(model: nn.Module, plan: Plan) -> None:
     weights = dict(model.named_parameters())
     with torch.no_grad():
         for spec in param_specs(plan):
+            if spec.name not in weights:
+                continue  # of a part that is not here
             flat = weights[spec.name].view(-1)
             for at in range(0, spec.numel, CHUNK):
                 stop = min(at + CHUNK, spec.numel)

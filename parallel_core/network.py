@@ -75,7 +75,8 @@ class Network:
         return " > ".join(self.topology.name(vertex) for vertex in link)
 
     def __str__(self) -> str:
-        return str(self.topology) + (", ranks placed" if self.hosts else "")
+        wires = " and ".join(map(str, self.topology.wires))
+        return f"{self.topology.text} of {wires}" + (", ranks placed" if self.hosts else "")
 
 
 def route_of(links: Iterable[Hashable], paces: Iterable[Pace]) -> Route:

@@ -3,16 +3,21 @@
 Init, reduction, clipping, saving, resharding and the ledger read only this table; no feature
 decides for itself which gradients are summed.
 
-A *unit* is the piece of the model that one F or B instruction runs: "embed", "layer0" ...,
-"head". A tied head uses the embedding's parameter, so that gradient is complete only after the
-backward of "embed": it is listed once, in unit "embed", with `tied_to="head"`.
+A *unit* is the smallest part of the model that an instruction runs: "embed", "layer0" ..., "head".
+A tied head uses the embedding's parameter, so that gradient is complete only after the backward
+of "embed": it is listed once, in unit "embed", with `tied_to="head"`.
+
+A *piece* is what one F or B instruction runs: a unit, or in a pipeline a stage, which is several.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+from parallel_core.pipeline.lower import stage_name
+from parallel_core.pipeline.stages import split
 from parallel_core.plan import Dialect, ModelShape, Plan
 
 
@@ -44,6 +49,58 @@ class ParamSpec:
 def units(model: ModelShape) -> tuple[str, ...]:
     """The units in forward order: "embed", "layer0", ..., "head"."""
     return ("embed", *(f"layer{i}" for i in range(model.layers)), "head")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one F or B runs: its name in instructions, its units, their parameters."""
+
+    name: str
+    units: tuple[str, ...]
+    specs: tuple[ParamSpec, ...]
+
+    @property
+    def numel(self) -> int:
+        """Elements of its parameters."""
+        return sum(spec.numel for spec in self.specs)
+
+
+@lru_cache(maxsize=256)
+def pieces(plan: Plan) -> tuple[Piece, ...]:
+    """The pieces of a plan in forward order: its units, or the stages of its pipeline."""
+    specs, every = param_specs(plan), units(plan.model)
+    runs: dict[str, tuple[str, ...]] = {}
+    if plan.pp == 1:
+        runs = {unit: (unit,) for unit in every}
+    else:
+        at = 1
+        counts = split(plan.model.layers, plan.pipeline.stages, plan.stage_layers)
+        for s, count in enumerate(counts):
+            first = every[:1] if s == 0 else ()
+            last = every[-1:] if s == len(counts) - 1 else ()
+            runs[stage_name(s)] = (*first, *every[at : at + count], *last)
+            at += count
+    return tuple(
+        Piece(name, run, tuple(s for s in specs if s.unit in run)) for name, run in runs.items()
+    )
+
+
+def held_pieces(plan: Plan, rank: int) -> tuple[int, ...]:
+    """The numbers of the pieces whose weights `rank` holds."""
+    if plan.pp == 1:
+        return tuple(range(len(pieces(plan))))
+    return plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]]
+
+
+def copies_table(plan: Plan, rank: int) -> bool:
+    """Whether a rank runs a tied head without the embedding, and so keeps a copy of its table."""
+    mine = held_pieces(plan, rank)
+    return plan.model.tied and 0 not in mine and len(pieces(plan)) - 1 in mine
+
+
+def table_spec(plan: Plan) -> ParamSpec:
+    """The embedding's table."""
+    return pieces(plan)[0].specs[0]
 
 
 def param_specs(plan: Plan) -> tuple[ParamSpec, ...]:

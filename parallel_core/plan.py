@@ -6,22 +6,42 @@ ranks. `Plan.of` takes all fields flat, as the command line and the URL of a pag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property, lru_cache
 from typing import Any
 
 from parallel_core.fields import (
     PlanError,
     choice,
     nearest_where,
+    parse,
     real,
     switch,
     unknown,
     validate,
     whole,
+    words,
 )
 from parallel_core.mesh import Mesh
+from parallel_core.pipeline import SCHEDULES, reading
+from parallel_core.pipeline.legal import legal
+from parallel_core.pipeline.order import Order
+from parallel_core.pipeline.schedule import Job
+from parallel_core.pipeline.stages import split
+from parallel_core.program import ProgramError
+
+OWN = "own"
+"""The schedule that the reader brings along."""
+
+RANK_MARK = " | "
+"""What may stand for the end of a rank's line in an order that must fit on one."""
+
+MOST_TASKS = 1 << 16
+"""Microbatches times stages of a pipeline that is to be run; `shardlab schedule` takes more."""
 
 
 class Dialect(StrEnum):
@@ -138,6 +158,14 @@ class Plan:
     dp: int = whole(1, 1, 4096, "data-parallel ranks")
     dp_method: str = choice("bucketed", DPMethod, "how gradients are summed")
     bucket_mb: float = real(1.0, 0.001, 4096.0, "bucket size in MiB (bucketed)")
+    pp: int = whole(1, 1, 64, "pipeline ranks")
+    schedule: str = choice("1f1b", (*SCHEDULES, OWN), "order in which a pipeline computes")
+    virtual_stages: int | None = whole(None, 1, 64, "stages a pipeline rank; default: the fewest")
+    stage_layers: str | None = words(None, "layers of each stage, as in 2,1,1; default: even")
+    cap: float | None = real(None, 0.5, 4096, "microbatches a rank may hold (zb-auto)")
+    order: str | None = words(
+        None, "the schedule itself, ranks parted by lines or | (schedule=own)"
+    )
     microbatches: int = whole(1, 1, 4096, "microbatches per step (gradient accumulation)")
     global_batch: int = whole(16, 1, 1048576, "sequences per step over all ranks")
     seq: int = whole(128, 1, 1048576, "tokens per sequence")
@@ -149,6 +177,45 @@ class Plan:
     def __post_init__(self) -> None:
         validate(self)
         self._check_batch()
+        self._check_pipeline()
+
+    def _check_pipeline(self) -> None:
+        if self.pp == 1:
+            for name in ("stage_layers", "order"):
+                if getattr(self, name) is not None:
+                    raise PlanError("pp", 1, f"makes no stages for {name}", 2)
+            return
+        if self.schedule == OWN and self.order is None:
+            raise PlanError("schedule", OWN, "needs the order itself in `order`", "1f1b")
+        stages = self.pp * (self.virtual_stages or 1)
+        if stages * self.microbatches > MOST_TASKS:
+            rule = f"times {stages} stages must be at most {MOST_TASKS:,} tasks to be run"
+            raise PlanError("microbatches", self.microbatches, rule, max(MOST_TASKS // stages, 1))
+        stages = self.pipeline.stages
+        if stages < 2 or self.pipeline.p != self.pp:
+            rule = f"does not fit the {self.pipeline.p} ranks of the order"
+            raise PlanError("pp", self.pp, rule, self.pipeline.p)
+        split(self.model.layers, stages, self.stage_layers)
+        if self.asynchronous and self.model.tied:
+            rule = "has two copies that asynchronous updates would let drift apart"
+            raise PlanError("tied", True, rule, False)
+        most = max(Counter(s for held in self.pipeline.held for s in held).values())
+        if most > 2:
+            rule = f"puts a stage on {most} ranks; two copies of the weights are the most"
+            raise PlanError("schedule", self.schedule, rule, "dualpipe")
+
+    @cached_property
+    def pipeline(self) -> Order:
+        """Which stage rank computes what, in order."""
+        if self.schedule != OWN:
+            v = self.virtual_stages or SCHEDULES[self.schedule].fewest
+            return _order(self.schedule, Job(p=self.pp, m=self.microbatches, v=v, cap=self.cap))
+        try:
+            order = _own(self.order or "")
+            legal(order, p=self.pp, m=self.microbatches)
+        except ProgramError as error:
+            raise PlanError("schedule", OWN, f"cannot run: {error}", "1f1b") from None
+        return order
 
     def _check_batch(self) -> None:
         share, most = self.dp * self.microbatches, self._most("global_batch")
@@ -172,7 +239,30 @@ class Plan:
             if name not in shape | own:
                 raise unknown(name, sorted(shape | own))
         model = ModelShape(**{k: v for k, v in flat.items() if k in shape})
+        flat = cls._filled(flat)
         return cls(model=model, **{k: v for k, v in flat.items() if k in own})
+
+    @classmethod
+    def _filled(cls, flat: dict[str, Any]) -> dict[str, Any]:
+        """A pipeline with no number of microbatches gets two a rank, and a batch they divide;
+        an order makes the schedule the reader's own."""
+        if flat.get("order") is not None and flat.get("schedule") is None:
+            flat = {**flat, "schedule": OWN}
+        if flat.get("pp") in (None, 1, "1") or flat.get("microbatches") is not None:
+            return flat
+        pp, dp = cls._read("pp", flat), cls._read("dp", flat)
+        count = 2 * pp
+        if flat.get("order") and flat["schedule"] == OWN:
+            with suppress(ProgramError):
+                count = _own(flat["order"]).m
+        share, usual = dp * count, cls._read("global_batch", {})
+        batch = {"global_batch": -(-usual // share) * share}
+        return {**batch, **flat, "microbatches": count}
+
+    @classmethod
+    def _read(cls, name: str, flat: Mapping[str, Any]) -> int:
+        spec = cls.__dataclass_fields__[name]
+        return int(parse(spec, flat.get(name, spec.default)))
 
     def flat(self) -> dict[str, Any]:
         """Every field by name, JSON-ready; `Plan.of(**plan.flat()) == plan`."""
@@ -185,12 +275,14 @@ class Plan:
 
     def single(self) -> Plan:
         """The same training on one process: every layout field at its default."""
-        return replace(self, dp=1, microbatches=1)
+        alone: dict[str, Any] = {name: None for name in ("virtual_stages", "stage_layers", "order")}
+        return replace(self, dp=1, microbatches=1, pp=1, schedule="1f1b", cap=None, **alone)
 
     @property
     def mesh(self) -> Mesh:
         """The ranks as a grid; inner to outer tp-cp-dp-pp as the axes arrive."""
-        return Mesh((("dp", self.dp),))
+        axes = (("dp", self.dp), ("pp", self.pp))
+        return Mesh(axes[:1] if self.pp == 1 else axes)
 
     @property
     def world_size(self) -> int:
@@ -221,9 +313,25 @@ class Plan:
     @property
     def layout(self) -> str:
         """The layout in one phrase, for badges and tables."""
-        if self.world_size == 1:
-            return "one process"
-        return f"dp={self.dp} ({self.dp_method})"
+        parts = [f"dp={self.dp} ({self.dp_method})"] if self.dp > 1 else []
+        if self.pp > 1:
+            several = f" v={self.pipeline.chunks}" if self.pipeline.chunks > 1 else ""
+            parts.append(f"pp={self.pp} ({self.schedule}{several}, m={self.microbatches})")
+        return " x ".join(parts) or "one process"
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether weights change inside the step, so that no single process does the same."""
+        return self.pp > 1 and self.schedule != OWN and SCHEDULES[self.schedule].asynchronous
+
+
+def _own(text: str) -> Order:
+    return reading.read(text.replace(RANK_MARK.strip(), "\n"), OWN)
+
+
+@lru_cache(maxsize=256)
+def _order(schedule: str, job: Job) -> Order:
+    return SCHEDULES[schedule].of(job)
 
 
 def flat_fields() -> Mapping[str, Any]:

@@ -2,8 +2,9 @@
 
 Each backward instruction contributes one term, named by (unit, rank, microbatch). Reading and
 rewriting a gradient carries its terms along, messages and collectives as terms.py says. When an
-optimizer reads a gradient, its bag of terms must hold every term of its units once: a missing one
-is a reduction forgotten, a double one a reduction done twice.
+optimizer updates weights, the gradients it reads must hold every term of those weights once: a
+missing one is a reduction forgotten, a double one a reduction done twice. Weights whose gradient
+a rank makes must be updated there.
 """
 
 from __future__ import annotations
@@ -12,49 +13,73 @@ from collections import Counter, defaultdict
 
 from parallel_core.program import Instr, Op, Program, ProgramError, Value
 from parallel_core.terms import Bag, Term, carry
-from parallel_core.values import GRADIENTS
+from parallel_core.values import GRADIENTS, TABLE
+
+Piece = int | str
+"""A piece of the model by number, or "tie": the head's share of a tied embedding."""
+
+Wanted = dict[Piece, set[Term]]
 
 
 def prove(program: Program) -> int:
     """The number of terms proved; raises ProgramError naming the term that is wrong."""
-    made: dict[str, set[Term]] = defaultdict(set)
+    made: Wanted = defaultdict(set)
 
     def contribute(rank: int, instr: Instr, bag: dict[Value, Bag]) -> None:
         if instr.op in (Op.B, Op.W):
             _backward(rank, instr, bag, made)
 
     bags = carry(program, [{} for _ in program.ranks], contribute)
-    wanted = sorted(term for terms in made.values() for term in terms)
-    optimizers = [(rank, index, instr) for rank, index, instr in program if instr.op == Op.O]
-    for rank, index, instr in optimizers:
-        _complete(f"rank {rank}, instruction {index} ({instr.label})", instr, bags[rank], wanted)
-    if not (optimizers and wanted):
+    proved, updated = 0, set()
+    for rank, index, instr in program:
+        if instr.op == Op.O:
+            at = f"rank {rank}, instruction {index} ({instr.label})"
+            proved += _complete(at, instr, bags[rank], made)
+            updated |= {(rank, value.at[0]) for value in instr.reads if value.name == "w"}
+    if not proved:
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
-    return len(optimizers) * len(wanted)
+    for piece, terms in made.items():
+        for where, rank, _ in terms:
+            if piece != "tie" and (rank, piece) not in updated:
+                raise ProgramError(f"rank {rank} never updates {where}, whose gradient it makes")
+    return proved
 
 
-def _backward(rank: int, instr: Instr, bag: dict[Value, Bag], made: dict[str, set[Term]]) -> None:
+def _backward(rank: int, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> None:
+    ties = any(value.name == "tie" for value in instr.writes)
     for value in instr.writes:
-        if value.name in GRADIENTS:
-            before: Bag = Counter()
-            for source in instr.reads:  # a tied share only ever adds to itself
-                if source.name == value.name or (value.name, source.name) == ("grad", "tie"):
-                    before += bag[source]
-            where = instr.where if value.name == "grad" else f"{instr.where} (tied)"
-            term = (where, rank, instr.mb or 0)
-            made[where].add(term)
-            bag[value] = before + Counter([term])
+        if value.name not in GRADIENTS:
+            continue
+        takes = {value.name} | ({"tie"} if value.name == "grad" and not ties else set())
+        before: Bag = Counter()
+        for source in instr.reads:
+            if source.name in takes:
+                before += bag[source]
+        tied = value.name == "tie"
+        term = (f"{instr.where} (tied)" if tied else instr.where, rank, instr.mb or 0)
+        made["tie" if tied else value.at[0]].add(term)
+        bag[value] = before + Counter([term])
 
 
-def _complete(at: str, instr: Instr, bag: dict[Value, Bag], wanted: list[Term]) -> None:
+def _complete(at: str, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> int:
+    """Every weight that an optimizer updates needs each of its terms once."""
     found: Bag = Counter()
     for value in instr.reads:
         if value.name in GRADIENTS:
             found += bag.get(value, Counter())
-    for term in wanted:
+    wanted: set[Term] = set()
+    for value in instr.reads:
+        if value.name == "w":
+            wanted |= made[value.at[0]] | (made["tie"] if value.at[0] == 0 else set())
+        elif value == TABLE:
+            wanted |= made[0] | made["tie"]
+    if instr.mb is not None:  # an asynchronous update takes one microbatch's gradient
+        wanted = {term for term in wanted if term[2] == instr.mb}
+    for term in sorted(wanted):
         if found[term] != 1:
             unit, source, mb = term
             raise ProgramError(
                 f"{at} holds the gradient of {unit}"
                 f" from rank {source}, microbatch {mb}, {found[term]} times; once is right"
             )
+    return len(wanted)

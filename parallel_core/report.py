@@ -21,7 +21,7 @@ from parallel_core.ledger import (
     total_wire_bytes,
     wire,
 )
-from parallel_core.params import units
+from parallel_core.params import pieces
 from parallel_core.plan import Plan
 from parallel_core.recording import Expander
 from parallel_core.replay import fit_link, fitted_rate, model_cost, replay
@@ -141,15 +141,17 @@ def _counts(rows: Sequence[Sequence[Any]]) -> Counts:
 
 
 def _activations(plan: Plan, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    predicted = {unit: saved_bytes(plan, unit) for unit in units(plan.model)}
-    measured = results[0]["activations"]
+    predicted = {p.name: sum(saved_bytes(plan, unit) for unit in p.units) for p in pieces(plan)}
+    measured: dict[str, int] = {}
+    for result in results:
+        measured = {**result["activations"], **measured}
     differences = [
         {"unit": unit, "bytes": measured[unit] - predicted[unit], "why": "not in the formula"}
         for unit in predicted
         if measured[unit] != predicted[unit]
     ]
     return {
-        "what": "bytes one microbatch keeps for its backward, by unit, on rank 0",
+        "what": "bytes one microbatch keeps for its backward, by unit or stage",
         "predicted": predicted,
         "measured": measured,
         "differences": differences,

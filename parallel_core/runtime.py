@@ -20,14 +20,18 @@ from parallel_core import values as v
 from parallel_core.activations.meter import metering
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
+from parallel_core.flat import TABLE
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Lanes
 from parallel_core.machine import COMPARED_AT_ONCE
+from parallel_core.params import pieces
 from parallel_core.plan import Optimizer, Plan
-from parallel_core.program import Instr, Op
+from parallel_core.program import Instr, Op, Value
 from parallel_core.rank import Backend, Rank, choose_backend
 from parallel_core.resident import live_bytes, state_bytes, unaccounted
 from parallel_core.saving import save_outputs
+from parallel_core.stage_kernels import StageKernels
+from parallel_core.stash_kernels import StashKernels
 
 AFTERWARDS = ("measuring what is resident", "saving", "the comparison with one process")
 """What a rank does after its last step, named for the heartbeat."""
@@ -40,8 +44,9 @@ PROBED_STEPS = 3
 class Snapshots:
     """What the probe and the savers need of a run, copied between steps."""
 
-    grads: dict[str, Tensor] = field(default_factory=dict)
-    params: dict[str, Tensor] = field(default_factory=dict)
+    grads: dict[str, Tensor] = field(default_factory=dict)  # of the first step
+    params: dict[str, Tensor] = field(default_factory=dict)  # after the last probed step
+    weights: dict[str, Tensor] = field(default_factory=dict)  # at the end, where gathered
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -52,18 +57,18 @@ def train(
     steps: int,
     parity: bool = True,
     save: Mapping[str, str | None] | None = None,
-    make: type[TrainKernels] = TrainKernels,
+    make: type[TrainKernels] | None = None,
 ) -> dict[str, Any]:
     """Train `steps` steps of `plan` as one rank of it; the rank's measurements, JSON-ready.
 
-    `make` builds the kernels; it is where tests plant their faults.
+    `make` builds the kernels, by default those of the plan's axes; tests plant their faults there.
     """
     chosen = Plan.of(**plan)
     backend = choose_backend(rank.local_size)
     device = _join(rank, chosen, backend)
     memory = live_bytes(device)
     comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if chosen.world_size > 1 else None
-    kernels = make(chosen, rank.rank, comm, device)
+    kernels = (make or kernels_of(chosen))(chosen, rank.rank, comm, device)
     instrs = program_of(chosen).ranks[rank.rank]
     rank.describe([*(instr.label for instr in instrs), *AFTERWARDS])
     lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **_device_hooks(device))
@@ -74,7 +79,7 @@ def train(
             metrics = _one_step(chosen, kernels, lanes, step)
             wire += _kernel_bytes() - before
             peak = max(peak, sum(state_bytes(kernels).values()))
-            _snapshot(snaps, kernels, step, rank.rank)
+            _snapshot(snaps, kernels, step)
             snaps.metrics.append(metrics)
             _tell(rank, lanes, metrics, steps)
     finally:
@@ -82,9 +87,17 @@ def train(
     rank.beat(steps, len(instrs))
     result = _measurements(kernels, comm, snaps, peak, wire)
     result["backend"] = {"name": backend.name, "device": device.type, "note": backend.note}
+    if comm and chosen.pp > 1 and (parity or save):
+        rank.beat(steps, len(instrs) + 1)
+        _gather(chosen, comm, snaps, kernels)
     if rank.rank == 0:
         rank.beat(steps, len(instrs) + 1)
-        save_outputs(chosen, kernels, snaps.grads, save or {})
+        save_outputs(
+            chosen,
+            snaps.weights or kernels.flat.named(kernels.flat.params),
+            snaps.grads,
+            save or {},
+        )
         if parity and steps:
             rank.emit({"event": "parity"})
             rank.beat(steps, len(instrs) + 2)
@@ -116,30 +129,64 @@ def _device_hooks(device: torch.device) -> dict[str, Any]:
     }
 
 
+def kernels_of(plan: Plan) -> type[TrainKernels]:
+    """The kernels that the plan's axes need."""
+    if plan.pp == 1:
+        return TrainKernels
+    return StashKernels if plan.asynchronous else StageKernels
+
+
 def _one_step(plan: Plan, kernels: TrainKernels, lanes: Lanes, step: int) -> dict[str, Any]:
     holds = kernels.load(step)
     start = time.perf_counter()
     left = lanes.run(step, holds)
     seconds = time.perf_counter() - start
-    loss = left.get(v.TOTAL_LOSS)
-    if loss is None:
-        loss = left[v.loss(plan.microbatches - 1)]
+    loss, norm = _loss_and_norm(plan, kernels, left)
     return {
         "step": step,
-        "loss": float(loss),
-        "grad_norm": float(kernels.grad_norm),
+        "loss": loss,
+        "grad_norm": norm,
         "tokens_per_s": plan.tokens_per_step / seconds,
         "seconds": seconds,
     }
 
 
-def _snapshot(snaps: Snapshots, kernels: TrainKernels, step: int, rank: int) -> None:
-    if rank:
-        return  # replicas are equal: rank 0 speaks for them
+def _loss_and_norm(
+    plan: Plan, kernels: TrainKernels, left: Mapping[Value, Any]
+) -> tuple[float, float]:
+    if v.TOTAL in left:
+        loss, squares = left[v.TOTAL].tolist()
+        return float(loss), float(squares) ** 0.5
+    loss = left[v.TOTAL_LOSS if v.TOTAL_LOSS in left else v.loss(plan.microbatches - 1)]
+    return float(loss), float(kernels.grad_norm)
+
+
+def _snapshot(snaps: Snapshots, kernels: TrainKernels, step: int) -> None:
+    if not kernels.speaks:
+        return  # replicas are equal: the first speaks for them
     if step == 0:
         snaps.grads = kernels.flat.named(kernels.flat.grads)
     if step < PROBED_STEPS:
         snaps.params = kernels.flat.named(kernels.flat.params)
+
+
+def _gather(plan: Plan, comm: Comm, snaps: Snapshots, kernels: TrainKernels) -> None:
+    """Bring every stage's gradients and weights to rank 0, each from the first rank that has it."""
+    snaps.weights = kernels.flat.named(kernels.flat.params)
+    of_stage: dict[int, int] = {}
+    for place in range(plan.pp):
+        for s in plan.pipeline.held[place]:
+            of_stage.setdefault(s, plan.mesh.rank(pp=place))
+    for s, owner in of_stage.items():
+        for spec in pieces(plan)[s].specs:
+            for tensors in (snaps.grads, snaps.params, snaps.weights):
+                if owner == 0 or comm.rank not in (0, owner):
+                    continue
+                if comm.rank == owner:
+                    comm.hand_over(tensors[spec.name], 0)
+                else:
+                    like = kernels.flat.params.new_empty(spec.shape)
+                    tensors[spec.name] = comm.take_over(like, owner)
 
 
 def _tell(rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int) -> None:
@@ -164,6 +211,7 @@ def _measurements(
         "counts": rows(control=False),
         "control": rows(control=True),
         "memory": state_bytes(kernels),
+        "weight_copies": kernels.copies,
         "peak_state_bytes": peak or sum(state_bytes(kernels).values()),
         "activations": kept,
         "unaccounted": unaccounted(kernels, known),
@@ -175,17 +223,20 @@ def _measurements(
 
 
 def _activations(kernels: TrainKernels) -> dict[str, int]:
-    """Bytes each unit keeps for its backward, on live tensors: one forward, not trained on."""
+    """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on."""
     micro, kept = kernels.load(0)[v.ids(0)], {}
-    x = None
-    for u, unit in enumerate(kernels.names):
-        reads = {v.act(0, u - 1): x} if u else {}
+    shape = (*micro.ids.shape, kernels.plan.model.hidden)
+    for u in (u for u in reversed(kernels.flat.specs) if u != TABLE):
+        x = kernels.flat.params.new_zeros(shape)
         mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
+        name = kernels.pieces[u].name
         with metering(mine) as meter:
-            saved, x = kernels.forward(Instr(op=Op.F, where=unit, mb=0), reads)
+            saved, _ = kernels.forward(
+                Instr(op=Op.F, where=name, mb=0), {v.act(0, u - 1): x} if u else {}
+            )
             if u:
                 meter.note(saved[0])
-        kept[unit] = meter.bytes
+        kept[name] = meter.bytes
     return kept
 
 
@@ -196,11 +247,14 @@ def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
     AdamW's weights are compared in float64 only: where a gradient is rounding noise, AdamW turns
     its sign into a full step, so lower precision would compare noise with noise.
     """
-    from parallel_core import oracle
+    from parallel_core import oracle, oracle_stale
 
     steps = min(len(snaps.metrics), PROBED_STEPS)
     rows = None if plan.tokens_per_step <= COMPARED_AT_ONCE else plan.rows_per_microbatch
-    truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
+    if plan.asynchronous:
+        truth = oracle_stale.train_stale(plan, steps, snapshot_after=PROBED_STEPS)
+    else:
+        truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
     losses = [metric["loss"] for metric in snaps.metrics[:steps]]
     exact = plan.optimizer == Optimizer.SGD or plan.dtype == "float64"
     normed = steps if exact else 1  # later gradients are those of weights that AdamW moved apart

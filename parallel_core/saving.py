@@ -11,21 +11,19 @@ from pathlib import Path
 from torch import Tensor
 
 from parallel_core import hf
-from parallel_core.kernels import TrainKernels
 from parallel_core.plan import Plan
 from parallel_core.text import Sampler
 
 
 def save_outputs(
     plan: Plan,
-    kernels: TrainKernels,
+    weights: Mapping[str, Tensor],
     grads: Mapping[str, Tensor],
     save: Mapping[str, str | None],
 ) -> None:
     """Write what `save` asks for: "weights" (a directory), "grads" and "batch" (files)."""
     if where := save.get("weights"):
-        weights = {n: w.cpu() for n, w in kernels.flat.named(kernels.flat.params).items()}
-        hf.save_weights(Path(where), weights, plan)
+        hf.save_weights(Path(where), {n: w.cpu() for n, w in weights.items()}, plan)
     if where := save.get("grads"):
         hf.save_grads(Path(where), {n: g.cpu() for n, g in grads.items()}, plan)
     if where := save.get("batch"):

@@ -7,41 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from parallel_core.activations.held import held_bytes
 from parallel_core.activations.saved import saved_bytes
-from parallel_core.data.step import specs_by_unit
-from parallel_core.params import units
+from parallel_core.params import Piece, pieces, table_spec
 from parallel_core.plan import DType, Plan
 from parallel_core.program import Instr, Op, Value
 
-INT64 = 8
+INT64, FLOAT64 = 8, 8
 
 
 def value_bytes(plan: Plan) -> Callable[[Value], int]:
     """Bytes of a value on its rank, by name (values.py lists the names)."""
     width = DType(plan.dtype).bytes
-    specs = specs_by_unit(plan)
-    unit = [sum(s.numel for s in unit_specs) * width for unit_specs in specs]
+    every = pieces(plan)
+    whole = [piece.numel * width for piece in every]
     tokens = plan.rows_per_microbatch * plan.seq
-    kept = [saved_bytes(plan, name) for name in units(plan.model)]
-    loss = max(width, 4)
+    saved = [sum(saved_bytes(plan, unit) for unit in piece.units) for piece in every]
+    held = [sum(held_bytes(plan, unit) for unit in piece.units) for piece in every]
+    table = table_spec(plan).numel * width
+    fixed = {"ids": 2 * tokens * INT64, "loss": max(width, 4)}
+    fixed |= dict.fromkeys(("act", "dact"), tokens * plan.model.hidden * width)
+    fixed |= dict.fromkeys(("tally", "total"), 2 * FLOAT64)
+    fixed |= dict.fromkeys(("table", "tsum", "tcame", "tall", "newtable"), table)
+    if plan.pp > 1:
+        fixed["tie"] = table  # a copy of its own; in one process it lies in the embedding's
 
     def size(value: Value) -> int:
         match value.name:
-            case "w" | "new" | "gsum":
-                return unit[value.at[0]]
-            case "grad":
-                return unit[value.at[0]]
+            case "w" | "new" | "gsum" | "grad" | "came" | "gall":
+                return whole[value.at[0]]
             case "part":
-                return specs[value.at[0]][value.at[1]].numel * width
-            case "act" | "dact":
-                return tokens * plan.model.hidden * width
+                return every[value.at[0]].specs[value.at[1]].numel * width
             case "saved":
-                return kept[value.at[1]]
-            case "ids":
-                return 2 * tokens * INT64
-            case "loss":
-                return loss
-        return 0
+                return saved[value.at[1]]
+            case "held":
+                return held[value.at[1]]
+        return fixed.get(value.name, 0)
 
     return size
 
@@ -51,33 +52,37 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
 
     A forward spends 2 per weight of a matrix and token, plus 4·s·D a token for the two attention
     products (causal masking not discounted); a backward twice that (Kaplan et al. 2020,
-    arXiv:2001.08361, section 2.1). The optimizer is booked at 12 an element.
+    arXiv:2001.08361, section 2.1), half of it in I and half in W, but attention's all in I. The
+    optimizer is booked at 12 an element.
     """
-    m = plan.model
     tokens = plan.rows_per_microbatch * plan.seq
-    matrices: dict[str, int] = {}
-    for name, specs in zip(units(m), specs_by_unit(plan), strict=True):
-        matrices[name] = sum(s.numel for s in specs if len(s.shape) == 2)
-    every = sum(s.numel for specs in specs_by_unit(plan) for s in specs)
-    if m.tied:
-        matrices["head"] += m.vocab * m.hidden
-    matrices["embed"] = 0  # a look-up multiplies nothing
+    products = {piece.name: 2.0 * tokens * _matrices(plan, piece) for piece in pieces(plan)}
+    layers = {p.name: sum(u.startswith("layer") for u in p.units) for p in pieces(plan)}
+    attention = 4.0 * plan.seq * plan.model.hidden * tokens
+    elements = {piece.name: piece.numel for piece in pieces(plan)}
+    elements["weights"] = sum(elements.values()) // plan.pp  # a rank's share, about
 
     def count(instr: Instr) -> float:
         if instr.op == Op.O:
-            return 12.0 * every
-        if instr.where not in matrices:
+            return 12.0 * elements[instr.where]
+        if instr.where not in products:
             return 0.0
-        forward = 2.0 * matrices[instr.where] * tokens
-        if instr.where.startswith("layer"):
-            forward += 4.0 * plan.seq * m.hidden * tokens
-        return forward * {Op.F: 1, Op.B: 2, Op.I: 1, Op.W: 1}.get(instr.op, 0)
+        times = {Op.F: (1, 1), Op.B: (2, 2), Op.I: (1, 2), Op.W: (1, 0)}.get(instr.op, (0, 0))
+        return times[0] * products[instr.where] + times[1] * layers[instr.where] * attention
 
     return count
 
 
+def _matrices(plan: Plan, piece: Piece) -> int:
+    """Elements of the piece's matrices; the embedding's is only looked up."""
+    count = sum(s.numel for s in piece.specs if len(s.shape) == 2 and s.unit != "embed")
+    tied = plan.model.tied and "head" in piece.units
+    return count + (plan.model.vocab * plan.model.hidden if tied else 0)
+
+
 def step_flops(plan: Plan) -> float:
     """FLOPs of one whole step over all ranks, forward and backward (no optimizer)."""
-    count, m = flops(plan), plan.microbatches
-    each = sum(count(Instr(op=op, where=name)) for op in (Op.F, Op.B) for name in units(plan.model))
-    return each * m * plan.world_size
+    count = flops(plan)
+    names = [piece.name for piece in pieces(plan)]
+    each = sum(count(Instr(op=op, where=name)) for op in (Op.F, Op.B) for name in names)
+    return each * plan.microbatches * plan.dp

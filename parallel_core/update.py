@@ -26,7 +26,7 @@ class Update:
 
     def __init__(self, plan: Plan, flat: Flat) -> None:
         self.flat, self.mixed = flat, plan.mixed
-        bounds = flat.bounds if plan.mixed else [(0, flat.params.numel())]
+        bounds = [*flat.bounds.values()] if plan.mixed else [(0, flat.params.numel())]
         self._parts = bounds
         self._masters = [nn.Parameter(self._of(flat.params, part)) for part in bounds]
         self._optimizers = [_torch_optimizer(plan, master) for master in self._masters]
@@ -34,6 +34,13 @@ class Update:
     def _of(self, buffer: Tensor, part: tuple[int, int]) -> Tensor:
         piece = buffer[part[0] : part[1]]
         return piece.float() if self.mixed else piece
+
+    def move_to(self, params: Tensor) -> None:
+        """Go on in another buffer of weights, a copy of the one so far (asynchronous updates)."""
+        self.flat.params = params
+        if not self.mixed:
+            for master, part in zip(self._masters, self._parts, strict=True):
+                master.data = self._of(params, part)
 
     def step(self) -> None:
         """One update. Mixed precision goes unit by unit, so that only one unit's float32

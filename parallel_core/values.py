@@ -18,6 +18,8 @@ A pipeline has a few more:
     table        the last stage's own copy of a tied embedding;  tsum  its gradient over dp ranks
     came[u]      the gradient of another rank's copy of u;  tcame  that of its embedding table
     gall[u]      gradient of u over all copies;  tall  that of the table
+    sent[u]      mark that the own gradient has left, so that its buffer may change;  tsent
+    gsum[u,mb]   one microbatch's gradient of u, summed over ranks (asynchronous)
     tally        a rank's share of (loss, squared norm of the gradient);  total  over all stages
 """
 
@@ -89,6 +91,11 @@ def came(u: int) -> Value:
     return Value("came", (u,))
 
 
+def sent(u: int) -> Value:
+    """That this rank's gradient of u has been sent."""
+    return Value("sent", (u,))
+
+
 def gall(u: int) -> Value:
     """The gradient of u over all ranks and copies."""
     return Value("gall", (u,))
@@ -112,6 +119,9 @@ TABLE, TABLE_SUM = Value("table"), Value("tsum")
 
 TABLE_CAME, TABLE_ALL, NEW_TABLE = Value("tcame"), Value("tall"), Value("newtable")
 """The other copy's gradient, the sum of both, the copy after the update."""
+
+TABLE_SENT = Value("tsent")
+"""That the own gradient of the table has been sent."""
 
 TALLY, TOTAL = Value("tally"), Value("total")
 """(loss, squared gradient norm): a rank's share, and the sum over the stages."""

@@ -38,6 +38,27 @@ def direct(rank: Rank, sizes: list[int], dtype: str, rounds: int) -> list[Any]:
     return told
 
 
+def late_reader(rank: Rank, call: str, calls: int) -> list[float]:
+    """Sums of ones, twos, ...: rank 1 looks at the others' buffers 50 ms late each time."""
+    rank.init()
+    room = shared.Room(rank.dir / "room", rank.rank, rank.world_size, 4096)
+    add_up = shared._add_up
+
+    def late(parts: list[torch.Tensor], out: torch.Tensor) -> None:
+        time.sleep(0.05)
+        add_up(parts, out)
+
+    shared._add_up = late if rank.rank == 1 else add_up
+    sums = []
+    try:
+        for k in range(calls):
+            x = getattr(shared, call)(torch.full((64,), float(k + 1)), room)
+            sums.append(float(x.mean()))
+    finally:
+        shared._add_up = add_up
+    return sums
+
+
 def speed(rank: Rank, sizes: list[int], rounds: int) -> list[list[float]]:
     """Best seconds of gloo's, one-shot's and two-shot's all-reduce, by size (a look, no test)."""
     rank.init()

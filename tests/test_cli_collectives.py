@@ -67,6 +67,7 @@ CASES = [
     "reduce_scatter --ranks 3 --bytes 4004",
     "send_recv --ranks 2 --bytes 0",
     "barrier --ranks 3",
+    "all_reduce --ranks 2 --bytes 1002 --dtype int16",
 ]
 
 
@@ -83,6 +84,11 @@ def test_predicted_and_measured_agree_and_the_promise_is_kept(words, live):
     apart = report["max_rel_error_to_torch"]
     assert apart is None or apart <= 0.04
     assert report["seconds"]["ours"] > 0 and report["transport"] == "p2p"
+    model, asked = report["model"], report["request"]
+    link = Link(model["alpha_s"], model["beta_bytes_s"])
+    program = CollectiveRequest(**asked)
+    assert model["seconds"] == pytest.approx(forecast(program, link).seconds)
+    assert model["badge"].startswith("modelled: alpha") and link.beta > 1e6
     assert report["provenance"]["badge"].startswith("measured: gloo")
 
 
@@ -96,6 +102,18 @@ def test_bandwidths_follow_nccl_tests(live):
         algorithm = (1 << 20) / report["seconds"][who] / 1e9
         assert rates["algorithm_gb_s"] == pytest.approx(algorithm)
         assert rates["bus_gb_s"] == pytest.approx(1.5 * algorithm)
+    rates, seconds_ = report["model"]["bandwidth"], report["model"]["seconds"]
+    assert rates["bus_gb_s"] == pytest.approx(1.5 * (1 << 20) / seconds_ / 1e9)
+
+
+@pytest.mark.live
+def test_a_type_that_gloo_does_not_know_goes_all_the_same(live):
+    """int16: no second opinion from torch, and none is claimed; through messages and memory."""
+    for transport in ("p2p", "shm"):
+        words = ["all_reduce", f"--transport={transport}", "--ranks=2", "--dtype=int16"]
+        report = report_of(live("collective", *words, "--repeats=2", "--json"))
+        assert report["kept"] and report["max_rel_error"] == 0
+        assert report["max_rel_error_to_torch"] is None and set(report["seconds"]) == {"ours"}
 
 
 @pytest.mark.live
@@ -111,6 +129,7 @@ def test_through_shared_memory_nothing_is_sent(algorithm, live):
     each = 2 * 60000 if algorithm == "one_shot" else 2 * 60000 * 2 // 3
     assert report["bytes_read"]["predicted"] == [each] * 3
     assert report["kept"] and report["max_rel_error_to_torch"] < 1e-5
+    assert report["model"] is None  # no messages, so no link to predict them over
     assert "shared memory" in report["provenance"]["badge"]
 
 
@@ -124,6 +143,7 @@ def test_the_files_open_elsewhere_and_a_person_gets_tables(live, tmp_path):
     assert code == 0
     for words in ("messages", "bytes sent by rank 2", "torch.distributed", "promise kept"):
         assert words in out
+    assert "predicted" in out.split("how fast")[1] and "modelled: alpha" in out
     trace = load("t.json", (tmp_path / "a/t.json").read_bytes())
     assert trace.kind is Kind.RECORDED and trace.steps == (0, 1) and trace.world_size == 3
     sends = [s for s in trace.spans if s.op == Op.SEND and s.step == 1]
@@ -132,17 +152,27 @@ def test_the_files_open_elsewhere_and_a_person_gets_tables(live, tmp_path):
 
 
 @pytest.mark.live
-def test_a_broken_promise_is_exit_code_1(live, monkeypatch):
+def test_a_barrier_is_of_no_size_and_hands_over_nothing(live):
+    """No bytes in its heading, and torch's barrier, which was timed, is not said to be missing."""
+    code, out, _ = live("collective", "barrier", "--ranks=2", "--repeats=2")
+    assert code == 0 and out.startswith("barrier by dissemination, 2 ranks\n")
+    assert "torch.distributed" in out and "no such call" not in out
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("fault", ["error", "digest"])
+def test_a_broken_promise_is_exit_code_1(fault, live, monkeypatch):
     """A result that is off by more than rounding, or differs between ranks, is a failure."""
     told = CollectiveView.finish
 
     def spoiled(self, results):
-        results[0]["error"] = 1e-3
+        results[0][fault] = {"error": 1e-3, "digest": {"sum[0]": "other bits"}}[fault]
         return told(self, results)
 
     monkeypatch.setattr(CollectiveView, "finish", spoiled)
     code, out, _ = live("collective", "all_reduce", "--ranks=2", "--bytes=4kB", "--repeats=1")
     assert code == 1 and "promise BROKEN" in out
+    assert ("equal to the bit on all ranks: NO" in out) == (fault == "digest")
 
 
 def test_what_counts_as_rounding_depends_on_the_type():
@@ -195,6 +225,18 @@ def test_thousands_of_ranks_along_the_dimensions_of_a_torus():
     place = report["topology"]
     assert place["bisection_links"] == 2 * 256 and place["diameter"] == 24
     assert 0 < place["busiest_link"]["busy_share"] <= 1
+
+
+def test_the_badge_of_a_topology_names_its_own_links_and_no_others():
+    """Without a topology alpha and beta; on one the wires whose latency and bandwidth count."""
+    words = "all_reduce --simulate --bytes 64kB --link nvlink4 --ranks 8 --json"
+    alone = report_of(typed("collective", *words.split()))["provenance"]["badge"]
+    assert "alpha 3.33 us, beta 450 GB/s" in alone
+    words = words.replace("--ranks 8 ", "")
+    for place in ("ring:8", "torus:4x2", "torus:4x2 --algorithm torus", "two-level:2x4"):
+        said = report_of(typed("collective", *words.split(), "--topology", *place.split()))
+        badge = said["provenance"]["badge"]
+        assert "alpha" not in badge and "NVLink 4 (H100, H200), 450 GB/s, 3.33 us" in badge
 
 
 def test_a_link_that_many_share_is_the_busiest(tmp_path):
@@ -251,6 +293,8 @@ WRONG = {
     "barrier --simulate --algorithm torus --topology torus:2x2": ("op=barrier has no", ""),
     "all_reduce --simulate --algorithm tree --ranks 65536 --segments 0": ("segments=0 must", "1"),
     "all_reduce --simulate --algorithm two_shot --ranks 4096": ("ranks=4096 is ", ""),
+    "all_reduce --simulate --topology torus:64x64": ("algorithm=ring on 4,096 ranks is", "torus"),
+    "all_to_all --simulate --topology torus:64x64": ("ranks=4096 is ", "256"),
     "all_reduce --simulate --ranks 4096 --trace t.json": ("ranks=4096 are folded into one", "64"),
 }  # fmt: skip
 

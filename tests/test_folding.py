@@ -13,6 +13,7 @@ from parallel_core.check import check
 from parallel_core.collectives import barrier, direct, naive, names, ring
 from parallel_core.collectives import pairwise as turns
 from parallel_core.collectives.group import Group
+from parallel_core.collectives.torus import torus_all_reduce, value_bytes
 from parallel_core.cost import ModelCost
 from parallel_core.folding import Folded, fold, simulate_folded, spread
 from parallel_core.hardware.torus import coordinates, ring_order
@@ -20,7 +21,6 @@ from parallel_core.mesh import Mesh
 from parallel_core.network import Network
 from parallel_core.program import Instr, Lane, Op, Program, ProgramError, Value
 from parallel_core.simulate import run_order, simulate
-from parallel_core.torus_all_reduce import torus_all_reduce, value_bytes
 
 ALIKE = {
     "ring all_reduce": ring.all_reduce,

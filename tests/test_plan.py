@@ -39,6 +39,8 @@ def _plausible(name: str) -> st.SearchStrategy[Any]:
         return st.sampled_from([*map(str, meta["choices"]), "LLAMA", "fp32", ""])
     if meta["kind"] is bool:
         return st.booleans()
+    if meta["kind"] is str:
+        return st.sampled_from(["2,2", "1,2,1", "F0 B0\nF0 B0", "0F0 1F0 1B0 0B0\n", "F0", "no"])
     low, high = meta["low"], meta["high"]
     if meta["kind"] is float:
         return st.floats(low, high) | st.sampled_from([low, high, high * 2, -1.0])
@@ -117,7 +119,7 @@ def test_each_field_refuses_each_nonsense_in_one_sentence(name):
             assert got in meta["choices"]
         else:
             assert type(got) is meta["kind"]
-            assert meta["kind"] is bool or meta["low"] <= got <= meta["high"]
+            assert meta["kind"] in (bool, str) or meta["low"] <= got <= meta["high"]
 
 
 def test_the_number_that_works_is_the_nearest():

@@ -17,10 +17,16 @@ import pytest
 from demo_trace import MS, dp_step
 
 from parallel_core import places
+from parallel_core.analysis.cause import Cause
+from parallel_core.pipeline import SCHEDULES
+from parallel_core.pipeline.clock import PipelineCost
+from parallel_core.pipeline.lower import lower
+from parallel_core.pipeline.schedule import Job, Times
 from parallel_core.quantities import bytes_text, time_text
+from parallel_core.simulate import simulate
 from parallel_core.trace import Kind, Provenance, Span, Trace
 from parallel_core.views.account import account, wait_text
-from parallel_core.views.causes import Why, message_ids, ordered, waits
+from parallel_core.views.causes import message_ids, ordered, waits
 from parallel_core.views.player import frame_bench_html, html, payload, show
 from parallel_core.views.svg import timeline
 
@@ -56,7 +62,7 @@ def test_the_last_to_post_is_the_culprit_and_it_says_what_it_was_doing(measured:
     for wait in still:
         assert rows[wait.culprit].rank == 2
         assert rows[wait.doing].rank == 2 and rows[wait.doing].op == "B"
-        assert wait.why == Why.STRAGGLER and wait.slow == 1.7
+        assert wait.why == Cause.STRAGGLER and wait.slow == 1.7
         assert wait.late + wait.queue + wait.wire == wait.length
 
 
@@ -98,16 +104,16 @@ def test_a_rank_that_is_last_waits_for_the_wire_alone(measured: Trace) -> None:
         for w in waits(rows, message_ids(rows))
         if rows[w.row].op == "wait" and rows[w.row].rank == 2
     ]
-    assert own.why == Why.WIRE and own.late == 0
+    assert own.why == Cause.WIRE and own.late == 0
     assert wait_text(own, rows) == "waits 1.10 ms for all_reduce bucket3, on the wire"
 
 
 @pytest.mark.parametrize(
     ("send", "receive", "why"),
-    [((40, 50), (10, 50), Why.LATE_PEER), ((10, 50), (40, 50), Why.LATE_RECEIVER)],
+    [((40, 50), (10, 50), Cause.LATE_SENDER), ((10, 50), (40, 50), Cause.LATE_RECEIVER)],
 )
 def test_a_late_sender_and_a_late_receiver_are_told_apart(
-    send: tuple[int, int], receive: tuple[int, int], why: Why
+    send: tuple[int, int], receive: tuple[int, int], why: Cause
 ) -> None:
     """The end that was posted first waits for the other, on whichever side it is."""
     rows = ordered(
@@ -156,7 +162,7 @@ def test_a_busy_link_is_a_cause_of_its_own() -> None:
         ]
     rows = ordered(trace_of(*spans))
     found = [w for w in waits(rows, message_ids(rows)) if rows[w.row].op == "wait"]
-    assert [(w.why, w.late, w.queue, w.wire) for w in found] == [(Why.LINK_BUSY, 0, 60, 10)] * 2
+    assert [(w.why, w.late, w.queue, w.wire) for w in found] == [(Cause.LINK_BUSY, 0, 60, 10)] * 2
 
 
 def test_a_first_gap_is_fill_and_an_unexplained_gap_is_no_wait() -> None:
@@ -171,7 +177,7 @@ def test_a_first_gap_is_fill_and_an_unexplained_gap_is_no_wait() -> None:
         )
     )
     found = waits(rows, message_ids(rows))
-    assert [(w.why, w.start, w.end) for w in found] == [(Why.FILL, 0, 20)]
+    assert [(w.why, w.start, w.end) for w in found] == [(Cause.FILL, 0, 20)]
 
 
 # ---- payload
@@ -343,6 +349,18 @@ def test_the_players_own_tests_pass() -> None:
 
 
 @pytest.mark.skipif(NODE is None, reason="needs node: apt install nodejs")
+def test_python_and_javascript_say_the_same_of_ranks_that_wait_for_each_other(
+    tmp_path: Path,
+) -> None:
+    """In a pipeline with a slow stage: the chain, and the straggler at its end."""
+    order = SCHEDULES["1f1b"].of(Job(p=4, m=8))
+    times = Times.even(4, slow={2: 1.5}, tcomm=0.25)
+    said = same_words(simulate(lower(order), PipelineCost.of(order, times)), tmp_path)
+    last = "in the end for rank 2, which was in B stage2 mb0 (1.5 times its median)"
+    assert any(f"for rank 1, which was waiting itself, {last}" in text for text in said)
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node: apt install nodejs")
 @pytest.mark.parametrize("slow", [{2: 1.7}, {1: 1.2, 3: 1.3}, {}, None])
 def test_python_and_javascript_say_the_same_about_every_wait(
     slow: dict[int, float] | None, tmp_path: Path
@@ -358,9 +376,14 @@ def test_python_and_javascript_say_the_same_about_every_wait(
                 for s in trace.spans
             ),
         )
+    said = same_words(trace, tmp_path)
+    assert (slow is None) == any("which was between two ops" in text for text in said)
+
+
+def same_words(trace: Trace, tmp_path: Path) -> list[str]:
+    """What Python says of every wait, once node has said the same."""
     rows = ordered(trace)
     want = [wait_text(w, rows) for w in waits(rows, message_ids(rows))]
-    assert (slow is None) == any("which was between two ops" in text for text in want)
     (tmp_path / "player.mjs").write_bytes((places.assets() / "player.js").read_bytes())
     layer = payload(trace)["layers"]["trace"] | {"world_size": trace.world_size}
     (tmp_path / "layer.json").write_text(json.dumps(layer))
@@ -373,6 +396,7 @@ def test_python_and_javascript_say_the_same_about_every_wait(
         [str(NODE), "say.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
     assert json.loads(done.stdout) == want and want
+    return want
 
 
 # ---- a real browser

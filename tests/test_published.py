@@ -22,6 +22,27 @@ def test_the_tables_in_use_are_there():
     assert {"hardware", "gpu_memory_latency", "zero_table1", "llama3_table4"} <= set(names())
 
 
+SUMS = {
+    "allreduce_16gpu": {"bytes": 34_359_705_600, "busbw": 1181.52},
+    "allreduce_b200": {"bytes": 34_359_705_600, "busbw_1node": 7107.3},
+    "gpu_memory_latency": {"cycles": 565, "ns_at_1.41GHz": 400},
+    "hardware": {
+        "peak_16bit_dense_TF": 16954, "hbm_GB": 1858, "hbm_TBps": 60.675,
+        "scaleup_GBps_per_dir": 7748, "pcie_GBps_per_dir": 502, "nic_Gbps_per_gpu": 4000,
+        "measured_max_gemm_TF": 8135.8,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_no_quoted_number_has_changed(name):
+    """Each column adds up to what it did when it was compared with its source, digit by digit."""
+    read = table(name)
+    for column, total in SUMS[name].items():
+        cells = [cell for cell in read.column(column) if isinstance(cell, int | float)]
+        assert sum(cells) == pytest.approx(total, rel=1e-12), column
+
+
 def test_a_row_is_found_by_its_cells():
     """Cells name one row; none or several is told in a sentence."""
     hardware = table("hardware")

@@ -40,11 +40,21 @@ def test_devices_are_complete_and_slower_outwards(device):
     """Each device has its sources, and each link is slower than its memory."""
     assert device.source and device.memory > 0
     assert all(rate < device.bandwidth for rate in device.links.values())
-    assert device.links["PCIe"] <= 64e9  # a direction; twice that is the duplex figure
+    assert device.links.get("PCIe", 0) <= 64e9  # a direction; twice that is the duplex figure
+    assert device.half in ("bfloat16", "float16") and device.ridge() > 50
     if "float32" in device.peak:
-        assert device.peak["float32"] < device.peak["bfloat16"]
-    with pytest.raises(ValueError, match=r"has no published peak in 'int3'; it has bfloat16"):
+        assert device.peak["float32"] < device.flops(device.half)
+    with pytest.raises(ValueError, match=f"no published peak in 'int3'; it has {device.half}"):
         device.ridge("int3")
+
+
+def test_devices_go_from_the_v100_to_the_gb200_and_to_tpus():
+    """A V100 multiplies float16 alone: 125 TFLOP/s over 0.9 TB/s; six NVLinks of 25 GB/s."""
+    assert {"V100 SXM2", "A100-80 SXM", "H100 SXM", "GB200 per GPU", "TPU v4"} < set(DEVICES)
+    v100 = DEVICES["V100 SXM2"]
+    assert round(v100.ridge()) == 139 and v100.links["scale-up"] == 150e9
+    with pytest.raises(ValueError, match="no published peak in 'bfloat16'; it has float16"):
+        v100.flops("bfloat16")
 
 
 def test_the_a100s_ladder():

@@ -51,7 +51,9 @@ def modelled() -> None:
         return
     chrome.reveal(guess, math.ceil(DEVICES["H100 SXM"].ridge()), "sequences")
     left, middle, right = st.columns(3)
-    device = DEVICES[left.selectbox("Device", list(DEVICES), index=2, key="device", bind=BOUND)]
+    names = list(DEVICES)
+    first = names.index("H100 SXM")
+    device = DEVICES[left.selectbox("Device", names, index=first, key="device", bind=BOUND)]
     dtype = middle.selectbox("Precision", list(device.peak), key="precision", bind=BOUND)
     choice = right.selectbox("Kernels", list(KERNELS), key="kernels", bind=BOUND)
     roofs, dots = KERNELS[choice](device, dtype)

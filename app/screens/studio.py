@@ -158,8 +158,9 @@ def modelled(
 ) -> Carried:
     """The request as the simulator lays it out."""
     program = request.program
+    wires = link if network is None else None
     cost = collective_cost(
-        program, request.bytes, link, itemsize=WIDTHS[request.dtype], overlap=overlap
+        program, request.bytes, wires, itemsize=WIDTHS[request.dtype], overlap=overlap
     )
     placed = None if network is None else Network(network)
     return simulate_on(program, cost, placed, rendezvous=True)

@@ -182,13 +182,15 @@ def work() -> None:
     left, middle, right = st.columns(3)
     model = PRESETS[left.selectbox("Model", list(PRESETS), index=6, key="model", bind=BOUND)]
     billions = left.number_input("Tokens, billions", 0.001, 1e6, 15_600.0, key="tokens", bind=BOUND)
-    device = DEVICES[middle.selectbox("Device", list(DEVICES), index=2, key="device", bind=BOUND)]
+    names = list(DEVICES)
+    first = names.index(DEVICE)
+    device = DEVICES[middle.selectbox("Device", names, index=first, key="device", bind=BOUND)]
     count = int(middle.number_input("Devices", 1, 1_000_000, 16_384, key="devices", bind=BOUND))
     mfu = right.slider("MFU, %", 1, 100, 40, key="mfu", bind=BOUND) / 100
     price = right.number_input("Dollars a device-hour", 0.0, 1000.0, 2.0, key="price", bind=BOUND)
     seq = left.number_input("Tokens a sequence", 1, 1_048_576, 8192, key="seq", bind=BOUND)
     flops, share = _flops(model, billions * 1e9, int(seq))
-    peak = device.flops("bfloat16")
+    peak = device.flops(device.half)
     seconds = training_seconds(flops, peak, devices=count, mfu=mfu)
     boxes = st.columns(4)
     boxes[0].metric("Work, FLOP", f"{flops:.3g}")

@@ -143,7 +143,7 @@ def _drawing(found: dict[str, Topology], size: int) -> None:
         chrome.chart(figure, describe_links(each, {}, 0), "machine.drawn")
         return
     program = build("all_to_all", "direct", Group(each.ranks))
-    cost = collective_cost(program, size, each.wire.link)
+    cost = collective_cost(program, size, None)
     done = simulate_on(program, cost, Network(each), rendezvous=True)
     uses, span = link_use(done.hops), done.trace.makespan
     badge = f"model: direct all-to-all,<br>{time_text(span)}, queues simulated"

@@ -134,7 +134,7 @@ class _Causes:
         last = meeting.culprit
         late, _, _ = meeting.parts(span, span.t_start, span.t_done)
         moment = span.t_start + late
-        if span.t_start < moment < until and id(last) not in seen:
+        if span.t_start < moment <= until and id(last) not in seen:
             return moment, self._before(last, moment, seen)
         deps = self._deps(span, seen)
         if span.op == Op.WAIT and deps:

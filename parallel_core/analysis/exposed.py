@@ -108,7 +108,7 @@ def exposed(trace: Trace, *, warmup: int = 0) -> Exposure:
 
 def _use(rank: int, row: tuple[Span, ...], window: tuple[int, int]) -> RankUse:
     work = union(s for s in row if not is_message(s) and s.op != Op.WAIT)
-    inside = union(s for s in row if is_message(s) and s.lane != Lane.COMM)
+    inside = union(s for s in row if is_message(s) and s.lane == Lane.COMPUTE)
     compute = minus(work, inside)
     comm = union(filter(is_message, row))
     alone = minus(comm, compute)

@@ -22,9 +22,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
-from parallel_core.meetings import last_arrival
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span
+
+CARRIERS = frozenset({Lane.COMM, Lane.TO_NEXT, Lane.FROM_NEXT, Lane.TO_PREV, Lane.FROM_PREV})
+"""Lanes that only carry messages beside the work: nothing a rank is said to be doing."""
 
 BETWEEN = "between two ops"
 ITSELF = "waiting itself"
@@ -32,31 +34,43 @@ ITSELF = "waiting itself"
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """The ends of one message: `culprit` was posted last, `taken` is when the last was taken up."""
+    """The ends of one message: `culprit` was posted last, at `posted`; the last was taken up at
+    `taken`, the last was done at `done`.
+    """
 
     ends: tuple[Span, ...]
     culprit: Span
+    posted: int
     taken: int
+    done: int
 
     @classmethod
     def of(cls, ends: Iterable[Span]) -> Meeting:
         """The meeting of `ends`, of which there is at least one."""
         every = tuple(ends)
-        return cls(every, last_arrival(every), max(end.t_start for end in every))
+        culprit = max(every, key=lambda end: (_posted(end), -end.rank))
+        taken, done = max([end.t_start for end in every]), max([end.t_done for end in every])
+        return cls(every, culprit, _posted(culprit), taken, done)
 
     def parts(self, own: Span, begin: int, end: int) -> tuple[int, int, int]:
         """Late, queue, wire of begin..end, in which the rank of `own`, one of the ends, waits."""
-        posted = self.culprit.t_post
+        posted = self.posted
         late = queue = 0
-        if self.culprit is not own and not _done_before(own, posted):
+        if self.culprit is not own and not self._left(own, posted):
             late = min(end, max(begin, posted)) - begin
-        if not _done_before(own, self.taken):
+        if not self._left(own, self.taken):
             queue = min(end, max(begin + late, self.taken)) - begin - late
         return late, queue, end - begin - late - queue
 
+    def _left(self, own: Span, moment: int) -> bool:
+        """Whether `own` was done before that moment: a send also if others are done later only."""
+        buffered = own.op == Op.SEND and own.t_done < self.done
+        return own.t_done < moment or (buffered and own.t_done == moment)
 
-def _done_before(own: Span, moment: int) -> bool:
-    return own.t_done <= moment if own.op == Op.SEND else own.t_done < moment
+
+def _posted(end: Span) -> int:
+    """A blocking message is posted when its rank gets there, whenever it could have been."""
+    return end.t_start if end.lane == Lane.COMPUTE else end.t_post
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +85,10 @@ class Doing:
 
 
 class Work:
-    """What one rank did beside its comm lane, in order of start."""
+    """What one rank did beside its messages, in order of start."""
 
     def __init__(self, spans: Iterable[Span]) -> None:
-        kept = (span for span in spans if span.lane != Lane.COMM)
+        kept = (span for span in spans if span.lane not in CARRIERS)
         self.spans = sorted(kept, key=lambda span: (span.t_start, span.t_done))
         self.starts = [span.t_start for span in self.spans]
         self.done_by = list(accumulate((span.t_done for span in self.spans), max))

@@ -14,6 +14,7 @@ COMMANDS = {
     "app": "open the web app on this machine",
     "run": "train for real, and compare with one process and with the prediction",
     "trace": "read a trace: where the time went, and in which form to keep it",
+    "schedule": "simulate a pipeline's order, one of ours or your own; then run it",
     "collective": "run one collective message by message, or simulate it on a cluster",
     "link": "measure what a message costs here: latency and bandwidth",
     "bench": "measure our speed beside a peer's, interleaved in one run",

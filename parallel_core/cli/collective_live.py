@@ -1,4 +1,8 @@
-"""What `shardlab collective` starts: real processes, followed to their end, and the verdict."""
+"""What `shardlab collective` starts: real processes, followed to their end, and the verdict.
+
+The time is predicted first: two of the ranks pass messages to and fro, and the collective is laid
+out over the link that this shows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from typing import Any
 import psutil
 
 from parallel_core.collectives.costs import predicted
+from parallel_core.collectives.forecast import forecast
 from parallel_core.collectives.formulas import FORMULAS
+from parallel_core.collectives.ramp import fit_plain
 from parallel_core.collectives.report import CollectiveView
 from parallel_core.collectives.request import WIDTHS, CollectiveRequest
 from parallel_core.fields import PlanError, nearest_where
@@ -20,6 +26,10 @@ from parallel_core.trace import Trace
 Say = Callable[[str], None]
 
 P2P, SHM = "parallel_core.collectives.live", "parallel_core.collectives.live_shared"
+PING = "parallel_core.collectives.ping"
+PROBED = tuple(1 << k for k in (3, 12, 16, 18, 20, 22))
+"""Bytes of the messages that the link is fitted to."""
+PROBE_S = 0.05  # seconds a size
 
 THROUGH_MEMORY = ("one_shot", "two_shot")
 SMALL = 1 << 15  # bytes up to which one stage less is worth more than fewer reads
@@ -78,12 +88,29 @@ def _run(
 ) -> dict[str, Any]:
     name = f"{view.program.name}, {view.request.ranks} ranks"
     say(f"{name}: starting")
-    with Pool(preload=(preload,)) as pool, pool.start(*order, silence_s=SILENCE_S) as run:
-        say(f"{name}: running")
-        for event in run.events():
-            view.feed(event)
-        report = view.finish(run.wait())
-    return {**report, "kept": _kept(view.request, report)}
+    with Pool(preload=(preload, PING)) as pool:
+        model = _predict(pool, view) if preload == P2P else None
+        with pool.start(*order, silence_s=SILENCE_S) as run:
+            say(f"{name}: running")
+            for event in run.events():
+                view.feed(event)
+            report = view.finish(run.wait())
+    return {**report, "model": model, "kept": _kept(view.request, report)}
+
+
+def _predict(pool: Pool, view: CollectiveView) -> dict[str, Any]:
+    """What the collective should take over the link between two ranks of this pool."""
+    with pool.start(f"{PING}:ping", 2, {"sizes": list(PROBED), "seconds": PROBE_S}) as run:
+        points = run.wait()[0]
+    link = fit_plain([(point["bytes"], point["low"]) for point in points])
+    seconds = forecast(view.request, link).seconds
+    return {
+        "seconds": seconds,
+        "bandwidth": view.bandwidth(seconds),
+        "alpha_s": link.alpha,
+        "beta_bytes_s": link.beta,
+        "badge": f"modelled: {link} (a ping-pong between two ranks), a core for every rank",
+    }
 
 
 def _kept(request: CollectiveRequest, report: dict[str, Any]) -> bool:
@@ -107,10 +134,10 @@ def _must_fit(request: CollectiveRequest) -> None:
 def _memory(request: CollectiveRequest, nbytes: int) -> float:
     """Bytes that all ranks take for a buffer of so many.
 
-    Input, output, what is under way and torch's two copies; then, chunk by chunk, every term in
-    its own type and in float64, and the numbers it is drawn from.
+    Input, output, what is under way and torch's two copies; then, chunk by chunk, a term as it is
+    drawn, the promised sum, and the difference from it, in float64.
     """
     width, n = WIDTHS[request.dtype], request.ranks
     elements = nbytes / width
     chunk = elements / FORMULAS[request.op][request.algorithm].chunks(request.group)
-    return n * (5 * nbytes + chunk * (n * (width + 8) + 48))
+    return n * (5 * nbytes + chunk * (2 * width + 48))

@@ -45,11 +45,10 @@ def show(report: dict[str, Any]) -> None:
     """A report, live or simulated, on stdout."""
     out = Console()
     asked = report["request"]
-    out.print(
-        f"{asked['op']} by {asked['algorithm']}, {asked['ranks']} ranks,"
-        f" {bytes_text(asked['bytes'])} of {asked['dtype']}",
-        style="bold",
-    )
+    said = [f"{asked['op']} by {asked['algorithm']}", f"{asked['ranks']} ranks"]
+    if asked["op"] != "barrier":
+        said.append(f"{bytes_text(asked['bytes'])} of {asked['dtype']}")
+    out.print(", ".join(said), style="bold")
     if "steps" in report:
         _simulated(out, report)
     else:
@@ -63,11 +62,17 @@ def _live(out: Console, report: dict[str, Any]) -> None:
     kept = "kept" if report["kept"] else "BROKEN"
     out.print(f"promise {kept}: largest relative error {report['max_rel_error']:.3g}")
     out.print(f"equal to the bit on all ranks: {'yes' if report['equal_on_all_ranks'] else 'NO'}")
+    out.print(f"beside torch.distributed: {_beside(report)}")
+    if report["model"]:
+        out.print(report["model"]["badge"], style="dim")
+
+
+def _beside(report: dict[str, Any]) -> str:
     apart = report["max_rel_error_to_torch"]
-    words = (
-        "torch has no such call" if apart is None else f"largest relative difference {apart:.3g}"
-    )
-    out.print(f"beside torch.distributed: {words}")
+    if apart is not None:
+        return f"largest relative difference {apart:.3g}"
+    called = "torch" in report["seconds"]
+    return "its barrier hands over nothing to compare" if called else "it has no such call on gloo"
 
 
 def _ledger(report: dict[str, Any]) -> Table:
@@ -93,6 +98,8 @@ def _row(table: Table, name: str, predicted: int, measured: int, say: Any = byte
 
 def _times(report: dict[str, Any]) -> Table:
     table = Table("", "median time", "algorithm bandwidth", "bus bandwidth", title="how fast")
+    if model := report["model"]:
+        table.add_row("predicted", time_text(model["seconds"] * 1e9), *_rates(model["bandwidth"]))
     names = {"ours": "ours", "torch": "torch.distributed"}
     for who, seconds in report["seconds"].items():
         rates = report["bandwidth"][who]

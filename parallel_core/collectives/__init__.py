@@ -1,6 +1,7 @@
 """Collectives: what moves, and how. Each algorithm is a pure function from a Group to a Program.
 
 The table is the reading list: naive.py, ring.py and tree.py first, then the others in any order.
+torus.py is one more all-reduce, for simulated tori: what one rank does stands for all.
 promise.py says what each op must do, names.py how values are called, script.py how a builder
 writes messages down; proof.py proves a program, picture.py prints it, formulas.py prices it.
 """

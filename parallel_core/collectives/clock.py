@@ -65,7 +65,7 @@ class CollectiveCost:
 def collective_cost(
     program: Program,
     nbytes: int,
-    link: Link | Wires,
+    link: Link | Wires | None,
     *,
     itemsize: int = 1,
     rate: float = 0.0,
@@ -73,17 +73,19 @@ def collective_cost(
 ) -> CollectiveCost:
     """The clock of `program` on a buffer of `nbytes`, over one link or `two_level` ones.
 
-    With `overlap` the messages of a step that share a port pay one alpha together. Raises
-    ValueError where `itemsize` does not divide `nbytes`.
+    None where a network has the links: it knows how long a message takes, and only additions are
+    asked for here. With `overlap` the messages of a step that share a port pay one alpha together.
+    Raises ValueError where `itemsize` does not divide `nbytes`.
     """
     if nbytes % itemsize:
         raise ValueError(f"nbytes={nbytes} is no whole number of elements of {itemsize} bytes")
-    one = link if isinstance(link, Link) else None
-    text = f"{one or 'two links'}, adds {f'at {rate / 1e9:.3g} GB/s' if rate else 'free'}"
+    over, wires = _over(link)
+    words = [over, f"adds {f'at {rate / 1e9:.3g} GB/s' if rate else 'free'}"]
+    words += ["latencies of a step overlap"] * (overlap and link is not None)
     return CollectiveCost(
         size=value_sizes(program, nbytes // itemsize, itemsize),
-        wires=_alike(link) if isinstance(link, Link) else link,
-        text=text + (", latencies of a step overlap" if overlap else ""),
+        wires=wires,
+        text=", ".join(filter(None, words)),
         rate=rate,
         together=_together(program) if overlap else {},
     )
@@ -98,11 +100,18 @@ def two_level(node: int, inside: Link, across: Link) -> Wires:
     return wires
 
 
-def _alike(link: Link) -> Wires:
-    def wires(source: int, destination: int) -> Link:
-        return link
+def _over(link: Link | Wires | None) -> tuple[str, Wires]:
+    """The links in words, and the link of every pair of ranks."""
+    if link is None:
+        return "", no_link
+    if isinstance(link, Link):
+        return str(link), lambda source, destination: link
+    return "two links", link
 
-    return wires
+
+def no_link(source: int, destination: int) -> Link:
+    """The wires of a program that runs on a network; RuntimeError, as nobody may ask for one."""
+    raise RuntimeError(f"the link from {source} to {destination} belongs to the network")
 
 
 def _together(program: Program) -> dict[Meeting, int]:

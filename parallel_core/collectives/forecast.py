@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from parallel_core.collectives.clock import CollectiveCost, collective_cost
+from parallel_core.collectives.clock import CollectiveCost, collective_cost, no_link
 from parallel_core.collectives.costs import algorithm_bandwidth, bus_bandwidth, counted
 from parallel_core.collectives.formulas import FORMULAS
 from parallel_core.collectives.request import WIDTHS, CollectiveRequest
+from parallel_core.collectives.torus import torus_all_reduce, value_bytes
 from parallel_core.cost import Link
 from parallel_core.fields import PlanError
 from parallel_core.folding import Folded, simulate_folded, spread
@@ -28,7 +29,6 @@ from parallel_core.hardware.torus import Torus
 from parallel_core.network import Network
 from parallel_core.program import Op, Program
 from parallel_core.simulate import simulate
-from parallel_core.torus_all_reduce import torus_all_reduce, value_bytes
 from parallel_core.trace import Trace
 
 TORUS = "torus"
@@ -124,10 +124,11 @@ def forecast(
     folded = _folded(request, topology, along_dimensions)
     if folded is not None:
         return _of_folded(request, folded, link, network)
-    _must_be_bearable(request)
+    _must_be_bearable(request, topology)
     program = request.program
     width = WIDTHS[request.dtype]
-    cost = collective_cost(program, request.bytes, link, itemsize=width)
+    wires = link if network is None else None
+    cost = collective_cost(program, request.bytes, wires, itemsize=width)
     tally = counted(program, request.elements, itemsize=width)
     return Forecast(
         request,
@@ -178,8 +179,8 @@ def _of_folded(
     shape = folded.shape
     cost = CollectiveCost(
         size=value_bytes(shape, request.bytes),
-        wires=lambda source, target: link,
-        text=f"{link}, adds free",
+        wires=no_link if network else lambda source, target: link,
+        text="adds free" if network else f"{link}, adds free",
     )
     sends = [instr for instr in folded.instrs if instr.op == Op.SEND]
     topology = network.topology if network else None
@@ -232,14 +233,17 @@ def _busiest(topology: Topology, carried: Counter[Cable]) -> tuple[str, int, flo
     return name, carried[worst], busy[worst]
 
 
-def _must_be_bearable(request: CollectiveRequest) -> None:
+def _must_be_bearable(request: CollectiveRequest, topology: Topology | None) -> None:
     moves = _moves(request, request.ranks)
     if moves <= MOST_MOVES:
         return
+    rule = f"is {moves:,} messages and chunks, more than the {MOST_MOVES:,} simulated one by one"
+    full = isinstance(topology, Torus) and topology.ranks == request.ranks
+    if full and request.op == "all_reduce":
+        raise PlanError("algorithm", request.algorithm, f"on {request.ranks:,} ranks {rule}", TORUS)
     near = request.ranks
     while near > 2 and _moves(request, near) > MOST_MOVES:
         near = max(near // 2, 2)
-    rule = f"is {moves:,} messages and chunks, more than the {MOST_MOVES:,} simulated one by one"
     raise PlanError("ranks", request.ranks, rule, near)
 
 

@@ -1,14 +1,15 @@
 """A collective on real processes: run message by message, timed, and held against its promise.
 
-Every rank draws every rank's input from the same counter-based numbers, so it can work out by
-itself what it was promised: the sum of the terms that promise.py names. The same inputs then go
-through torch.distributed's own call, as a second opinion and for the time it takes.
+Every rank can draw every rank's input, each from a seed of its own, so it can work out by itself
+what it was promised: the sum of the terms that promise.py names. The same inputs then go through
+torch.distributed's own call, as a second opinion and for the time it takes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,6 @@ from parallel_core.comm import Comm
 from parallel_core.lanes import Lanes
 from parallel_core.program import Value
 from parallel_core.rank import Rank
-from parallel_core.rng import normal
 from parallel_core.terms import Term
 
 
@@ -89,14 +89,16 @@ Draw = Callable[[int, Value], Tensor]
 
 
 def inputs_of(size: Callable[[Value], int], dtype: torch.dtype) -> Draw:
-    """Inputs from counter-based normal numbers, so that any rank can draw any other's.
+    """Inputs from normal numbers, each value's from its own seed: any rank can draw any other's.
 
     Integer types get their sizes, times 10 and rounded.
     """
 
     def draw(rank: int, value: Value) -> Tensor:
-        index = torch.arange(size(value))
-        numbers = normal(0, (value.name, rank, value.at[0]), index)
+        seed = zlib.crc32(f"{value.name} {rank} {value.at[0]}".encode())
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        source = torch.Generator().manual_seed(seed)
+        numbers = torch.randn(size(value), dtype=kind, generator=source)
         return (numbers if dtype.is_floating_point else (numbers * 10).abs().round()).to(dtype)
 
     return draw
@@ -104,10 +106,12 @@ def inputs_of(size: Callable[[Value], int], dtype: torch.dtype) -> Draw:
 
 def expected(terms: frozenset[Term], draw: Draw) -> Tensor:
     """The sum of the inputs that the promise names, float64; integers wrap as their type does."""
-    parts = [draw(rank, Value(name, (index,))) for name, rank, index in sorted(terms)]
-    if parts[0].dtype.is_floating_point:
-        return torch.stack(parts).double().sum(0)
-    return torch.stack(parts).long().sum(0).to(parts[0].dtype).double()
+    (name, rank, index), *others = sorted(terms)
+    first = draw(rank, Value(name, (index,)))
+    total = first.to(torch.float64 if first.dtype.is_floating_point else torch.int64, copy=True)
+    for name, rank, index in others:  # one at a time: they may be large
+        total += draw(rank, Value(name, (index,)))
+    return total if first.dtype.is_floating_point else total.to(first.dtype).double()
 
 
 def error(outputs: Mapping[Value, Tensor], word: Promise, rank: int, draw: Draw) -> float:

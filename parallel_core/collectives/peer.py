@@ -1,7 +1,7 @@
 """torch.distributed's own call for each collective, on the same inputs: the second opinion.
 
 Its calls for shards want equal ones, so where chunks differ in size there is no such call, and
-`peer` gives None; nor is there one for a shift to the neighbour.
+`peer` gives None; nor is there one for a shift to the neighbour, or for int16 on gloo.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from parallel_core.collectives import names as v
 from parallel_core.collectives.group import Group
+from parallel_core.collectives.ports import UNKNOWN_TO_GLOO
 from parallel_core.program import Value
 
 
@@ -101,6 +102,6 @@ def peer(
 ) -> Peer | None:
     """torch's side of `op` on tensors of the type of `like`, or None where it has no such call."""
     shards = op in ("all_gather", "gather", "scatter", "reduce_scatter")
-    if op == "send_recv" or (shards and len(set(sizes)) > 1):
+    if op == "send_recv" or (shards and len(set(sizes)) > 1) or like.dtype in UNKNOWN_TO_GLOO:
         return None
     return Peer(op, group, rank, inputs, sizes, like)

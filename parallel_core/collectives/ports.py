@@ -58,14 +58,14 @@ class Ports:
         """Hand all values that are read to the peer, as one message."""
         assert instr.peer is not None
         payload = joined([reads[value] for value in instr.reads])
-        self.comm.send(payload, instr.peer, name=instr.where)
+        self.comm.send(carried(payload), instr.peer, name=instr.where)
         return [payload.nbytes]
 
     def receive(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Take one message apart into the values that are written."""
         assert instr.peer is not None
         whole, *places = self._landing(instr.writes)
-        self.comm.recv(whole, instr.peer, name=instr.where)
+        self.comm.recv(carried(whole), instr.peer, name=instr.where)
         return [whole.nbytes, *places]
 
     def add(self, instr: Instr, reads: Reads) -> Sequence[Any]:
@@ -100,6 +100,15 @@ class Ports:
         sizes = [self._size(value) for value in values]
         whole = self._like.new_empty(sum(sizes))
         return (whole, *torch.split(whole, sizes))
+
+
+UNKNOWN_TO_GLOO = (torch.int16,)
+"""Element types that gloo neither carries nor adds."""
+
+
+def carried(x: Tensor) -> Tensor:
+    """The same memory in a type that gloo carries: bytes, where it does not know the type."""
+    return x.view(torch.uint8) if x.dtype in UNKNOWN_TO_GLOO else x
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:

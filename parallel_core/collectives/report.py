@@ -80,14 +80,15 @@ class CollectiveView:
                 "measured": [_sent(result, 1) // request.repeats for result in results],
             },
             "seconds": {who: median(each) for who, each in times.items()},
-            "bandwidth": {who: self._bandwidth(median(each)) for who, each in times.items()},
+            "bandwidth": {who: self.bandwidth(median(each)) for who, each in times.items()},
             "max_rel_error": max(result["error"] for result in results),
             "max_rel_error_to_torch": _worst(results),
             "equal_on_all_ranks": _equal(results),
             "provenance": {"badge": self._provenance.badge, **self._provenance.versions},
         }
 
-    def _bandwidth(self, seconds: float) -> dict[str, float]:
+    def bandwidth(self, seconds: float) -> dict[str, float]:
+        """Algorithm and bus bandwidth of a run, GB/s; {} for an op that has none."""
         op, n, size = self.request.op, self.request.ranks, self.request.bytes
         if not seconds or op in ("barrier", "send_recv"):
             return {}

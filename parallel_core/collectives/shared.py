@@ -8,11 +8,12 @@ must reach before any goes on; a rank says it is there by writing the stage's nu
     two-shot   every rank copies; stage; adds up its own chunk of all slots into the sum's slot;
                stage; copies the whole sum out
 
-One-shot reads (n-1)S a rank and pays one stage; two-shot reads 2S(n-1)/n and pays two. Both add in
-rank order, so all ranks hold the same bits. Numbers of stages only grow, so a flag left by an
-earlier call can never be taken for a later one's. On GPUs the same idea is NVLink peer access
-("direct data access"). Flags are 64-bit and aligned; x86 and ARMv8 store those in one piece, and
-calls.fence orders the copy before the flag.
+One-shot reads (n-1)S a rank and waits for one stage (and for another before its slots are used
+again); two-shot reads 2S(n-1)/n and waits for two. Both add in rank order, so all ranks hold the
+same bits. Numbers of stages only grow, so a flag left by an earlier call can never be taken for a
+later one's. On GPUs the same idea is NVLink peer access ("direct data access"). Flags are 64-bit
+and aligned; x86 and ARMv8 store those in one piece, and calls.fence orders the copy before the
+flag.
 """
 
 from __future__ import annotations
@@ -92,8 +93,7 @@ def two_shot(x: Tensor, room: Room) -> Tensor:
     total = room.slot(room.n, x)
     _add_up([room.slot(r, x)[mine] for r in range(room.n)], total[mine])
     room.meet()
-    x.copy_(total)
-    room.meet()
+    x.copy_(total)  # the next call adds nothing up before all have come to its first stage
     return x
 
 
@@ -105,5 +105,5 @@ def _add_up(parts: list[Tensor], out: Tensor) -> None:
 
 
 def all_reduce(x: Tensor, room: Room, *, small: int = 1 << 15) -> Tensor:
-    """One-shot below `small` bytes, two-shot above: latency first, then bandwidth."""
+    """One-shot up to `small` bytes and between two ranks, two-shot above: then it reads less."""
     return one_shot(x, room) if x.nbytes <= small or room.n == 2 else two_shot(x, room)

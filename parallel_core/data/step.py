@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_core import values as v
-from parallel_core.params import ParamSpec, param_specs, units
+from parallel_core.params import ParamSpec, pieces, units
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Op, Program, Value
 
@@ -40,9 +40,8 @@ class Shape:
 
 
 def specs_by_unit(plan: Plan) -> tuple[tuple[ParamSpec, ...], ...]:
-    """The parameters of each unit, units in forward order."""
-    specs = param_specs(plan)
-    return tuple(tuple(s for s in specs if s.unit == unit) for unit in units(plan.model))
+    """The parameters of each piece (a unit, where there is no pipeline), in forward order."""
+    return tuple(piece.specs for piece in pieces(plan))
 
 
 def forward(shape: Shape, mb: int) -> list[Instr]:

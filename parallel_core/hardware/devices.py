@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from parallel_core.hardware.links import WIRES
 from parallel_core.published import table
 
 KIB = 1024
@@ -39,12 +40,12 @@ class Device:
     links: Mapping[str, float]
     source: str
 
-    def ridge(self, dtype: str = "bfloat16") -> float:
+    def ridge(self, dtype: str = "") -> float:
         """FLOP per byte from which on the arithmetic, not the memory, is the limit.
 
-        Raises ValueError for a dtype the device has no published peak for.
+        In 16 bits unless told. Raises ValueError for a dtype without a published peak.
         """
-        return self.flops(dtype) / self.bandwidth
+        return self.flops(dtype or self.half) / self.bandwidth
 
     def flops(self, dtype: str) -> float:
         """Peak FLOP/s in `dtype`; ValueError names the dtypes there are."""
@@ -52,6 +53,11 @@ class Device:
             known = ", ".join(self.peak)
             raise ValueError(f"{self.name} has no published peak in {dtype!r}; it has {known}")
         return self.peak[dtype]
+
+    @property
+    def half(self) -> str:
+        """The 16-bit dtype it multiplies: bfloat16, or float16 where that came too late."""
+        return "bfloat16" if "bfloat16" in self.peak else "float16"
 
 
 _DATASHEETS: dict[str, tuple[dict[str, float], str]] = {
@@ -61,7 +67,9 @@ _DATASHEETS: dict[str, tuple[dict[str, float], str]] = {
     "H100 PCIe": ({"float32": 51e12, "tf32": 378e12, "fp8": 1513e12}, "NVIDIA H100 datasheet"),
     "H200 SXM": ({"float32": 67e12, "tf32": 494.5e12, "fp8": 1979e12}, "NVIDIA H200 datasheet"),
     "B200 SXM": ({"tf32": 1125e12, "fp8": 4500e12}, "NVIDIA B200 datasheet"),
+    "GB200 per GPU": ({}, "NVIDIA GB200 NVL72"),
     "MI300X": ({"float32": 163.4e12, "tf32": 653.7e12, "fp8": 2600e12}, "AMD MI300X datasheet"),
+    "TPU v4": ({}, "scaling-book, tpus"),
     "TPU v5e": ({}, "scaling-book, tpus"),
     "TPU v5p": ({}, "scaling-book, tpus"),
 }
@@ -85,9 +93,21 @@ def _device(name: str, others: dict[str, float], sheet: str) -> Device:
     )
 
 
-DEVICES: dict[str, Device] = {
+_V100 = Device(
+    name="V100 SXM2",
+    peak=MappingProxyType({"float16": 125e12, "float32": 15.7e12}),
+    memory=16e9,
+    bandwidth=900e9,
+    links=MappingProxyType(
+        {"scale-up": WIRES["nvlink2"].bandwidth, "PCIe": WIRES["pcie3"].bandwidth}
+    ),
+    source="NVIDIA Tesla V100 architecture whitepaper, tables 1 and 2",
+)
+
+DEVICES: dict[str, Device] = {_V100.name: _V100} | {
     name: _device(name, others, sheet) for name, (others, sheet) in _DATASHEETS.items()
 }
+"""By name; the V100 with the 16 GB that its whitepaper gives it."""
 
 _A100_SIZES: dict[str, tuple[int | None, str]] = {
     "shared store": (164 * KIB, "SM"),

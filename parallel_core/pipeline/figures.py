@@ -13,7 +13,6 @@ Narayanan et al. 2021, arXiv:2104.04473, section 2.2; Qi et al. 2023, arXiv:2401
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from typing import Any
 
 from parallel_core.pipeline.clock import PipelineCost
@@ -25,8 +24,6 @@ from parallel_core.trace import Trace
 
 NANO = 1e9
 _TASKS = frozenset(op.value for op in COMPUTES)
-_STEPS = {"F": 1, "B": -1, "W": -1}
-"""How a task changes the number of microbatches in flight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +83,9 @@ def figures(order: Order, times: Times | None = None) -> Figures:
 
 def figures_of(trace: Trace, order: Order) -> Figures:
     """The same of a trace of the order's program, whatever its clock (seconds)."""
-    work, first, last, peak = ([0.0] * order.p for _ in range(4))
+    work, first, last = ([0.0] * order.p for _ in range(3))
     for rank, row in enumerate(trace.by_rank):
         tasks = [s for s in row if s.op in _TASKS]
-        flying = accumulate(_STEPS.get(s.op, 0) for s in tasks)
-        peak[rank] = max(flying, default=0)
         work[rank] = sum(s.duration for s in tasks)
         if tasks:
             first[rank], last[rank] = tasks[0].t_start, tasks[-1].t_done
@@ -103,5 +98,5 @@ def figures_of(trace: Trace, order: Order) -> Figures:
         idle=[(makespan - w) / NANO for w in work],
         internal_idle=[(last[r] - first[r] - work[r]) / NANO for r in ranks],
         spans=[(last[r] - first[r]) / NANO for r in ranks],
-        peak_in_flight=[count * share for count in peak],
+        peak_in_flight=[count * share for count in order.in_flight],
     )

@@ -14,12 +14,11 @@ The order knows no messages, so this is about who waits for whom; `check` reads 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import NamedTuple
 
-from parallel_core.pipeline.order import COMPUTES, Order, Task
+from parallel_core.pipeline.order import COMPUTES, Order, Task, runnable
 from parallel_core.program import Op, ProgramError
 
 Piece = tuple[int, int]
@@ -174,29 +173,11 @@ def _at_home_in_turn(order: Order, places: Places) -> None:
 
 def _no_deadlock(order: Order, places: Places) -> None:
     """Let every rank go as far as it can; whoever comes to a stop waits for another."""
-    at = [0] * order.p
-    done: set[tuple[bool, Piece]] = set()  # (of the backward, piece); W, which nobody awaits, not
-    waiting: dict[tuple[bool, Piece], list[int]] = defaultdict(list)
-    moving = list(range(order.p))
-    while moving:
-        rank = moving.pop()
-        tasks = order.ranks[rank]
-        for slot in range(at[rank], len(tasks)):
-            task = tasks[slot]
-            at[rank] = slot
-            if task.op is Op.W:
-                continue
-            back = task.op is not Op.F
-            stage = task.stage + (1 if back else -1)
-            needs = (back, (task.mb, stage))
-            if 0 <= stage < order.stages and needs not in done:
-                waiting[needs].append(rank)
-                break
-            piece = (back, (task.mb, task.stage))
-            done.add(piece)
-            moving += waiting.pop(piece, ())
-    if waiting:
-        stuck = {rank: order.ranks[rank][at[rank]] for ranks in waiting.values() for rank in ranks}
+    ran = [0] * order.p
+    for rank, _ in runnable(order):
+        ran[rank] += 1
+    stuck = {r: tasks[ran[r]] for r, tasks in enumerate(order.ranks) if ran[r] < len(tasks)}
+    if stuck:
         raise ProgramError(_deadlock(order, places, stuck))
 
 

@@ -10,7 +10,8 @@ A schedule says what is computed when; all else follows, and is added here, once
 What the neighbouring stage needs is sent at once, unless that stage is on the same rank. Messages
 of one pair of ranks keep one order on both ends (NCCL has no tags): a RECV stands where its value
 is needed, or earlier where the sender sent it earlier. Each neighbour and direction has its lane,
-so no message stands behind one of another pair; an activation is freed as soon as it is sent.
+so no message stands behind one of another pair; ranks that are no neighbours share a lane, in one
+order for all, in which the tasks can run. An activation is freed as soon as it is sent.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from dataclasses import dataclass
 
 from parallel_core import values as v
 from parallel_core.mesh import Mesh
-from parallel_core.pipeline.order import Order, Task
+from parallel_core.pipeline.order import Order, Task, runnable
 from parallel_core.program import Instr, Lane, Op, Program, Value
 
 Cell = tuple[Value, int, int]
 """A value that travels, its microbatch, and the stage it comes from."""
+
+FAR = -1
+"""Where the messages of all ranks that are no neighbours stand in line together."""
 
 
 def stage_name(s: int) -> str:
@@ -80,13 +84,16 @@ class Lowering:
         self.tied, self.fresh = tied, fresh
         self.last = order.stages - 1
         self.names = [stage_name(s) for s in range(order.stages)]
-        self._sent: dict[tuple[int, int], list[Cell]] = defaultdict(list)
-        for rank, task in order:
+        self._sent: dict[tuple[int, int], list[tuple[int, Cell]]] = defaultdict(list)
+        for rank, task in runnable(order):
             travels = self._travels(task)
-            if travels is not None:
+            if travels is not None and travels[0] != rank:
                 to, cell = travels
-                if to != rank:
-                    self._sent[rank, to].append(cell)
+                line = rank if self._near(rank, to) else FAR
+                self._sent[line, to].append((rank, cell))
+
+    def _near(self, rank: int, other: int) -> bool:
+        return lane_to(Op.SEND, rank, other, self.order.p) is not Lane.OUT
 
     def tokens(self, rank: int) -> list[Value]:
         """The token ids and labels a rank needs: those of its first and last stages' work."""
@@ -144,12 +151,12 @@ class Lowering:
         if needs is None or needs[0] == rank:
             return []
         source, value = needs
-        queue, group = incoming[source], []
-        if all(cell[0] != value for cell in queue):
+        queue, group = incoming[source if self._near(rank, source) else FAR], []
+        if all(cell[0] != value for _, cell in queue):
             return []  # came with an earlier one
         while True:
-            cell = queue.popleft()
-            group.append(self._message(Op.RECV, rank, source, cell))
+            sender, cell = queue.popleft()
+            group.append(self._message(Op.RECV, rank, sender, cell))
             if cell[0] == value:
                 return group
 

@@ -17,9 +17,11 @@ half of the backward that makes the input's gradient, W the half that makes the 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from parallel_core.program import Op, ProgramError
 
@@ -83,6 +85,13 @@ class Order:
         return max(map(len, self.held), default=0)
 
     @cached_property
+    def in_flight(self) -> tuple[int, ...]:
+        """Per rank the most tasks whose F has run and whose W (or whole B) has not."""
+        steps = {Op.F: 1, Op.B: -1, Op.W: -1}
+        rows = (accumulate(steps.get(task.op, 0) for task in tasks) for tasks in self.ranks)
+        return tuple(max(row, default=0) for row in rows)
+
+    @cached_property
     def splits(self) -> bool:
         """Whether some backward is cut into I and W."""
         return any(task.op is Op.I for _, task in self)
@@ -119,6 +128,33 @@ def _tasks(line: str, rank: int) -> Iterator[Task]:
             )
         stage, op, mb = match.groups()
         yield Task(Op(op.upper()), int(mb), int(stage) if stage else rank)
+
+
+def runnable(order: Order) -> Iterator[tuple[int, Task]]:
+    """Every (rank, task) once what it needs has run; a rank that gets stuck ends early.
+
+    F of a stage needs F of the stage before, B and I need B or I of the stage behind; W nothing.
+    """
+    at = [0] * order.p
+    done: set[tuple[bool, int, int]] = set()  # (of the backward, microbatch, stage)
+    waiting: dict[tuple[bool, int, int], list[int]] = defaultdict(list)
+    moving = list(reversed(range(order.p)))
+    while moving:
+        rank = moving.pop()
+        while at[rank] < len(order.ranks[rank]):
+            task = order.ranks[rank][at[rank]]
+            if task.op is not Op.W:
+                back = task.op is not Op.F
+                stage = task.stage + (1 if back else -1)
+                needs = (back, task.mb, stage)
+                if 0 <= stage < order.stages and needs not in done:
+                    waiting[needs].append(rank)
+                    break
+                piece = (back, task.mb, task.stage)
+                done.add(piece)
+                moving += waiting.pop(piece, ())
+            at[rank] += 1
+            yield rank, task
 
 
 def tasks(op: Op, mbs: Sequence[int], stage: int) -> list[Task]:

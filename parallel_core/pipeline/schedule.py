@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from parallel_core.fields import PlanError
 from parallel_core.pipeline.order import Order
@@ -91,7 +91,11 @@ class Schedule:
     virtual: tuple[int, ...] = (1,)
     asynchronous: bool = False  # weights change inside the step; stale ones are kept
     copies: int = 1  # of the weights
-    picture: str = field(default="", repr=False)  # module docstring, with the order it shows
+
+    @property
+    def fewest(self) -> int:
+        """The number of stages a rank where the reader names none."""
+        return min(self.virtual, default=2)
 
     def of(self, job: Job) -> Order:
         """The order of a job; raises PlanError naming the rule it breaks."""

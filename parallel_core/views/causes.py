@@ -11,11 +11,14 @@ that has nothing to do) are no waits. Waits shorter than 1/2000 of the makespan 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from parallel_core.analysis.cause import LATE, Cause, late_cause
+from parallel_core.analysis.chain import Stand, roots
 from parallel_core.analysis.lateness import BETWEEN, Meeting, Work
+from parallel_core.analysis.slots import Kind, kind_of
+from parallel_core.analysis.slowness import Slowness
 from parallel_core.meetings import complete, joined
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
@@ -23,27 +26,14 @@ from parallel_core.trace import Span, Trace
 UNKNOWN, GAP = -1, -2
 """A culprit of which nothing is recorded; one that was between two ops."""
 
-SLOW = 1.5
-"""A culprit is a straggler if its op took this many times the median of the same op."""
-
-
-class Why(StrEnum):
-    """What a wait is mostly made of; each has its own hatch."""
-
-    FILL = "fill"
-    LATE_PEER = "late peer"
-    LATE_RECEIVER = "late receiver"
-    LINK_BUSY = "link busy"
-    WIRE = "on the wire"
-    STRAGGLER = "straggler"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """One wait. `row` is the span that waits, `message` the one it waits for, `culprit` that
     message's last end to be posted and `doing` what the culprit's rank ran then; all four are
-    positions in the rows, `doing` also UNKNOWN or GAP. Times are nanoseconds; `slow` is 0
-    unless WHY is STRAGGLER.
+    positions in the rows, `doing` also UNKNOWN or GAP. Where the culprit waited itself, `root` is
+    what the last of those who wait for each other ran. Times are nanoseconds; `slow` is 0 unless
+    `why` is STRAGGLER.
     """
 
     row: int
@@ -51,11 +41,12 @@ class Wait:
     end: int
     late: int
     queue: int
-    why: Why
+    why: Cause
     message: int
     culprit: int
     doing: int
     slow: float = 0.0
+    root: int = UNKNOWN
 
     @property
     def length(self) -> int:
@@ -105,7 +96,6 @@ class _Search:
         ends: dict[int, list[Span]] = defaultdict(list)
         self.place: dict[tuple[int, int, int], int] = {}
         by_rank: dict[int, list[Span]] = defaultdict(list)
-        durations: dict[tuple[str, str], list[int]] = defaultdict(list)
         for row, span in enumerate(rows):
             if ids[row] >= 0:
                 ends[ids[row]].append(span)
@@ -113,11 +103,9 @@ class _Search:
             key = (span.rank, span.step, span.index)
             if key not in self.place or rows[self.place[key]].t_done < span.t_done:
                 self.place[key] = row
-            if span.lane == Lane.COMPUTE:
-                durations[span.op, span.where].append(span.duration)
         self.meetings = {number: Meeting.of(every) for number, every in ends.items()}
         self.work = {rank: Work(spans) for rank, spans in by_rank.items()}
-        self.median = {key: sorted(all_)[(len(all_) - 1) // 2] for key, all_ in durations.items()}
+        self.slowness = Slowness(rows)
         first = min((s.t_start for s in rows), default=0)
         self.shortest = max(1, (max((s.t_done for s in rows), default=0) - first) // 2000)
         self.begun: dict[int, int] = {}
@@ -135,7 +123,8 @@ class _Search:
             elif span.lane == Lane.COMPUTE:
                 found.append(self._before(row, span, before))
             before = span
-        return [wait for wait in found if wait and wait.length >= self.shortest]
+        long = [wait for wait in found if wait and wait.length >= self.shortest]
+        return list(self._followed(long))
 
     def _in_message(self, row: int, span: Span) -> Wait | None:
         """The part of a message before its wire; none if an end is missing: it may be the last."""
@@ -167,24 +156,17 @@ class _Search:
         meeting = self.meetings[self.ids[message]]
         late, queue, wire = meeting.parts(self.rows[message], start, end)
         doing = self._doing(meeting.culprit.rank, start, start + late) if late else UNKNOWN
-        parts = {Why.LATE_PEER: late, Why.LINK_BUSY: queue, Why.WIRE: wire}
-        why = max(parts, key=lambda part: parts[part])
-        slow = 0.0
-        if why == Why.LATE_PEER:
-            slow = self._slow(doing)
-            is_send = self.rows[message].op == Op.SEND
-            why = Why.STRAGGLER if slow else Why.LATE_RECEIVER if is_send else why
+        parts = {late_cause(self.rows[message]): late, Cause.LINK_BUSY: queue, Cause.WIRE: wire}
         return Wait(
             row=row,
             start=start,
             end=end,
             late=late,
             queue=queue,
-            why=Why.FILL if first else why,
+            why=Cause.FILL if first else max(parts, key=lambda part: parts[part]),
             message=message,
             culprit=self.at[id(meeting.culprit)],
             doing=doing,
-            slow=slow,
         )
 
     def _doing(self, rank: int, start: int, end: int) -> int:
@@ -194,10 +176,35 @@ class _Search:
             return GAP if doing.words == BETWEEN else UNKNOWN
         return self.at[id(doing.span)]
 
-    def _slow(self, row: int) -> float:
-        """How many times its median the span at `row` took, if that makes it a straggler."""
-        span = self.rows[row] if row >= 0 else None
-        if span is None or span.op == Op.WAIT or span.lane != Lane.COMPUTE:
-            return 0.0  # a message waits for its peer: its length says nothing about its rank
-        ratio = span.duration / max(1, self.median[span.op, span.where])
-        return round(ratio, 1) if ratio >= SLOW else 0.0
+    def _followed(self, found: list[Wait]) -> Iterator[Wait]:
+        """The waits with the end of their chains; who is slow there makes them a straggler's."""
+        ranks = 1 + max((span.rank for span in self.rows), default=0)
+        stands: list[list[Stand]] = [[] for _ in range(ranks)]
+        waits: list[list[Wait]] = [[] for _ in range(ranks)]
+        for wait in found:
+            span = self.rows[wait.row]
+            if span.lane == Lane.COMPUTE:
+                waits[span.rank].append(wait)
+                stands[span.rank].append(self._stand(wait))
+        ends = roots(stands)
+        last = {
+            wait.row: waits[end[0]][end[1]]
+            for row, of in zip(waits, ends, strict=True)
+            for wait, end in zip(row, of, strict=True)
+        }
+        for wait in found:
+            yield self._blamed(wait, last.get(wait.row, wait)) if wait.why in LATE else wait
+
+    def _stand(self, wait: Wait) -> Stand:
+        blame = self.rows[wait.culprit].rank if wait.late else None
+        return Stand(wait.start, wait.start + wait.late, blame, self._works(wait.doing))
+
+    def _works(self, doing: int) -> bool:
+        return doing >= 0 and kind_of(self.rows[doing]) is Kind.WORK
+
+    def _blamed(self, wait: Wait, end: Wait) -> Wait:
+        if not self._works(end.doing):
+            return wait
+        slow = round(self.slowness.times(self.rows[end.doing]), 1)
+        root = UNKNOWN if end is wait else end.doing
+        return replace(wait, root=root, slow=slow, why=Cause.STRAGGLER if slow else wait.why)

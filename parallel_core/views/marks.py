@@ -16,6 +16,7 @@ from parallel_core.quantities import time_text
 from parallel_core.trace import Kind, Span, Trace
 from parallel_core.views.exposure import framed
 from parallel_core.views.frame import PAGES, ink
+from parallel_core.views.outcome import typical_step as typical_step
 from parallel_core.views.palette import PHASES, mix, phase_of
 
 _CLEAR = "rgba(0,0,0,0)"
@@ -32,12 +33,6 @@ class Mark:
     look: str
     hover: str = ""
     label: str = ""
-
-
-def typical_step(trace: Trace) -> int:
-    """The step of median duration, the first one (which warms up) left out if there are more."""
-    steps = trace.steps[1:] or trace.steps
-    return sorted(steps, key=lambda step: trace.only(step).makespan)[len(steps) // 2]
 
 
 def origin_of(step: Trace, rank: int) -> int:

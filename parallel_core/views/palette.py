@@ -85,6 +85,28 @@ PHASES: dict[str, Shade] = {
 }
 """Phase -> its colours, letter and hatch; the keys are what `phase_of` returns."""
 
+PAPER: dict[str, Shade] = {
+    "F": Shade(meaning="forward", light="#5B9BD5", light_ink=_BLACK, dark="#5B9BD5", letter="F"),
+    "I": Shade(
+        meaning="backward for the input",
+        light="#9BD3D8",
+        light_ink=_BLACK,
+        dark="#9BD3D8",
+        letter="I",
+    ),
+    "W": Shade(
+        meaning="backward for the weights",
+        light="#A9D18E",
+        light_ink=_BLACK,
+        dark="#A9D18E",
+        letter="W",
+        hatch="/",
+    ),
+    "B": Shade(meaning="backward", light="#70AD47", light_ink=_BLACK, dark="#70AD47", letter="B"),
+}
+"""The four in the manner of the papers' figures: blue forward, green backward. Nobody's default:
+to many eyes B and W are one colour, and F and I nearly so. The letters and W's hatch stay."""
+
 SCORED_PHASES = ("F", "I", "W", "P2P", "collective")
 
 TENSORS: dict[str, Shade] = {
@@ -144,6 +166,7 @@ def as_data() -> dict[str, Any]:
     """Both palettes, ready for JSON: the player and the pages draw from this."""
     return {
         "phases": {key: asdict(shade) for key, shade in PHASES.items()},
+        "paper": {key: asdict(shade) for key, shade in PAPER.items()},
         "tensors": {key: asdict(shade) for key, shade in TENSORS.items()},
     }
 

@@ -1,9 +1,7 @@
 """Trace -> the player: its payload, a self-contained page, and a Jupyter display.
 
-The payload is columns, one list a field, in the row order of `causes.ordered`. Three rules keep
-it small: a column whose values are all equal is that one value; start, index, memory and step
-are differences to the row before; words are numbers into `names`. Times are whole nanoseconds
-since the trace's start.
+One trace, or a race: several stacked on one time axis under one cursor. columns.py says how spans
+travel, reading.py what their seconds and bytes may stand for.
 """
 
 from __future__ import annotations
@@ -11,23 +9,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import html as markup
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Unpack
 
 from parallel_core import places
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Kind, Provenance, Span, Trace
 from parallel_core.views import palette
 from parallel_core.views.account import account
-from parallel_core.views.causes import Wait, message_ids, ordered, waits
-from parallel_core.views.svg import SHORT, timeline
+from parallel_core.views.columns import Deck, layer
+from parallel_core.views.outcome import outcomes, typical_step
+from parallel_core.views.page import page
+from parallel_core.views.reading import Bubbles, Reading
+from parallel_core.views.svg import stacked, timeline
 
-__all__ = ["Shown", "account", "frame_bench_html", "html", "payload", "show"]
+__all__ = [
+    "Shown",
+    "account",
+    "frame_bench_html",
+    "html",
+    "payload",
+    "race_html",
+    "race_payload",
+    "show",
+    "show_race",
+]
 
-VERSION = 1
+VERSION = 2
 
 
 def payload(
@@ -38,6 +48,7 @@ def payload(
     title: str = "",
     step: int | None = None,
     run: str = "",
+    **reading: Unpack[Reading],
 ) -> dict[str, Any]:
     """Everything the player draws, ready for JSON.
 
@@ -47,153 +58,86 @@ def payload(
     """
     shown = trace if step is None else trace.only(step)
     begun = {number: shown.only(number).start - shown.start for number in shown.steps[:1]}
-    layers = {"trace": _layer(shown)}
+    layers = {"trace": layer([Deck(trace=shown, bubbles=_bubbles(reading))], reading)}
     if own is not None:
-        layers["own"] = _layer(own if step is None else own.only(step))
+        layers["own"] = layer([Deck(trace=own if step is None else own.only(step))], reading)
     if model is not None:
         predicted = model.only(step) if step in model.steps else model
-        layers["model"] = _layer(predicted)
+        layers["model"] = layer([Deck(trace=predicted)], reading)
         layers["model"]["shift"] = begun.get(predicted.steps[0], 0) if predicted.steps else 0
     return {
         "version": VERSION,
-        "run": run or _run_name(trace, step),
+        "run": run or _run_name(trace.provenance, trace.world_size, step),
         "title": title or trace.provenance.title or "Trace",
         "world_size": trace.world_size,
         "start": shown.start,
         "palette": palette.as_data(),
+        "colours": reading.get("colours", "tested"),
+        "cap": reading.get("cap", 0),
         "layers": layers,
     }
 
 
-def _run_name(trace: Trace, step: int | None) -> str:
-    text = repr((trace.provenance, trace.world_size, step))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def race_payload(
+    runs: Mapping[str, Trace], *, title: str = "", run: str = "", **reading: Unpack[Reading]
+) -> dict[str, Any]:
+    """Several traces stacked on one time axis, each from its own start; the first ends first.
 
-
-def _layer(trace: Trace) -> dict[str, Any]:
-    """One trace as columns."""
-    rows, start = ordered(trace), trace.start
-    ids = message_ids(rows)
-    names = {key: _Names() for key in ("op", "where", "axis", "peers", "source")}
-    lanes = _Names([Lane.COMPUTE.value])
-    segments: list[list[int]] = []
-    for span in rows:
-        lane = lanes[span.lane]
-        if not segments or segments[-1][:2] != [span.rank, lane]:
-            segments.append([span.rank, lane, 0])
-        segments[-1][2] += 1
-    columns = {
-        "op": [names["op"][span.op] for span in rows],
-        "where": [names["where"][span.where] for span in rows],
-        "axis": [names["axis"][span.axis or ""] for span in rows],
-        "peers": [names["peers"][span.peers] for span in rows],
-        "source": [names["source"][span.source] for span in rows],
-        "mb": [-1 if span.mb is None else span.mb for span in rows],
-        "message": ids,
-        "bytes": [span.bytes for span in rows],
-        "cpu": [span.cpu_ns for span in rows],
-        "start": _steps(span.t_start - start for span in rows),
-        "duration": [span.duration for span in rows],
-        "lead": [span.t_start - span.t_post for span in rows],
-        "index": _steps(span.index for span in rows),
-        "memory": _steps(span.memory for span in rows),
-        "step": _steps(span.step for span in rows),
-    }
-    deps = _dependencies(rows)
-    columns["dep_count"] = [len(back) for back in deps]
+    Of a trace with several steps the typical one runs. `bubbles` is one a name. Raises ValueError
+    for fewer than two traces.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"a race has two traces or more, not {len(runs)}; name them: {{name: t}}")
+    racing = _racing(runs)
+    decks, first = [], 0
+    for name, trace in racing.items():
+        decks.append(Deck(trace=trace, first=first, name=name, bubbles=_bubbles(reading, name)))
+        first += trace.world_size
+    words = _race_words(racing, reading)
     return {
-        "kind": trace.kind.value,
-        "badge": trace.provenance.badge,
-        "account": account(trace),
-        "n": len(rows),
-        "span": trace.makespan,
-        "lanes": lanes.words,
-        "segments": segments,
-        "ops": [[op, palette.phase_of(op), SHORT.get(op, op)] for op in names.pop("op").words],
-        "names": {key: found.words for key, found in names.items()},
-        "columns": {key: _flat(values) for key, values in columns.items()},
-        "deps": [back for some in deps for back in some],
-        "waits": _wait_columns(waits(rows, ids), start),
+        "version": VERSION,
+        "run": run or _run_name(*(trace.provenance for trace in runs.values()), *runs),
+        "title": title or " against ".join(runs),
+        "world_size": first,
+        "start": 0,
+        "palette": palette.as_data(),
+        "colours": reading.get("colours", "tested"),
+        "cap": reading.get("cap", 0),
+        "race": _result(racing, reading),
+        "layers": {"trace": layer(decks, reading, words=words)},
     }
 
 
-class _Names:
-    """Words and their numbers, in order of first use."""
-
-    def __init__(self, words: Sequence[Any] = ()) -> None:
-        self.numbers: dict[Any, int] = {word: number for number, word in enumerate(words)}
-
-    def __getitem__(self, word: Any) -> int:
-        return self.numbers.setdefault(word, len(self.numbers))
-
-    @property
-    def words(self) -> list[Any]:
-        return list(self.numbers)
+def _racing(runs: Mapping[str, Trace]) -> dict[str, Trace]:
+    return {
+        name: trace.only(typical_step(trace)) if len(trace.steps) > 1 else trace
+        for name, trace in runs.items()
+    }
 
 
-def _steps(values: Iterable[int]) -> list[int]:
-    """Each value's difference to the one before."""
-    out, last = [], 0
-    for value in values:
-        out.append(value - last)
-        last = value
-    return out
+def _result(runs: Mapping[str, Trace], reading: Reading) -> str:
+    return "; ".join(outcome.words for outcome in outcomes(runs, reading)) + "."
 
 
-def _flat(values: list[int]) -> list[int] | int:
-    if len(values) > 1 and all(value == values[0] for value in values):
-        return values[0]
-    return values
+def _race_words(runs: Mapping[str, Trace], reading: Reading) -> str:
+    """The result, then each run's own account."""
+    each = [f"{name}: {account(trace, reading=reading)}" for name, trace in runs.items()]
+    return " ".join([_result(runs, reading), *each])
 
 
-def _dependencies(rows: Sequence[Span]) -> list[list[int]]:
-    """Per row how far back (in rows, negative is ahead) each of its inputs stands."""
-    place = {(span.rank, span.step, span.index): row for row, span in enumerate(rows)}
-    found = []
-    for row, span in enumerate(rows):
-        inputs = (place.get((span.rank, span.step, index)) for index in span.deps)
-        found.append([row - other for other in inputs if other is not None and other != row])
-    return found
+def _bubbles(reading: Reading, name: str = "") -> Bubbles | None:
+    found = reading.get("bubbles")
+    return found.get(name) if isinstance(found, dict) else found
 
 
-def _wait_columns(found: Sequence[Wait], start: int) -> dict[str, list[Any]]:
-    names = ("row", "length", "late", "queue", "why", "message", "culprit", "doing", "slow")
-    columns = {name: [getattr(wait, name) for wait in found] for name in names}
-    return columns | {"start": [wait.start - start for wait in found]}
+def _run_name(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=1)
 def source() -> str:
     """The player's JavaScript."""
     return (places.assets() / "player.js").read_text(encoding="utf-8")
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; \
-base-uri 'none'; form-action 'none'">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-html {{ background: #fff; color: #16202c }}
-body {{ margin: 0; padding: clamp(12px, 2.5vw, 32px); max-width: 1440px; margin-inline: auto }}
-noscript svg {{ max-width: 100%; height: auto }}
-@media (prefers-color-scheme: dark) {{ html {{ background: #12161c; color: #e6eaf0 }} }}
-</style></head>
-<body><main id="player"></main>
-<noscript>{picture}</noscript>
-<script type="application/json" id="payload">{data}</script>
-<script type="module">{script}</script>
-</body></html>
-"""
-
-_START = """
-const data = document.getElementById("payload").textContent;
-mount(document.getElementById("player"), JSON.parse(data), { heading: 1 });
-"""
 
 
 def html(
@@ -203,24 +147,23 @@ def html(
     model: Trace | None = None,
     title: str = "",
     step: int | None = None,
+    **reading: Unpack[Reading],
 ) -> str:
     """A page that needs nothing else: the player, the trace, and a picture without JavaScript."""
-    data = payload(trace, own=own, model=model, title=title, step=step)
-    script = source() + _START
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _PAGE.format(
-        title=markup.escape(f"{data['title']} ({trace.kind.value})"),
-        digest=digest,
-        picture=timeline(trace, step=step, title=data["title"]),
-        data=_script_safe(data),
-        script=script,
+    data = payload(trace, own=own, model=model, title=title, step=step, **reading)
+    return page(
+        f"{data['title']} ({trace.kind.value})",
+        source(),
+        data,
+        picture=timeline(trace, step=step, title=data["title"], **reading),
     )
 
 
-def _script_safe(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(data, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def race_html(runs: Mapping[str, Trace], *, title: str = "", **reading: Unpack[Reading]) -> str:
+    """The same of a race."""
+    data = race_payload(runs, title=title, **reading)
+    picture = stacked(_racing(runs), title=data["title"], **reading)
+    return page(data["title"], source(), data, picture=picture)
 
 
 @dataclass(frozen=True)
@@ -257,13 +200,35 @@ def show(
     model: Trace | None = None,
     title: str = "",
     step: int | None = None,
+    **reading: Unpack[Reading],
 ) -> Shown:
     """The trace in a notebook: playable when trusted, a picture and a text account otherwise."""
-    picture = timeline(trace, step=step, title=title)
     shown = trace if step is None else trace.only(step)
-    page = html(trace, own=own, model=model, title=title, step=step)
-    height = min(900, 76 * trace.world_size) + 340  # the player's rows, and what is around them
-    return Shown(page=page, picture=picture, text=account(shown), height=height)
+    return Shown(
+        page=html(trace, own=own, model=model, title=title, step=step, **reading),
+        picture=timeline(trace, step=step, title=title, **reading),
+        text=account(shown, reading=reading),
+        height=_height(trace.world_size),
+    )
+
+
+def show_race(runs: Mapping[str, Trace], *, title: str = "", **reading: Unpack[Reading]) -> Shown:
+    """Traces by name against each other, on one time axis: `show_race({"1F1B": a, "ZB-H1": b})`.
+
+    The first to end plants a flag; the account says by how much, in time and in memory.
+    """
+    racing = _racing(runs)
+    return Shown(
+        page=race_html(runs, title=title, **reading),
+        picture=stacked(racing, title=title, **reading),
+        text=_race_words(racing, reading),
+        height=_height(sum(trace.world_size for trace in runs.values())) + 60,
+    )
+
+
+def _height(ranks: int) -> int:
+    """The player's rows, and what is around them, in pixels."""
+    return min(900, 76 * ranks) + 340
 
 
 def frame_bench_html(n_spans: int, *, ranks: int = 64) -> str:

@@ -19,9 +19,9 @@ from parallel_core.views.marks import (
     gradient_messages,
     ms,
     origin_of,
-    typical_step,
     work,
 )
+from parallel_core.views.outcome import Outcome, typical_step
 
 MOST_APART = 3.0
 """Links fitted to two runs alone may differ by this factor; beyond it the machine decides."""
@@ -51,34 +51,6 @@ def race(runs: Mapping[str, Trace], *, called: bool = True, dark: bool = False) 
         )  # fmt: skip
     badges = [f"{name}: {trace.provenance.badge}" for name, trace in runs.items()]
     return framed_rows(figure, rows, badges, dark=dark)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Which of two runs won: names, milliseconds of the typical step, bytes at the memory peak."""
-
-    first: str
-    second: str
-    times: Mapping[str, float]
-    peaks: Mapping[str, int]
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast the first is."""
-        return self.times[self.second] / self.times[self.first]
-
-    @property
-    def words(self) -> str:
-        """The result in one sentence."""
-        gap = self.peaks[self.first] - self.peaks[self.second]
-        memory = "the same peak of live tensors"
-        if gap:
-            memory = f"{bytes_text(abs(gap))} {'more' if gap > 0 else 'less'} at the memory peak"
-        early = self.times[self.second] - self.times[self.first]
-        return (
-            f"{self.first} ends its step {early:.1f} ms before {self.second}"
-            f" ({self.ratio:.2f} times as fast), with {memory}"
-        )
 
 
 def outcome(runs: Mapping[str, Trace]) -> Outcome:

@@ -6,9 +6,6 @@ theme, style and hosts; both stand in one module, put together here.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html as markup
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from parallel_core.program import Program, Value
 from parallel_core.trace import Trace
 from parallel_core.views import palette, player
 from parallel_core.views.hues import hues
+from parallel_core.views.page import page
 from parallel_core.views.player import Shown
 from parallel_core.views.scene import Slot, Told
 from parallel_core.views.scene_words import account, race_words, sentences, tree_of, what
@@ -192,15 +190,9 @@ def source() -> str:
 def html(*scenes: Scene, layout: str = "ring") -> str:
     """A page that needs nothing else: the studio, its scenes, a picture without JavaScript."""
     data = payload(*scenes, layout=layout)
-    script = source() + player._START
-    first = scenes[0]
-    return player._PAGE.format(
-        title=markup.escape(f"{data['scenes'][0]['title']} ({first.trace.kind.value})"),
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        picture=timeline(first.trace, title=data["scenes"][0]["title"]),
-        data=player._script_safe(data),
-        script=script,
-    )
+    first, title = scenes[0], data["scenes"][0]["title"]
+    picture = timeline(first.trace, title=title)
+    return page(f"{title} ({first.trace.kind.value})", source(), data, picture=picture)
 
 
 def show(*scenes: Scene, layout: str = "ring") -> Shown:

@@ -1,0 +1,56 @@
+"""What the weight half of a backward (W) still needs after the input half (I), by formula.
+
+n = B·S tokens of the microbatch, D model width, E = G·K key/value width, F MLP width, V vocabulary,
+b bytes an element. A product y = x w' needs x and dy; products of the same x share it.
+
+    layer   q, k, v     n·b(2D + 2E)   input, dq, dk, dv
+            o           2b·n·D         attention output, its gradient
+            mlp         llama: 2b·n·D + 3b·n·F   input, dgate, dup, product, doutput
+                        gpt:   2b·n·D + 2b·n·F   input, dup, activation, doutput
+    embed               b·n·D          the gradient; gpt: b·S·D more for the positions
+    head                b·n(D + V)     input, dlogits
+
+Scores, norms, masks and the loss are gone: their backward needs no weight but a norm's, whose
+gradient is made in I. Token ids count as data, as in saved.py. Counted in a run by
+`Deferred.bytes` (deferred.py); a test holds the two equal to the byte.
+"""
+
+from __future__ import annotations
+
+from parallel_core.plan import Dialect, DType, Plan
+
+Rows = dict[str, int]
+"""What is held, and its bytes."""
+
+
+def held_bytes(plan: Plan, unit: str) -> int:
+    """Bytes one microbatch of `unit` ("embed", "layer<i>", "head") holds from its I to its W."""
+    return sum(held_rows(plan, unit).values())
+
+
+def held_rows(plan: Plan, unit: str) -> Rows:
+    """The same, tensor by tensor."""
+    width = plan.model.hidden * DType(plan.dtype).bytes
+    tokens = plan.rows_per_microbatch * plan.seq
+    if unit == "embed":
+        gpt = plan.model.dialect == Dialect.GPT
+        return {"dtokens": tokens * width} | ({"dpositions": plan.seq * width} if gpt else {})
+    if unit == "head":
+        logits = tokens * plan.model.vocab * DType(plan.dtype).bytes
+        return {"head input": tokens * width, "dlogits": logits}
+    return _attention(plan, tokens) | _mlp(plan, tokens)
+
+
+def _attention(plan: Plan, tokens: int) -> Rows:
+    b = DType(plan.dtype).bytes
+    q = tokens * plan.model.hidden * b
+    kv = tokens * plan.model.kv * plan.model.head_dim * b
+    rows = {"attention input": q, "dq": q, "dk, dv": 2 * kv}
+    return rows | {"attention output": q, "doutput of attention": q}
+
+
+def _mlp(plan: Plan, tokens: int) -> Rows:
+    b = DType(plan.dtype).bytes
+    outer, inner = tokens * plan.model.hidden * b, tokens * plan.model.mlp * b
+    rows = {"mlp input": outer, "dup": inner, "input of down": inner, "doutput of mlp": outer}
+    return rows | ({"dgate": inner} if plan.model.dialect == Dialect.LLAMA else {})

@@ -1,0 +1,116 @@
+"""Asynchronous PipeDream's step: every backward is followed by its stage's update.
+
+    p=2 m=3    rank 0   F0 F1 B0 O0 F2 B1 O1 B2 O2
+               rank 1   F0 B0 O0 F1 B1 O1 F2 B2 O2
+
+A microbatch is a minibatch of its own. Its forward takes the newest weights of the stage, and its
+backward must take the same, though newer ones may exist by then: `w[s,k]`, the weights after k
+updates, lives until its last reader. On stage s of p at most p - s versions live at once; that is
+weight stashing. Narayanan et al. 2019, arXiv:1806.03377, section 3.3.
+
+Gradients are not accumulated: `grad[s,mb]` is one minibatch's, summed over dp before its update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from parallel_core import values as v
+from parallel_core.pipeline.lower import Weights
+from parallel_core.pipeline.order import Task
+from parallel_core.pipeline_step import lowering_of, tally
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Lane, Op, Program, Value
+
+
+def pipedream_step(plan: Plan) -> Program:
+    """The step of a plan whose schedule is asynchronous; its m updates are the order's."""
+    ranks, holds, keeps = [], [], []
+    for rank in range(plan.world_size):
+        instrs = _instrs(plan, rank)
+        mine = plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]]
+        tokens = lowering_of(plan, rank).tokens(plan.mesh.coordinate(rank)["pp"])
+        newest = [v.version(s, plan.microbatches) for s in mine]
+        ranks.append(tuple(_freed_at_last_use(instrs, newest)))
+        holds.append((*tokens, *(v.version(s, 0) for s in mine)))
+        keeps.append((*tokens, *newest, v.TOTAL))
+    return Program(plan.mesh, tuple(ranks), tuple(holds), tuple(keeps), plan.layout)
+
+
+class _Versions:
+    """Which weights each task of a rank reads: the newest at its forward, the same in its
+    backward."""
+
+    def __init__(self) -> None:
+        self.updates: dict[int, int] = {}
+        self.stashed: dict[tuple[int, int], int] = {}
+
+    def of(self, task: Task) -> tuple[Value, ...]:
+        """The weights of one task."""
+        if task.op is Op.F:
+            self.stashed[task.mb, task.stage] = self.updates.get(task.stage, 0)
+        return (v.version(task.stage, self.stashed[task.mb, task.stage]),)
+
+    def update(self, s: int) -> tuple[Value, Value]:
+        """(weights before, weights after) one more update of stage s."""
+        k = self.updates.get(s, 0)
+        self.updates[s] = k + 1
+        return v.version(s, k), v.version(s, k + 1)
+
+
+def _instrs(plan: Plan, rank: int) -> list[Instr]:
+    lowering, versions = lowering_of(plan, rank), _Versions()
+    here = plan.mesh.coordinate(rank)["pp"]
+    instrs: list[Instr] = []
+    for task, group in lowering.rank(here, Weights(versions.of)):
+        instrs += group
+        if task.op in (Op.B, Op.W):
+            instrs += _update(plan, lowering.names[task.stage], task, versions)
+    loss = lowering.losses(here)
+    if loss and plan.dp > 1:
+        mine, loss = loss, [v.TOTAL_LOSS]
+        instrs.append(_reduced("loss", None, mine[0], loss[0]))
+    return [*instrs, *tally(loss, loss)]
+
+
+def _update(plan: Plan, where: str, task: Task, versions: _Versions) -> list[Instr]:
+    gradient, instrs = v.grad(task.stage, task.mb), []
+    if plan.dp > 1:
+        total = Value("gsum", (task.stage, task.mb))
+        instrs = [_reduced(where, task.mb, gradient, total)]
+        gradient = total
+    old, new = versions.update(task.stage)
+    update = Instr(
+        op=Op.O, where=where, mb=task.mb, reads=(old, gradient), writes=(new,), frees=(gradient,)
+    )
+    return [*instrs, update]
+
+
+def _reduced(where: str, mb: int | None, mine: Value, total: Value) -> Instr:
+    return Instr(
+        op=Op.ALL_REDUCE,
+        where=where,
+        mb=mb,
+        lane=Lane.COMM,
+        axis="dp",
+        reads=(mine,),
+        writes=(total,),
+        frees=(mine,),
+    )
+
+
+def _freed_at_last_use(instrs: list[Instr], kept: Iterable[Value]) -> list[Instr]:
+    """Old weights go with their last reader."""
+    last = {
+        value: i for i, instr in enumerate(instrs) for value in instr.reads if value.name == "w"
+    }
+    for value in kept:
+        last.pop(value, None)
+    freed: dict[int, list[Value]] = {}
+    for value, i in last.items():
+        freed.setdefault(i, []).append(value)
+    return [
+        replace(instr, frees=(*instr.frees, *freed[i])) if i in freed else instr
+        for i, instr in enumerate(instrs)
+    ]

@@ -1,0 +1,231 @@
+"""A pipeline's training step: its order, lowered, and what the step needs around it.
+
+    after a stage's last backward     its gradient is summed over dp, on the comm lane
+    where weights have two copies     their ranks exchange gradients and add: a tied embedding
+                                      in the first and last stage, every stage of DualPipe
+    at the end                        loss and gradient norm, summed over the stages; O
+
+    p=2 dp=2    compute   ... B stage0 mb1, wait stage0, norm, O weights
+                comm      all_reduce stage0 @dp, all_reduce tally @pp
+
+No optimizer waits for the norm, so no barrier stands at the end of a step. Each stage reduces at
+its own last backward: the first stage to finish does not wait for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from parallel_core import values as v
+from parallel_core.params import copies_table, pieces
+from parallel_core.pipeline.lower import Lowering, lane_to
+from parallel_core.pipeline.order import Task
+from parallel_core.plan import DPMethod, Plan
+from parallel_core.program import Instr, Lane, Message, Op, Program, Value
+
+TABLE = "table"
+"""`where` of the messages that keep the two copies of a tied embedding equal."""
+
+TALLY = "tally"
+"""`where` of the message that sums loss and gradient norm over the stages."""
+
+
+def pipeline_step(plan: Plan) -> Program:
+    """The training step of a plan with a pipeline, synchronous."""
+    ranks, holds, keeps = [], [], []
+    for rank in range(plan.world_size):
+        step = _Step(plan, rank)
+        ranks.append(tuple(step.instrs()))
+        table = [v.TABLE] if step.copied else []
+        new = [v.NEW_TABLE] if step.copied else []
+        holds.append((*step.tokens, *map(v.weight, step.mine), *table))
+        keeps.append((*step.tokens, *map(v.updated, step.mine), *new, v.TOTAL))
+    return Program(plan.mesh, tuple(ranks), tuple(holds), tuple(keeps), plan.layout)
+
+
+def lowering_of(plan: Plan, rank: int) -> Lowering:
+    """The plan's order with the messages of `rank`'s own pipeline."""
+    dp = plan.mesh.coordinate(rank)["dp"]
+
+    def to_rank(place: int) -> int:
+        return plan.mesh.rank(dp=dp, pp=place)
+
+    return Lowering(plan.pipeline, peer=to_rank, tied=plan.model.tied, fresh=plan.asynchronous)
+
+
+class _Step:
+    """One rank's step. `here` is its place in the pipeline, `mine` the stages it holds."""
+
+    def __init__(self, plan: Plan, rank: int) -> None:
+        self.plan, self.order = plan, plan.pipeline
+        self.here = plan.mesh.coordinate(rank)["pp"]
+        self.mine = self.order.held[self.here]
+        self.lowering = lowering_of(plan, rank)
+        self.tokens = self.lowering.tokens(self.here)
+        self.copied = copies_table(plan, rank)
+        self.shares = plan.model.tied and {0, self.lowering.last} <= set(self.mine)
+        self.ready: dict[int, Value] = {}  # stage -> its gradient, complete as far as it goes
+        self.table: Value | None = None  # the same of the copied table
+        self.loss: Value | None = None
+
+    def instrs(self) -> Iterator[Instr]:
+        """The step, first instruction to last."""
+        left = {task.stage: task for task in self.order.ranks[self.here] if task.op in (Op.B, Op.W)}
+        losses = [
+            t for t in self.order.ranks[self.here] if t.op is Op.F and t.stage == self.lowering.last
+        ]
+        for task, group in self.lowering.rank(self.here):
+            yield from group
+            if losses and task == losses[-1]:
+                yield from self._reduce_loss(v.loss(task.mb))
+            if left.get(task.stage) == task:
+                yield from self._complete(task)
+        if self.plan.dp_method == DPMethod.NAIVE:
+            yield from self._reduce_all()
+        yield from self._wait()
+        yield from self._exchange()
+        yield from self._finish()
+
+    def _reduce_loss(self, mine: Value) -> Iterator[Instr]:
+        self.loss = mine
+        if self.plan.dp > 1:
+            self.loss = v.TOTAL_LOSS
+            yield _summed("loss", "dp", (mine,), (v.TOTAL_LOSS,))
+
+    def _complete(self, task: Task) -> Iterator[Instr]:
+        """After the last backward of a stage: its gradient is ready to be summed over ranks."""
+        s, done = task.stage, [task.stage]
+        self.ready[s] = v.grad(s, task.mb)
+        if self.plan.model.tied and s == self.lowering.last:
+            self.table = v.tie(task.mb)
+        if self.shares and s in (0, self.lowering.last):
+            if self.table is None or 0 not in self.ready:
+                done = [s] if s else []  # the shared table waits for the other of the two
+            else:
+                yield self._join()
+                done = sorted({0, s})
+        if self.plan.dp > 1 and self.plan.dp_method == DPMethod.BUCKETED:
+            for stage in done:
+                yield self._reduce(stage)
+            if self.copied and s == self.lowering.last:
+                yield self._reduce_table()
+
+    def _join(self) -> Instr:
+        """Both uses of a table on one rank, embedding and head, are one gradient."""
+        assert self.table is not None
+        both, whole = (self.ready[0], self.table), v.grad(0, self.plan.microbatches)
+        self.ready[0], self.table = whole, None
+        return Instr(op=Op.ADD, where=TABLE, reads=both, writes=(whole,), frees=both)
+
+    def _reduce(self, s: int, after: tuple[Value, ...] = ()) -> Instr:
+        mine, self.ready[s] = self.ready[s], v.gsum(s)
+        return _summed(self.lowering.names[s], "dp", (mine,), (v.gsum(s),), after)
+
+    def _reduce_table(self, after: tuple[Value, ...] = ()) -> Instr:
+        assert self.table is not None
+        mine, self.table = self.table, v.TABLE_SUM
+        return _summed(TABLE, "dp", (mine,), (v.TABLE_SUM,), after)
+
+    def _reduce_all(self) -> Iterator[Instr]:
+        """The naive way: after the whole backward, parameter by parameter."""
+        if self.plan.dp == 1:
+            return
+        last = next(t for t in reversed(self.order.ranks[self.here]) if t.op in (Op.B, Op.W))
+        end = self.ready[last.stage]
+        for s in sorted(self.mine, key=lambda s: s != last.stage):
+            after = () if self.ready[s] == end else (v.gsum(last.stage),)
+            instr = self._reduce(s, after)
+            count = len(pieces(self.plan)[s].specs)
+            each = tuple(Message(Op.ALL_REDUCE, "dp", v.part(s, i)) for i in range(count))
+            yield _with(instr, each)
+        if self.copied:
+            yield self._reduce_table((v.gsum(last.stage),))
+
+    def _wait(self) -> Iterator[Instr]:
+        if self.plan.dp == 1:
+            return
+        for s in self.mine:
+            yield Instr(op=Op.WAIT, where=self.lowering.names[s], reads=(self.ready[s],))
+
+    def _exchange(self) -> Iterator[Instr]:
+        """Where weights have a copy on another rank, both end with the sum of both gradients."""
+        for s in self.mine:
+            other = next(
+                (r for r, held in enumerate(self.order.held) if s in held and r != self.here), None
+            )
+            if other is not None:
+                mine, self.ready[s] = self.ready[s], v.gall(s)
+                flow = (mine, v.sent(s), v.came(s), v.gall(s))
+                yield from self._swap(self.lowering.names[s], other, flow)
+        if not self.plan.model.tied or self.shares:
+            return
+        first, last = (
+            next(r for r, held in enumerate(self.order.held) if s in held)
+            for s in (0, self.lowering.last)
+        )
+        if self.here == last and self.table is not None:
+            flow = (self.table, v.TABLE_SENT, v.TABLE_CAME, v.TABLE_ALL)
+            self.table = v.TABLE_ALL
+            yield from self._swap(TABLE, first, flow)
+        elif self.here == first:
+            mine, self.ready[0] = self.ready[0], v.gall(0)
+            flow = (mine, v.TABLE_SENT, v.TABLE_CAME, v.gall(0))
+            part = (Message(Op.SEND, "p2p", v.TABLE),)
+            send, *rest = self._swap(TABLE, last, flow)
+            yield from (_with(send, part), *rest)
+
+    def _swap(self, where: str, other: int, flow: tuple[Value, Value, Value, Value]) -> list[Instr]:
+        """Send one's own, take the other's, add: (own, mark that it left, other's, sum)."""
+        mine, left, came, total = flow
+        peer, p = self.lowering.peer(other), self.order.p
+        out, into = (lane_to(op, self.here, other, p) for op in (Op.SEND, Op.RECV))
+        every = (mine, came, left)
+        return [
+            Instr(op=Op.SEND, where=where, lane=out, peer=peer, reads=(mine,), writes=(left,)),
+            Instr(op=Op.RECV, where=where, lane=into, peer=peer, writes=(came,)),
+            Instr(op=Op.ADD, where=where, reads=every, writes=(total,), frees=every),
+        ]
+
+    def _finish(self) -> Iterator[Instr]:
+        table = [self.table] if self.copied and self.table is not None else []
+        whole = [*(self.ready[s] for s in self.mine), *table]
+        loss = [] if self.loss is None else [self.loss]
+        yield from tally([*whole, *loss], loss)
+        old = [*map(v.weight, self.mine), *([v.TABLE] if self.copied else [])]
+        new = [*map(v.updated, self.mine), *([v.NEW_TABLE] if self.copied else [])]
+        yield Instr(
+            op=Op.O,
+            where="weights",
+            reads=(*old, *whole),
+            writes=tuple(new),
+            frees=(*old, *whole),
+        )
+
+
+def tally(reads: list[Value], frees: list[Value]) -> Iterator[Instr]:
+    """Loss and gradient norm, summed over the stages: two numbers, booked as control traffic."""
+    yield Instr(op=Op.NORM, where=TALLY, reads=tuple(reads), writes=(v.TALLY,), frees=tuple(frees))
+    yield _summed(TALLY, "pp", (v.TALLY,), (v.TOTAL,))
+
+
+def _summed(
+    where: str,
+    axis: str,
+    mine: tuple[Value, ...],
+    total: tuple[Value, ...],
+    after: tuple[Value, ...] = (),
+) -> Instr:
+    return Instr(
+        op=Op.ALL_REDUCE,
+        where=where,
+        lane=Lane.COMM,
+        axis=axis,
+        reads=(*mine, *after),
+        writes=total,
+        frees=mine,
+    )
+
+
+def _with(instr: Instr, inner: tuple[Message, ...]) -> Instr:
+    return replace(instr, inner=inner)
