@@ -2,15 +2,18 @@
 
 const ROW = { memory: 20, gap: 3, cell: 30, between: 12 };
 const PITCH = ROW.memory + ROW.gap + ROW.cell + ROW.between;
-const TOP = 24, LEAST_CELL = 22, EDGE = 10; // px: the axis, the narrowest cell, room at both ends
+const TOP = 24, LETTER = 6.6, EDGE = 10; // px: the axis, a letter of a label, room at both ends
+
+/** The least pixels a cell takes whose label can be read. */
+export const roomFor = (text) => LETTER * text.length + 6;
 
 /** The time axis: pixels a beat so that the board fills `width`, but no cell is too narrow to read.
     `end` leaves room for what comes next. */
 export function axisOf(data, width) {
-  const cells = data.ranks.flatMap((rank) => rank.cells.map(([, , , , a, b]) => b - a).concat(rank.ghosts.map(([, , , a, b]) => b - a)));
-  const shortest = Math.min(...cells.filter((length) => length > 1e-9), data.end || 1);
+  const cells = data.ranks.flatMap((rank) => rank.cells.map(([, , , text, a, b]) => [text, b - a]).concat(rank.ghosts.map(([, , text, a, b]) => [text, b - a])));
+  const least = Math.max(0, ...cells.filter(([, length]) => length > 1e-9).map(([text, length]) => roomFor(text) / length));
   const end = Math.max(data.end, data.par ? data.par[0] : 0, 1) * 1.02;
-  const per = Math.max((width - 2 * EDGE) / end, Math.min(LEAST_CELL / shortest, 8000 / end));
+  const per = Math.max((width - 2 * EDGE) / end, Math.min(least, 8000 / end));
   return { end, per, width: Math.max(width, Math.ceil(end * per + 2 * EDGE)), x: (t) => EDGE + t * per };
 }
 
@@ -83,14 +86,14 @@ export function score(data) {
 const ARENA_STYLE = `
 .sl .score{font-weight:600}.sl .board{display:grid;grid-template-columns:auto minmax(0,1fr);gap:0 6px}
 .sl .names{padding-top:${TOP}px}.sl .names button{display:block;width:100%;min-width:64px;height:${PITCH - 6}px;margin-bottom:6px;padding:0 8px;text-align:left;line-height:1.3;white-space:normal}
-.sl .names small{display:block;color:inherit;opacity:.8;font-size:11px}
+.sl .names i{font-style:normal}.sl .names small{display:block;color:inherit;opacity:.8;font-size:11px}
 .sl .plot{position:relative;overflow-x:auto;overflow-y:hidden}.sl .plot svg{display:block;font:12px var(--st-font,ui-sans-serif,system-ui,sans-serif)}
 .sl .plot svg .cell{cursor:grab;touch-action:pan-y}.sl .plot svg text{pointer-events:none;user-select:none}
 .sl .tray{display:grid;gap:4px;margin:8px 0 0;padding:0;list-style:none}.sl .tray li{display:flex;flex-wrap:wrap;gap:4px 6px;align-items:center;margin:0}
 .sl .tray b{min-width:58px;font-weight:400;color:var(--soft)}.sl .tray li[data-on] b{color:var(--ink);font-weight:600}
 .sl .tray button{min-width:44px;border-width:1.5px;border-style:dashed}.sl .tray button[aria-disabled=true]{border:1px solid var(--line);color:var(--soft);cursor:help}.sl button:disabled{opacity:.45;cursor:default}
 .sl .say{color:var(--ink);min-height:2.9em;font-size:13.5px}.sl .say[data-no]{border-left:4px solid var(--no,#cd4315);padding-left:8px}
-@container (max-width:560px){.sl .names button{min-width:40px;padding:0 4px;font-size:11px;text-align:center}.sl .names small{display:none}
+@container (max-width:560px){.sl .names button{min-width:40px;padding:0 4px;font-size:11px;text-align:center}.sl .names i{display:none}
 .sl .tray li:not([data-on]){display:none}.sl .tray button{min-width:48px;height:40px}.sl .wide{display:none}}
 `;
 
@@ -99,7 +102,7 @@ const ARENA_MARKUP = `
  <button data-do="undo" aria-keyshortcuts="Control+Z Backspace">Undo</button><button data-do="redo" aria-keyshortcuts="Control+Y">Redo</button>
  <button data-do="path">Critical path</button><button data-do="rest">Rest</button><button class="icon" data-do="help" aria-label="help" aria-expanded="false">?</button></div>
 <p class="score" aria-live="polite"></p>
-<div class="board"><div class="names" role="group" aria-label="rank"></div><div class="plot" tabindex="-1"><svg role="img"></svg><div class="pop" role="tooltip" hidden></div></div></div>
+<div class="board"><div class="names" role="group" aria-label="rank"></div><div class="plot" tabindex="0" role="group" aria-label="timeline, scrolls sideways"><svg role="img"></svg><div class="pop" role="tooltip" hidden></div></div></div>
 <ul class="tray" aria-label="what each rank can place next"></ul>
 <p class="say" role="status" aria-live="polite"></p>
 <div class="foot"><ul class="legend"></ul><div class="badge"></div></div>
@@ -131,7 +134,7 @@ function drawCell(T, op, text, box, { ghost = false, faint = false, outlined = f
   }
   group.append(svg("rect", { ...whole, fill: "none", stroke: ghost ? T.muted : look.fill, "stroke-width": ghost ? 1 : 1.5, "stroke-dasharray": ghost ? "1 3" : "4 3" }));
   if (outlined) group.append(svg("rect", { ...whole, fill: "none", stroke: T.ink, "stroke-width": 2.5 }));
-  if (box.w > 7 * text.length + 4) group.append(svg("text", { x: box.x + box.w / 2, y: box.y + box.h / 2 + 4, "text-anchor": "middle", fill: ghost ? T.muted : T.ink }, text));
+  if (box.w > roomFor(text) - 3) group.append(svg("text", { x: box.x + box.w / 2, y: box.y + box.h / 2 + 4, "text-anchor": "middle", fill: ghost ? T.muted : T.ink }, text));
   return group;
 }
 
@@ -144,10 +147,7 @@ function drawMemory(T, rank, axis, row, most, cap) {
   }
   if (cap !== null) {
     group.append(svg("path", { d: `M${EDGE} ${y(cap)}H${axis.width - EDGE}`, stroke: T.ink, "stroke-dasharray": "6 3" }));
-    group.append(svg("text", { x: axis.width - EDGE, y: y(cap) + 11, "text-anchor": "end", "font-size": 10, fill: T.muted }, `cap ${cap}`));
   }
-  const peak = peakOf(rank);
-  if (peak) group.append(svg("text", { x: EDGE, y: row.memory + 9, "font-size": 10, fill: T.ink }, `peak ${beats(peak)}`));
   return group;
 }
 
@@ -275,17 +275,18 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     tray();
     axis = draw($("svg:not(.i)"), T, data, look, Math.max(120, $(".plot").clientWidth));
     $("svg:not(.i)").setAttribute("aria-label", data.account);
-    $(".legend").innerHTML = ["F", "B", "I", "W"].map((op) => `<li>${swatch(T, T.phases[op], "modelled")}${escape(T.phases[op].meaning)}</li>`).join("") + (data.par ? "<li>┆ par</li>" : "");
+    $(".legend").innerHTML = ["F", "B", "I", "W"].map((op) => `<li>${swatch(T, T.phases[op], "modelled")}${escape(T.phases[op].meaning)}</li>`).join("") + (data.par ? "<li>┆ par</li>" : "") + `<li>grey: microbatches in memory${data.cap === null ? "" : ", dashed: the cap"}</li>`;
     table();
   }
 
   function names() {
     const had = root.getRootNode().activeElement?.dataset?.rank;
-    $(".names").innerHTML = data.ranks.map((rank, r) => `<button data-rank="${r}" aria-pressed="${r === look.rank}">rank ${r}<small>stage ${rank.stages.join(", ")}</small></button>`).join("");
+    $(".names").innerHTML = data.ranks.map((rank, r) => `<button data-rank="${r}" aria-pressed="${r === look.rank}">rank ${r}<small><i>stage ${rank.stages.join(", ")}, </i>peak ${beats(peakOf(rank))}${data.cap === null ? "" : ` of ${beats(data.cap)}`}</small></button>`).join("");
     if (had !== undefined) $(`.names [data-rank="${had}"]`)?.focus();
   }
   function tray() {
     const had = root.getRootNode().activeElement?.dataset?.put;
+    $(".tray").hidden = !data.missing;
     $(".tray").innerHTML = data.ranks.map((rank, r) => `<li${r === look.rank ? " data-on" : ""}><b>rank ${r}</b>${rank.moves.map(([op, stage, text, why]) =>
       `<button data-put="${r} ${op} ${stage}" ${why ? `aria-disabled="true" title="${escape(why)}"` : `style="border-color:${T.phases[op].fill};background:${T.phases[op].wash}"`}>${escape(text)}</button>`).join("") || "<span>all placed</span>"}</li>`).join("");
     if (had !== undefined) ($(`[data-put="${had}"]`) || root).focus();

@@ -321,7 +321,7 @@ export function criticalPath(t, deck = t.decks[0]) {
     seen[i] = 1;
     if (t.msg[i] >= 0) {
       const last = lastPosted(t, t.msg[i]);
-      if (t.post[last] > t.start[i] && t.done[i] > t.post[last] && !seen[last]) {
+      if (t.post[last] > t.start[i] && t.done[i] >= t.post[last] && !seen[last]) {
         path.push((i = last));
         seen[i] = 1;
       }
@@ -479,7 +479,7 @@ function pattern(T, ctx, kind, colour, ratio) {
 
 const LATE = ["#DCE6F0", "#064E8B"], LATE_DARK = ["#22303F", "#9CC2FF"]; // lateness, one hue
 
-/** Paints all rows of a scene: {ctx, t, X0, X1, view, box, T, ratio, logical, late, path, model}. */
+/** Paints all rows of a scene: {ctx, t, X0, X1, B0, view, box, T, ratio, logical, late, paths, model, cap}. */
 function paintScene(s) {
   const { ctx, box, T } = s;
   ctx.setTransform(s.ratio, 0, 0, s.ratio, 0, 0);
@@ -493,19 +493,23 @@ function paintScene(s) {
   ctx.beginPath();
   ctx.rect(box.left - 1, 0, box.plot + 2, box.bottom);
   ctx.clip();
-  if (!s.logical) paintMemory(s);
-  ctx.globalAlpha = s.path ? 0.35 : 1;
+  if (!s.logical) {
+    for (const deck of s.t.decks) paintRamps(s, deck);
+    paintMemory(s);
+  }
+  ctx.globalAlpha = s.paths ? 0.35 : 1;
   paintRows(s);
   if (!s.logical) for (const w of s.t.waits) paintWait(s, w);
   ctx.globalAlpha = 1;
   if (s.model) paintModel(s);
-  if (s.path) paintPath(s);
+  if (s.paths) for (const path of s.paths) paintPath(s, path);
   ctx.restore();
+  if (s.t.decks.length > 1) for (const deck of s.t.decks) paintHead(s, deck);
 }
 
 function paintAxis(s) {
   const { ctx, box, T, view } = s;
-  const [per, unit] = s.logical ? [1, "step"] : unitOf(s.t.span);
+  const [per, unit] = s.logical ? [1, "step"] : s.t.beat ? [s.t.beat, "beats"] : unitOf(s.t.span);
   ctx.font = `11px ${T.font}`;
   ctx.textAlign = "center";
   for (const v of ticks(view.a / per, view.b / per, box.plot / 90)) {
@@ -518,7 +522,7 @@ function paintAxis(s) {
     ctx.fillText(text, Math.min(Math.max(x, box.left + 4), box.width - box.right - 6), box.bottom + 12);
   }
   ctx.textAlign = "right";
-  ctx.fillText(unit, box.left - (box.narrow ? 6 : 12), box.bottom + 12);
+  ctx.fillText(unit, Math.max(box.left - (box.narrow ? 6 : 12), textWidth(ctx, unit)), box.bottom + 12);
   if (!s.logical && s.steps.length > 1)
     for (const [step, at] of s.steps) {
       const x = Math.round(s.px(at)) + 0.5;
@@ -542,7 +546,7 @@ function paintLabels(s) {
     ctx.textAlign = "right";
     ctx.fillStyle = T.ink;
     ctx.font = `600 12px ${T.font}`;
-    ctx.fillText(box.narrow ? `r${rank}` : `rank ${rank}`, box.left - 12, middle - (tall ? 7 : 0));
+    ctx.fillText(`${box.narrow ? "r" : "rank "}${rank - deckOf(t, rank).first}`, box.left - 12, middle - (tall ? 7 : 0));
     if (!tall) return;
     ctx.fillStyle = T.muted;
     ctx.font = `11px ${T.font}`;
@@ -553,7 +557,8 @@ function paintLabels(s) {
 // The strip's height is what is live above the least the rank ever holds; its cap is the maximum.
 function paintMemory(s) {
   const { ctx, box, T, t, px } = s;
-  const scale = Math.max(1, ...t.memoryOf.map((m) => (m.time.length ? m.peak - m.floor : 0)));
+  const capOf = (rank) => s.cap / (deckOf(t, rank).share || 1); // in what the trace counts
+  const scale = Math.max(1, ...t.memoryOf.map((m, rank) => (m.time.length ? Math.max(m.peak, s.cap ? capOf(rank) : 0) - m.floor : 0)));
   box.rows.forEach((row, rank) => {
     const m = t.memoryOf[rank];
     if (!row.memoryH || !m.time.length) return;
@@ -564,7 +569,7 @@ function paintMemory(s) {
     ctx.moveTo(px(m.time[from]), base);
     let column = -1, top = base;
     for (let i = from; i < to && m.time[i] <= s.view.b; i++) {
-      const x = px(m.time[i]), end = px(i + 1 < to ? m.time[i + 1] : t.span);
+      const x = px(m.time[i]), end = px(i + 1 < to ? m.time[i + 1] : m.end);
       if (Math.floor(x) !== column) top = base;
       [column, top] = [Math.floor(x), Math.min(top, y(m.bytes[i]))]; // a pixel shows its maximum
       ctx.lineTo(x, top);
@@ -572,13 +577,74 @@ function paintMemory(s) {
       ctx.lineTo(x + 0.5, y(m.bytes[i]));
       ctx.lineTo(end, y(m.bytes[i]));
     }
-    ctx.lineTo(Math.min(px(t.span), box.left + box.plot + 2), base);
+    ctx.lineTo(Math.min(px(m.end), box.left + box.plot + 2), base);
     ctx.fillStyle = T.memory;
     ctx.fill();
     if (row.memoryH < 6) return;
+    const cap = Math.round(y(capOf(rank)));
+    if (s.cap && m.peak > capOf(rank)) { // what is over the cap, black
+      ctx.save();
+      ctx.clip();
+      ctx.fillStyle = T.ink;
+      ctx.fillRect(box.left, row.memoryY, box.plot, cap - row.memoryY);
+      ctx.restore();
+    }
     ctx.fillStyle = T.hatchInk;
-    ctx.fillRect(box.left, Math.round(y(m.peak)), box.plot, 1);
+    if (m.peak !== capOf(rank)) ctx.fillRect(box.left, Math.round(y(m.peak)), box.plot, 1);
+    ctx.fillStyle = T.ink;
+    if (s.cap) for (let x = box.left; x < box.left + box.plot; x += 8) ctx.fillRect(x, cap, 5, 1);
   });
+}
+
+// Warm-up, steady and drain: the ramps under a light shade, a bracket over all three.
+function paintRamps(s, deck) {
+  const { ctx, box, T, t } = s, top = box.rows[deck.first], last = box.rows[deck.end - 1];
+  if (!top) return;
+  for (const [begin, steady, drain, end] of deck.ramps) {
+    if (drain <= steady) continue;
+    const y = top.y - 5;
+    ctx.globalAlpha = 0.055;
+    ctx.fillStyle = T.ink;
+    for (const [a, b] of [[begin, steady], [drain, end]]) ctx.fillRect(s.px(a), y, s.px(b) - s.px(a), last.bottom - y);
+    ctx.globalAlpha = 1;
+    ctx.fillStyle = T.muted;
+    ctx.textAlign = "center";
+    ctx.font = `11px ${T.font}`;
+    for (const [names, a, b] of [[["warm-up"], begin, steady], [[`steady (${deck.bubble})`, deck.bubble, "steady"], steady, drain], [["drain"], drain, end]]) {
+      const x = s.px(a), wide = s.px(b) - x, text = names.find((name) => name && name !== "steady ()" && textWidth(ctx, name) < wide - 4);
+      ctx.fillRect(x + 1, y, Math.max(1, wide - 2), 1);
+      for (const end of [x + 1, x + wide - 2]) ctx.fillRect(end, y, 1, 4);
+      if (text) ctx.fillText(text, x + wide / 2, y - 8);
+    }
+  }
+}
+
+// In a race: whose rows these are, and a flag where they end; the first one's is filled.
+function paintHead(s, deck) {
+  const { ctx, box, T, t } = s, row = box.rows[deck.first], best = Math.min(...t.decks.map((d) => d.span));
+  if (!row) return;
+  const y = row.y - (deck.ramps.length ? 31 : 14), first = deck.span === best;
+  ctx.font = `600 13px ${T.font}`;
+  ctx.fillStyle = T.ink;
+  ctx.textAlign = "left";
+  ctx.fillText(deck.name, box.narrow ? 6 : 12, y);
+  if (s.logical) return;
+  const x = s.px(deck.span), foot = box.rows[deck.end - 1].bottom;
+  if (x < box.left || x > box.left + box.plot + 2) return;
+  ctx.fillRect(Math.round(x) - 1, y - 8, 1.5, foot - y + 8);
+  ctx.beginPath();
+  ctx.moveTo(x, y - 8);
+  ctx.lineTo(x - 13, y - 3.5);
+  ctx.lineTo(x, y + 1);
+  ctx.closePath();
+  ctx.lineWidth = 1.2;
+  ctx.strokeStyle = T.ink;
+  if (first) ctx.fill();
+  else ctx.stroke();
+  ctx.font = `${first ? 600 : 400} 12px ${T.font}`;
+  ctx.textAlign = "right";
+  const late = first ? "" : `, ${spanText(t, deck.span - best, t.span)} later`;
+  ctx.fillText(`${spanText(t, deck.span, t.span)}${first ? ", first" : late}`, x - 18, y - 2);
 }
 
 function paintRows(s) {
@@ -595,8 +661,7 @@ function paintRows(s) {
   for (const part of parts) {
     const row = box.rows[part.seg.rank];
     if (!row) continue;
-    const y = part.seg.lane ? row.lanes[part.seg.lane - 1] : row.cellY;
-    const h = part.seg.lane ? row.laneH : row.cellH;
+    const [y, h] = placeIn(s, row, t.slots[part.seg.lane]);
     if (part.to - part.from > most) dense.push({ ...part, y, h });
     else for (let i = part.from; i < part.to; i++) paintCell(s, i, y, h);
   }
@@ -604,46 +669,75 @@ function paintRows(s) {
 }
 
 function looks(s, i) {
-  const look = s.T.phases[s.t.ops[s.t.op[i]].phase];
-  if (!s.logical) return look;
+  const { t, T } = s, phase = t.ops[t.op[i]].phase, look = T.phases[phase];
+  if (!s.logical) return tinted(T, phase, toneOf(t, i));
   const [low, high] = s.T.dark ? LATE_DARK : LATE;
   const fill = mix(high, low, s.late[i]);
   return { ...look, fill, wash: fill, ink: isDark(fill) ? "#ffffff" : "#000000", hatch: "" };
 }
 
-/** Where the cell of a row begins: a message's only when its last end was posted. */
-function cellStart(t, X0, i) {
-  const w = t.msg[i] >= 0 && X0 === t.start ? t.waitAt.get(i) : null;
-  return w ? w.start + w.length : X0[i];
+const LIGHTEN = 0.4; // how much white the last of a rank's chunks gets, or the second way
+
+// How light a task is: by which of its rank's stages it runs, or by its way where there are two.
+function toneOf(t, i) {
+  if (t.chunk[i] < 0) return 0;
+  const deck = deckOf(t, t.rank[i]);
+  return LIGHTEN * (deck.ways > 1 ? t.way[i] : t.chunk[i] / Math.max(1, deck.chunks - 1));
+}
+
+// A phase's look with some white in it; a modelled cell, which is pale, is paler by as much.
+function tinted(T, phase, tone) {
+  const look = T.phases[phase];
+  if (!tone) return look;
+  const key = phase + tone;
+  if (!T.tones.has(key)) {
+    const fill = mix("#ffffff", look.fill, tone);
+    T.tones.set(key, { ...look, fill, ink: isDark(fill) ? "#ffffff" : "#000000", wash: mix(look.wash, T.page, 1 - 1.4 * tone), tone });
+  }
+  return T.tones.get(key);
 }
 
 function paintCell(s, i, y, h) {
-  const { ctx, t, T } = s;
+  const { ctx, t, T } = s, deck = deckOf(t, t.rank[i]), port = t.ports.has(t.slots[t.lane[i]]);
   if (t.ops[t.op[i]].name === "wait" && !s.logical) return;
-  const x = s.px(cellStart(t, s.X0, i)), w = Math.max(0.75, s.px(s.X1[i]) - x);
+  const x = s.px(s.B0[i]), w = Math.max(0.75, s.px(s.X1[i]) - x);
+  if (port && w < 8 && h >= 4) return paintArrow(s, i, x + w / 2, y, h, T.phases.P2P.fill);
+  if (deck.chunks && t.ops[t.op[i]].phase === "other" && !port) [y, h] = [y + h / 2, h / 2]; // beside the schedule, not of it
   if (t.ops[t.op[i]].name === "wait") { // among dependency steps a wait is a place, not a time
     ctx.fillStyle = pattern(T, ctx, "\\", T.hatchInk, s.ratio);
     return ctx.fillRect(x + 2, y + 2, w - 4, h - 4);
   }
-  const look = looks(s, i), model = t.kind === "modelled" && !s.logical;
+  const look = looks(s, i), model = deck.kind === "modelled" && !s.logical;
   const gap = w > 4 ? 0.5 : 0;
   const round = h >= 16 && w >= 8 ? 2.5 : h >= 6 && w >= 6 ? 1.5 : 0;
   ctx.beginPath();
   ctx.roundRect(x + gap, y, w - 2 * gap, h, round);
-  ctx.fillStyle = model ? look.wash : look.fill;
+  ctx.fillStyle = model ? (port ? look.dense : look.wash) : look.fill;
   ctx.fill();
-  if (look.hatch === "half") paintHalf(s, x + gap, y, w - 2 * gap, h, model);
+  if (port && h >= 4) return paintArrow(s, i, x + w / 2, y, h, isDark(T.page) ? "#000000" : T.ink);
+  if (look.hatch === "half") paintHalf(s, look, x + gap, y, w - 2 * gap, h, model);
   else if (look.hatch && w > 3) {
     ctx.fillStyle = pattern(T, ctx, look.hatch, model ? mix(look.fill, T.page, 0.8) : "rgba(0,0,0,.42)", s.ratio);
     ctx.fill();
   }
-  if (w > 3 && h > 3) paintEdge(s, look, x + gap, y, w - 2 * gap, h, round);
+  if (w > 3 && h > 3) paintEdge(s, look, deck.kind, x + gap, y, w - 2 * gap, h, round);
   if (w > 9 && h >= 9) paintText(s, i, look, model, x, y, w, h);
 }
 
+// A message through a port points at the row of its other end.
+function paintArrow(s, i, x, y, h, colour) {
+  const { ctx, t } = s, [from, to] = t.names.peers[t.peers[i]] || [0, 0], up = to < from;
+  ctx.beginPath();
+  ctx.moveTo(x - 3, up ? y + h - 1 : y + 1);
+  ctx.lineTo(x + 3, up ? y + h - 1 : y + 1);
+  ctx.lineTo(x, up ? y + 0.5 : y + h - 0.5);
+  ctx.fillStyle = colour;
+  ctx.fill();
+}
+
 // The W half of B: what a zero-bubble schedule would cut off and move.
-function paintHalf(s, x, y, w, h, model) {
-  const { ctx, T } = s, half = T.phases.W;
+function paintHalf(s, look, x, y, w, h, model) {
+  const { ctx, T } = s, half = tinted(T, "W", look.tone || 0);
   ctx.save();
   ctx.clip();
   ctx.fillStyle = model ? half.wash : half.fill;
@@ -657,13 +751,13 @@ function paintHalf(s, x, y, w, h, model) {
 
 // The edge says where a mark comes from: none but a hairline (measured, recorded), a solid line
 // (replayed), dashes (modelled), dots (quoted).
-function paintEdge(s, look, x, y, w, h, round) {
-  const { ctx, T, t } = s;
-  const dashed = t.kind === "modelled", dotted = t.kind === "quoted", wide = dashed ? 1.5 : 1;
+function paintEdge(s, look, kind, x, y, w, h, round) {
+  const { ctx, T } = s;
+  const dashed = kind === "modelled", dotted = kind === "quoted", wide = dashed && w > 14 ? 1.5 : 1;
   ctx.beginPath();
   ctx.roundRect(x + wide / 2, y + wide / 2, w - wide, h - wide, round);
   ctx.lineWidth = wide;
-  ctx.strokeStyle = dashed ? mix(look.fill, T.dark ? "#ffffff" : "#000000", 0.8) : t.kind === "replayed" ? T.ink : T.edge;
+  ctx.strokeStyle = dashed ? mix(look.fill, T.dark ? "#ffffff" : "#000000", 0.8) : kind === "replayed" ? T.ink : T.edge;
   if (dashed) ctx.setLineDash([4, 2.5]);
   if (dotted) ctx.setLineDash([1, 2]);
   ctx.stroke();
@@ -671,28 +765,46 @@ function paintEdge(s, look, x, y, w, h, round) {
 }
 
 function paintText(s, i, look, model, x, y, w, h) {
-  const { ctx, t, T } = s, op = t.ops[t.op[i]];
+  const { ctx, t, T } = s, op = t.ops[t.op[i]], deck = deckOf(t, t.rank[i]);
+  const task = t.chunk[i] >= 0, thin = h < 16;
   const two = look.hatch === "half" ? w / 2 : w; // B writes on its I half
   const mb = t.mb[i] < 0 ? "" : t.mb[i], where = t.names.where[t.where[i]], name = look.letter || op.short;
-  const thin = h < 16;
   ctx.font = `${thin ? 8.5 : 11}px ${T.font}`;
-  const long = thin ? [name, where] : [name, where, mb === "" ? "" : `mb${mb}`];
-  const text = [long.filter(Boolean).join(" "), `${name}${mb}`, name].find((c) => textWidth(ctx, c) <= two - 8);
+  const long = (thin ? [name, where] : [name, where, mb === "" ? "" : `mb${mb}`]).filter(Boolean).join(" ");
+  const fits = (c, pad) => textWidth(ctx, c) <= two - pad;
+  let text = task ? fits(`${name}${mb}`, 3) && `${name}${mb}` : [long, `${name}${mb}`, name].find((c) => fits(c, 8));
+  if (task && !text) { // a narrow screen: smaller, then the number alone
+    ctx.font = `9px ${T.font}`;
+    text = [`${name}${mb}`, `${mb}`].find((c) => fits(c, 1.5));
+  }
   if (!text) return;
   ctx.textAlign = "center";
-  const middle = y + h / 2 + 0.5, colour = model ? T.ink : look.ink;
+  const cornered = task && deck.chunks > 1 && !thin && two >= 12; // the letters make way for the mark
+  const middle = y + h / 2 + (cornered ? 3.5 : 0.5), colour = model ? T.ink : look.ink, room = textWidth(ctx, text);
   if (look.hatch === "/") { // clear the hatch under the letters
-    const room = textWidth(ctx, text) + 5;
     ctx.fillStyle = model ? look.wash : look.fill;
-    ctx.fillRect(x + two / 2 - room / 2, y + 4, room, h - 8);
+    ctx.fillRect(x + two / 2 - room / 2 - 2.5, y + 4, room + 5, h - 8);
   }
   ctx.fillStyle = colour;
   ctx.fillText(text, x + two / 2, middle);
-  const mark = /\d+$/.exec(where); // the layer or stage, small in the corner, where its name has no room
-  if (thin || !mark || text === long.filter(Boolean).join(" ") || two < textWidth(ctx, text) + 14 + 12 * mark[0].length) return;
+  if (thin || text === long) return;
+  if (cornered && deck.ways > 1) return paintWay(s, t.way[i], x + two - 6, y + 3.5);
+  // which of its rank's stages, or the layer, small in the corner
+  const mark = task ? (cornered ? String(t.chunk[i]) : "") : (/\d+$/.exec(where) || [""])[0];
+  if (!mark || (!task && two < room + 14 + 12 * mark.length)) return;
   ctx.font = `8.5px ${T.font}`;
   ctx.textAlign = "right";
-  ctx.fillText(mark[0], x + two - 4, y + 8);
+  ctx.fillText(mark, x + two - (task ? 3 : 4), y + (task ? 7 : 8));
+}
+
+// From which end a microbatch came: down from the first rank, up from the last.
+function paintWay({ ctx }, way, x, y) {
+  const [base, tip] = way ? [y + 4, y] : [y, y + 4];
+  ctx.beginPath();
+  ctx.moveTo(x - 2.5, base);
+  ctx.lineTo(x + 2.5, base);
+  ctx.lineTo(x, tip);
+  ctx.fill();
 }
 
 const widths = new Map();
@@ -713,15 +825,16 @@ function paintDense(s, parts) {
     const of = t.ops.map((op) => (op.name === "wait" ? 0 : keys.indexOf(op.phase) + 1));
     t.phaseOf = Uint8Array.from(t.op, (op) => of[op]);
   }
-  const model = t.kind === "modelled";
-  const rgb = keys.map((key) => channels(model ? T.phases[key].dense : T.phases[key].fill));
+  const rgbOf = (model) => keys.map((key) => channels(model ? T.phases[key].dense : T.phases[key].fill));
+  const inks = { true: rgbOf(true), false: rgbOf(false) };
   const strip = document.createElement("canvas");
   strip.width = Math.round(box.plot);
   strip.height = parts.length;
   const c = strip.getContext("2d"), image = c.createImageData(strip.width, strip.height);
   const shape = { a: view.a, perPixel: (view.b - view.a) / strip.width, width: strip.width, phases: keys.length };
-  parts.forEach(({ from, to }, line) => {
-    const columns = pixelColumns(s.X0, s.X1, t.phaseOf, { ...shape, from, to });
+  parts.forEach(({ from, to, seg }, line) => {
+    const starts = t.ports.has(t.slots[seg.lane]) ? s.B0 : s.X0, rgb = inks[deckOf(t, seg.rank).kind === "modelled"];
+    const columns = pixelColumns(starts, s.X1, t.phaseOf, { ...shape, from, to });
     for (let x = 0, at = line * strip.width * 4; x < strip.width; x++, at += 4) {
       if (!columns[x]) continue;
       image.data.set(rgb[columns[x] - 1], at);
@@ -733,15 +846,14 @@ function paintDense(s, parts) {
   parts.forEach(({ y, h }, line) => ctx.drawImage(strip, 0, line, strip.width, 1, box.left, y, box.plot, h));
 }
 
-function placeOf(s, i) {
-  const row = s.box.rows[s.t.rank[i]], lane = s.t.lane[i];
-  return lane ? [row.lanes[lane - 1], row.laneH] : [row.cellY, row.cellH];
-}
+/** The top and the height of a line of a row: 0 is compute. */
+const placeIn = (s, row, slot) => (slot ? [row.lanes[slot - 1], row.laneH] : [row.cellY, row.cellH]);
+const placeOf = (s, i) => placeIn(s, s.box.rows[s.t.rank[i]], s.t.slots[s.t.lane[i]]);
 
 function paintWait(s, w) {
   const { ctx, T } = s, kind = HATCH_OF[w.why];
   const x = Math.max(s.px(w.start), s.box.left - 2), end = Math.min(s.px(w.start + w.length), s.box.left + s.box.plot + 2);
-  if (!kind || end - x < 2) return;
+  if (!kind || end - x < 2 || s.t.ports.has(s.t.slots[s.t.lane[w.row]])) return; // in a port only wires stand
   const [y, h] = placeOf(s, w.row);
   ctx.fillStyle = mix(T.ink, T.page, 0.06);
   ctx.fillRect(x, y, end - x, h);
@@ -765,9 +877,11 @@ function paintModel(s) {
     const row = s.box.rows[seg.rank];
     if (!row || row.cellH < 8) continue;
     for (let i = seg.from; i < seg.to; i++) {
-      const x = s.px(cellStart(m, m.start, i) + m.shift), w = s.px(m.done[i] + m.shift) - x;
+      const x = s.px(m.begin[i] + m.shift), w = s.px(m.done[i] + m.shift) - x;
       if (w < 8 || x + w < s.box.left || x > s.box.left + s.box.plot || m.ops[m.op[i]].name === "wait") continue;
-      const y = seg.lane ? row.lanes[seg.lane - 1] : row.cellY, h = seg.lane ? row.laneH : row.cellH;
+      const slot = s.t.slots[s.t.lanes.indexOf(m.lanes[seg.lane])];
+      if (slot === undefined) continue; // the run has no such lane
+      const [y, h] = placeIn(s, row, slot);
       for (const [colour, wide, dash] of [[T.page, 2.5, []], [T.ink, 1.5, [5, 3]]]) {
         ctx.globalAlpha = colour === T.page ? 0.6 : 1;
         ctx.setLineDash(dash);
@@ -780,10 +894,10 @@ function paintModel(s) {
   }
 }
 
-function paintPath(s) {
+function paintPath(s, path) {
   const { ctx, T } = s;
-  for (const i of s.path) {
-    const [y, h] = placeOf(s, i), x = s.px(s.X0[i]), w = Math.max(1, s.px(s.X1[i]) - x);
+  for (const i of path) {
+    const [y, h] = placeOf(s, i), x = s.px(s.B0[i]), w = Math.max(1, s.px(s.X1[i]) - x);
     paintCell(s, i, y, h);
     if (w < 3) continue;
     ctx.lineWidth = 2.5;
@@ -792,7 +906,7 @@ function paintPath(s) {
   }
   ctx.beginPath();
   let last = -Infinity;
-  for (const i of s.path) { // along the foot of the cells, clear of their letters
+  for (const i of path) { // along the foot of the cells, clear of their letters
     const [y, h] = placeOf(s, i), foot = h > 12 ? y + h - 5 : y + h / 2;
     ctx.lineTo(s.px(Math.min(s.X1[i], Math.max(s.X0[i], last))), foot);
     ctx.lineTo(s.px(s.X1[i]), foot);
@@ -813,8 +927,8 @@ function paintGroup(s, i) {
   ctx.strokeStyle = ctx.fillStyle = T.ink;
   ctx.lineWidth = 1.5;
   for (const j of list) {
-    const [y, h] = placeOf(s, j), x = s.px(s.X0[j]);
-    ctx.strokeRect(x, y - 0.5, Math.max(2, s.px(s.X1[j]) - x), h + 1);
+    const [y, h] = placeOf(s, j), x = s.px(s.B0[j]);
+    if (s.px(s.X1[j]) - x > 3) ctx.strokeRect(x, y - 0.5, s.px(s.X1[j]) - x, h + 1);
   }
   if (list.length < 2) return;
   const middle = (j) => placeOf(s, j)[0] + placeOf(s, j)[1] / 2;
@@ -853,18 +967,18 @@ export function about(t, i) {
   const w = t.waitAt.get(i), lines = [];
   if (w) lines.push(w.why === "fill" ? `nothing to do yet: ${waitText(t, w)}` : waitText(t, w));
   if (t.msg[i] >= 0) {
-    const ranks = t.ends[t.msg[i]].map((j) => t.rank[j]).sort((a, b) => a - b);
-    const axis = t.names.axis[t.axis[i]];
-    const who = ranks.length > 8 ? `${ranks.length} ranks` : `ranks ${ranks.join(", ")}`;
-    lines.push(`${bytesText(t.bytes[i])}, ${who}${axis ? `, along ${axis}` : ""}`);
+    const deck = deckOf(t, t.rank[i]), ranks = t.ends[t.msg[i]].map((j) => t.rank[j] - deck.first).sort((a, b) => a - b);
+    const axis = t.names.axis[t.axis[i]], [from, to] = (t.names.peers[t.peers[i]] || []).map((r) => r - deck.first);
+    const who = isPair(t, i) ? `rank ${from} to rank ${to}` : ranks.length > 8 ? `${ranks.length} ranks` : `ranks ${ranks.join(", ")}`;
+    lines.push(`${deck.share && !t.bytes[i] ? "" : `${bytesText(t.bytes[i])}, `}${who}${axis ? `, along ${axis}` : ""}`);
   }
-  const total = t.done[i] - t.start[i];
-  const cpu = t.cpu[i] && Math.abs(t.cpu[i] - total) > total * 0.02 ? `, ${timeText(t.cpu[i])} of it on a core` : "";
-  lines.push(`${timeText(t.start[i], t.span)} to ${timeText(t.done[i], t.span)}: ${timeText(total)}${cpu}`);
-  if (t.memory[i]) lines.push(`${bytesText(t.memory[i])} live after it`);
+  const total = t.done[i] - t.begin[i];
+  const cpu = t.cpu[i] && !t.beat && Math.abs(t.cpu[i] - total) > total * 0.02 ? `, ${timeText(t.cpu[i])} of it on a core` : "";
+  lines.push(`${spanText(t, t.begin[i], t.span)} to ${spanText(t, t.done[i], t.span)}: ${spanText(t, total)}${cpu}`);
+  if (t.memory[i] && !(t.lane[i] && deckOf(t, t.rank[i]).share)) lines.push(`${heldText(t, t.memory[i], t.rank[i])} after it`);
   const source = t.names.source[t.source[i]];
   if (source) lines.push(source);
-  return { title: `${label(t, i)} on rank ${t.rank[i]}`, lines };
+  return { title: `${label(t, i)} on ${rankText(t, t.rank[i])}`, lines };
 }
 
 /** What every rank does at x, in one sentence; above 8 ranks as counts. */
@@ -878,7 +992,7 @@ export function moment(t, X0, X1, x, when) {
     const still = before >= seg.from && before + 1 < seg.to ? "between two ops" : "idle";
     now.push([seg.rank, i < 0 ? still : waits && t.waitAt.has(i) ? waitText(t, t.waitAt.get(i)) : label(t, i)]);
   }
-  if (now.length <= 8) return `${when}: ${now.map(([r, what]) => `rank ${r} ${what}`).join(", ")}.`;
+  if (now.length <= 8) return `${when}: ${now.map(([r, what]) => `${rankText(t, r)} ${what}`).join(", ")}.`;
   const counts = new Map();
   for (const [, what] of now) counts.set(what.split(" ")[0], (counts.get(what.split(" ")[0]) || 0) + 1);
   return `${when}: ${[...counts].sort((a, b) => b[1] - a[1]).map(([w, n]) => `${n} ranks ${w}`).join(", ")}.`;
@@ -939,6 +1053,7 @@ font:13px/1.45 var(--st-font,ui-sans-serif,system-ui,-apple-system,"Segoe UI",sa
 .sl .legend{display:flex;flex-wrap:wrap;gap:5px 14px;list-style:none;margin:0;padding:0;flex:1 1 320px}
 .sl .legend li{display:inline-flex;align-items:center;gap:6px;margin:0}
 .sl .legend svg{width:20px;height:14px;flex:none}
+.sl .badges{display:flex;flex-direction:column;align-items:flex-end;gap:6px;max-width:100%}
 .sl .badge{border:1px solid var(--line);border-radius:6px;padding:2px 9px;color:var(--ink);max-width:100%;overflow-wrap:anywhere}
 .sl .badge[data-kind=modelled]{border:1.5px dashed var(--soft)}.sl .badge[data-kind=replayed]{border-color:var(--ink)}
 .sl .badge[data-kind=quoted]{border-style:dotted}
@@ -970,11 +1085,12 @@ const MARKUP = `
  <span class="set" role="group" aria-label="zoom"><button class="icon" data-do="out" aria-label="zoom out">@out</button><button class="icon" data-do="fit" aria-label="show all">@fit</button><button class="icon" data-do="in" aria-label="zoom in">@in</button></span>
  <button class="icon" data-do="help" aria-label="help and export" aria-expanded="false">?</button></div>
 <p class="say" aria-live="polite"></p>
-<div class="foot"><ul class="legend"></ul><div class="badge"></div></div>
+<div class="foot"><ul class="legend"></ul><div class="badges"></div></div>
 <div class="help" hidden><b>Keys</b><dl>
 <dt><kbd>space</kbd></dt><dd>play, pause</dd><dt><kbd>← →</kbd></dt><dd>previous, next event</dd><dt><kbd>shift ← →</kbd></dt><dd>the longest waits, the memory peak</dd>
 <dt><kbd>[ ]</kbd></dt><dd>slower, faster</dd><dt><kbd>+ − 0</kbd></dt><dd>zoom in, out, show all (also ctrl and wheel)</dd><dt><kbd>, .</kbd></dt><dd>pan (also a sideways wheel)</dd>
-<dt><kbd>c</kbd></dt><dd>critical path</dd><dt><kbd>l</kbd></dt><dd>time or dependency steps</dd><dt><kbd>w</kbd></dt><dd>wall clock or own device</dd><dt><kbd>m</kbd></dt><dd>prediction</dd></dl>
+<dt><kbd>c</kbd></dt><dd>critical path</dd><dt><kbd>l</kbd></dt><dd>time or dependency steps</dd><dt><kbd>w</kbd></dt><dd>wall clock or own device</dd><dt><kbd>m</kbd></dt><dd>prediction</dd><dt><kbd>p</kbd></dt><dd>colours as in the papers' figures</dd></dl>
+<button data-do="colours">Paper colours</button>
 <button data-do="png">@save</button> <button data-do="json">@save</button></div>
 <details><summary>In words and as a table</summary><p class="account"></p><div class="scroll" tabindex="0" role="region" aria-label="spans"></div></details>
 `.replace(/@(\w+)/g, (_, name) => `<svg class="i" viewBox="0 0 16 16" aria-hidden="true">${ICONS[name]}</svg>`);
@@ -1016,14 +1132,15 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
   button("png").append(" PNG");
   button("json").append(" JSON for Perfetto");
   const still = matchMedia("(prefers-reduced-motion: reduce)"), scheme = matchMedia("(prefers-color-scheme: dark)");
-  const S = { clock: "trace", axis: "time", path: false, model: true, speed: 1, x: 0, view: { a: 0, b: 1 },
+  const S = { clock: "trace", axis: "time", path: false, model: true, colours: "tested", pick: -1, speed: 1, x: 0, view: { a: 0, b: 1 },
     playing: false, hover: null, asked: null, layers: {}, logic: new Map(), paths: new Map(), said: 0 };
-  let t, X0, X1, end = 1, moments, T, box, scene, ratio = 1;
+  let t, X0, X1, B0, end = 1, moments, T, box, scene, ratio = 1;
 
   // -- data ------------------------------------------------------------------------------------
 
   function load(next, keep) {
     const was = keep && { x: S.x, atEnd: S.x >= end, all: S.view.a === 0 && S.view.b === end, view: S.view };
+    if (!S.payload) S.colours = next.colours || "tested";
     S.payload = next;
     S.layers = {};
     for (const [name, layer] of Object.entries(next.layers)) if (layer) S.layers[name] = decode({ ...layer, world_size: next.world_size });
@@ -1031,6 +1148,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     S.logic.clear();
     S.paths.clear();
     S.hover = null;
+    S.pick = -1;
     pop.hidden = true;
     choose();
     S.x = was && !was.atEnd ? Math.min(was.x, end) : end;
@@ -1049,6 +1167,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
       if (!S.logic.has(S.clock)) S.logic.set(S.clock, logic(t));
       ({ X0, X1 } = S.logic.get(S.clock));
     } else [X0, X1] = [t.start, t.done];
+    B0 = S.axis === "steps" ? X0 : t.begin;
     moments = null;
     end = 1;
     if (S.axis === "time") end = Math.max(1, t.span);
@@ -1064,7 +1183,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
   }
 
   const at = () => (moments ||= events(X0, X1));
-  const clockText = (x) => (S.axis === "steps" ? `step ${Math.floor(x)}` : timeText(x, t.span));
+  const clockText = (x) => (S.axis === "steps" ? `step ${Math.floor(x)}` : spanText(t, x, t.span));
 
   function stepStarts() {
     const out = new Map();
@@ -1076,15 +1195,16 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
 
   function words() {
     const p = S.payload, title = escape(p.title || "Trace");
-    $(".title").innerHTML = `${title}<small>${timeText(t.span)} on ${p.world_size} rank${p.world_size === 1 ? "" : "s"}</small>`;
+    const bubble = t.decks[0].bubble && `, ${t.decks[0].bubble}`;
+    const result = p.race || `${spanText(t, t.span)} on ${p.world_size} rank${p.world_size === 1 ? "" : "s"}${bubble}`;
+    $(".title").innerHTML = `${title}<small>${escape(result)}</small>`;
     for (const name of ["trace", "own"]) button(name).setAttribute("aria-pressed", S.clock === name);
     button("own").parentElement.hidden = !S.layers.own;
     for (const name of ["time", "steps"]) button(name).setAttribute("aria-pressed", (S.axis === "time") === (name === "time"));
     for (const name of ["path", "model"]) button(name).setAttribute("aria-pressed", S[name]);
     button("model").hidden = !S.layers.model;
-    const badge = $(".badge");
-    badge.textContent = t.badge;
-    badge.dataset.kind = t.kind;
+    button("colours").setAttribute("aria-pressed", S.colours === "paper");
+    $(".badges").innerHTML = t.decks.map((deck) => `<div class="badge" data-kind="${deck.kind}">${escape(deck.name ? `${deck.name}: ${deck.badge}` : deck.badge)}</div>`).join("");
     $(".account").textContent = t.account;
     canvas.setAttribute("aria-label", t.account);
     if ($("details").open) table();
@@ -1095,7 +1215,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     for (const op of t.ops) if (op.name !== "wait") used.add(op.phase);
     if (S.axis === "steps") {
       const [low, high] = T.dark ? LATE_DARK : LATE;
-      $(".legend").innerHTML = `<li><svg viewBox="0 0 20 14" aria-hidden="true"><path d="M0 1h7v12H0z" fill="${low}"/><path d="M7 1h6v12H7z" fill="${mix(high, low, 0.5)}"/><path d="M13 1h7v12h-7z" fill="${high}"/></svg>on time … ${timeText(S.logic.get(S.clock).most)} later than the first of its dependency step</li>`;
+      $(".legend").innerHTML = `<li><svg viewBox="0 0 20 14" aria-hidden="true"><path d="M0 1h7v12H0z" fill="${low}"/><path d="M7 1h6v12H7z" fill="${mix(high, low, 0.5)}"/><path d="M13 1h7v12h-7z" fill="${high}"/></svg>on time … ${spanText(t, S.logic.get(S.clock).most)} later than the first of its dependency step</li>`;
       return;
     }
     const items = Object.values(T.phases).filter((look) => used.has(look.key)).map((look) => swatch(T, look, t.kind) + escape(look.meaning));
@@ -1103,10 +1223,19 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     for (const why of Object.keys(WAIT_SWATCH))
       if (causes.has(why))
         items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x=".5" y=".5" width="19" height="13" rx="2" fill="none" stroke="${T.hatchInk}"/><path d="${WAIT_SWATCH[why]}" stroke="${T.hatchInk}"/>${why === "straggler" ? `<text x="10" y="11" font-size="11" font-weight="700" text-anchor="middle" fill="${T.ink}">!</text>` : ""}</svg>waits: ${why}`);
-    if (t.memoryOf.some((m) => m.time.length)) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 13V9h5V5h5V2h4v6h4v5z" fill="${T.memory}"/><path d="M1 2h18" stroke="${T.muted}"/></svg>memory above what stays, and its maximum`);
-    if (t.n <= 4000 && t.mb.some((mb) => mb >= 0)) items.push("in a cell: letter and microbatch; layer or stage in the corner");
+    if (t.memoryOf.some((m) => m.time.length)) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 13V9h5V5h5V2h4v6h4v5z" fill="${T.memory}"/><path d="M1 2h18" stroke="${T.muted}"/></svg>${t.decks[0].share ? "microbatches in flight, and their most" : "memory above what stays, and its maximum"}`);
+    if (S.payload.cap) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 7h18" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>the cap, ${t.decks[0].share ? counted(S.payload.cap, "microbatch") : bytesText(S.payload.cap)}; black above it`);
+    if (t.n <= 4000 && t.mb.some((mb) => mb >= 0)) items.push(cellWords());
+    if (t.ports.size) items.push("under a row: what it sends, then what comes in; arrows point at the other rank's row");
     if (S.layers.model && S.model) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x="1" y="1" width="18" height="12" fill="none" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>predicted (${escape(S.layers.model.badge)})`);
     $(".legend").innerHTML = items.map((item) => `<li>${item}</li>`).join("");
+  }
+
+  function cellWords() {
+    const chunks = Math.max(...t.decks.map((deck) => deck.chunks));
+    if (t.decks.some((deck) => deck.ways > 1)) return "in a cell: letter and microbatch; ▾ entered at the first rank, ▴ at the last (lighter)";
+    if (chunks > 1) return "in a cell: letter and microbatch; in the corner which of the rank's stages, later ones lighter";
+    return chunks ? "in a cell: letter and microbatch" : "in a cell: letter and microbatch; layer or stage in the corner";
   }
 
   function table(most = 60) {
@@ -1114,7 +1243,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     const list = Array.from({ length: t.n }, (_, i) => i).sort((a, b) => t.start[a] - t.start[b]).slice(0, most);
     const body = list.map((i) => {
       const w = t.waitAt.get(i);
-      const cells = [t.rank[i], t.step[i], label(t, i), t.lanes[t.lane[i]], timeText(t.start[i], t.span), timeText(t.done[i] - t.start[i]), w ? waitText(t, w) : ""];
+      const cells = [rankText(t, t.rank[i]).replace(/^rank /, ""), t.step[i], label(t, i), t.lanes[t.lane[i]], spanText(t, t.start[i], t.span), spanText(t, t.done[i] - t.start[i]), w ? waitText(t, w) : ""];
       return `<tr>${cells.map((c, k) => `<td${[0, 1, 4, 5].includes(k) ? " class=n" : ""}>${escape(c)}</td>`).join("")}</tr>`;
     });
     $(".scroll").innerHTML = `<table><caption>${t.n > most ? `the first ${most} of ${t.n} spans` : `${t.n} spans`}</caption><thead><tr>${head.map((h, k) => `<th scope=col${[0, 1, 4, 5].includes(k) ? " class=n" : ""}>${h}</th>`).join("")}</tr></thead><tbody>${body.join("")}</tbody></table>`;
@@ -1136,7 +1265,8 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     if (!width || !t) return;
     ratio = Math.min(3, window.devicePixelRatio || 1);
     const memory = t.memoryOf.some((m) => m.time.length);
-    box = layout({ width, ranks: S.payload.world_size, thin: t.lanes.length - 1, memory });
+    box = layout({ width, ranks: S.payload.world_size, thin: Math.max(...t.slots), memory, ports: t.ports.size > 0,
+      heads: t.decks.length > 1 ? t.decks.map((deck) => deck.first) : [], ramps: t.decks.some((deck) => deck.ramps.length) });
     for (const c of [canvas, picture]) {
       c.width = Math.round(width * ratio);
       c.height = Math.round(box.height * ratio);
@@ -1148,15 +1278,15 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
 
   function paint() {
     if (!T) {
-      T = theme(root, S.payload.palette);
+      T = theme(root, S.payload.palette, S.colours === "paper");
       root.style.setProperty("--ring", T.phases.F.fill);
       legend();
     }
     const logical = S.axis === "steps";
-    if (S.path && !S.paths.has(S.clock)) S.paths.set(S.clock, criticalPath(t));
-    scene = { ctx: picture.getContext("2d"), t, X0, X1, view: S.view, box, T, ratio, logical,
-      steps: logical ? [] : stepStarts(), late: logical ? S.logic.get(S.clock).late : null,
-      path: S.path ? S.paths.get(S.clock) : null, model: S.model && !logical ? S.layers.model : null };
+    if (S.path && !S.paths.has(S.clock)) S.paths.set(S.clock, t.decks.map((deck) => criticalPath(t, deck)));
+    scene = { ctx: picture.getContext("2d"), t, X0, X1, B0, view: S.view, box, T, ratio, logical, cap: S.payload.cap || 0,
+      steps: logical || t.decks.length > 1 ? [] : stepStarts(), late: logical ? S.logic.get(S.clock).late : null,
+      paths: S.path ? S.paths.get(S.clock) : null, model: S.model && !logical ? S.layers.model : null };
     paintScene(scene);
   }
 
@@ -1179,7 +1309,8 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     ctx.rect(box.left - 2, 0, box.plot + 4, box.bottom);
     ctx.clip();
     if (running_) outlineNow(top);
-    if (S.hover && S.hover.row >= 0) outlineHover(top);
+    const told = S.hover && S.hover.row >= 0 ? S.hover.row : S.pick;
+    if (told >= 0) outlineHover(top, told);
     ctx.restore();
     if (x >= box.left - 1 && x <= right + 1) paintCursor(top, x);
   }
@@ -1188,23 +1319,34 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     ctx.lineWidth = 2;
     ctx.strokeStyle = T.ink;
     for (const seg of t.segs) {
-      const i = running(X0, X1, seg, S.x);
+      const i = running(t.ports.has(t.slots[seg.lane]) ? B0 : X0, X1, seg, S.x);
       if (i < 0 || !box.rows[seg.rank]) continue;
-      const [y, h] = placeOf(s, i), left = s.px(X0[i]), width = Math.max(2, s.px(X1[i]) - left);
+      const [y, h] = placeOf(s, i), left = s.px(Math.min(X0[i], B0[i])), width = Math.max(2, s.px(X1[i]) - left);
       if (h < 4) continue;
       ctx.strokeRect(left, y - 1, width, h + 2);
     }
   }
 
-  function outlineHover(s) {
-    const i = S.hover.row;
+  function outlineHover(s, i) {
     if (t.msg[i] >= 0) return paintGroup(s, i);
+    if (t.chunk[i] >= 0) for (const j of messagesOf(i)) paintGroup(s, j);
     const w = t.waitAt.get(i);
     if (w && t.msg[w.message] >= 0 && S.axis === "time") paintGroup(s, w.message);
     const [y, h] = placeOf(s, i), left = s.px(X0[i]);
     ctx.lineWidth = 2;
     ctx.strokeStyle = T.ink;
     ctx.strokeRect(left, y - 1, Math.max(2, s.px(X1[i]) - left), h + 2);
+  }
+
+  /** The messages that a task needs, and those that carry its output on. */
+  function messagesOf(i) {
+    if (!t.sends) {
+      t.sends = new Map();
+      for (let j = 0; j < t.n; j++)
+        if (t.msg[j] >= 0 && isSend(t, j))
+          for (let k = t.depFrom[j]; k < t.depFrom[j + 1]; k++) t.sends.set(t.dep[k], [...(t.sends.get(t.dep[k]) || []), j]);
+    }
+    return [...t.dep.slice(t.depFrom[i], t.depFrom[i + 1])].filter((j) => t.msg[j] >= 0 && isPair(t, j)).concat(t.sends.get(i) || []);
   }
 
   function paintCursor(s, x) {
@@ -1316,11 +1458,13 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
 
   // -- switches --------------------------------------------------------------------------------
 
-  /** Flip views: clock "trace" or "own", axis "time" or "steps", path and model true or false. */
+  /** Flip views: clock "trace" or "own", axis "time" or "steps", path and model true or false,
+      colours "tested" or "paper". */
   function set(next) {
     const share = S.x / end, part = { a: S.view.a / end, b: S.view.b / end };
     if (next.clock && !S.layers[next.clock]) return;
     Object.assign(S, next);
+    if (next.colours) T = null;
     if (next.clock || next.axis) {
       choose();
       S.hover = null;
@@ -1340,6 +1484,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     trace: () => set({ clock: "trace" }), own: () => set({ clock: "own" }),
     time: () => set({ axis: "time" }), steps: () => set({ axis: "steps" }),
     path: () => set({ path: !S.path }), model: () => set({ model: !S.model }),
+    colours: () => set({ colours: S.colours === "paper" ? "tested" : "paper" }),
     in: () => zoom(1.6), out: () => zoom(1 / 1.6), fit: () => look(0, end),
     help: () => {
       $(".help").hidden = !$(".help").hidden;
@@ -1369,11 +1514,11 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     c.textBaseline = "middle";
     c.fillStyle = T.ink;
     c.font = `600 14px ${T.font}`;
-    c.fillText(`${S.payload.title}, ${timeText(t.span)}`, 12, 18, box.width - 24);
+    c.fillText(`${S.payload.title}, ${spanText(t, t.span)}`, 12, 18, box.width - 24);
     c.fillStyle = T.muted;
     c.font = `11px ${T.font}`;
     c.textAlign = "right";
-    c.fillText(t.badge, box.width - 12, box.height + 46, box.width - 24);
+    c.fillText(t.decks.map((deck) => deck.badge).join(" | "), box.width - 12, box.height + 46, box.width - 24);
     out.toBlob((blob) => save(blob, "timeline.png"));
   }
 
@@ -1392,24 +1537,43 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     const row = box.rows[rank], m = t.memoryOf[rank];
     if (y < row.cellY - 2 && m.time.length && S.axis === "time") {
       const bytes = m.bytes[Math.max(0, lastUpTo(m.time, x))];
-      return { row: -1, title: `memory of rank ${rank}`, lines: [`${bytesText(bytes)} live at ${timeText(x, t.span)}`, `${bytesText(m.floor)} stay all through, ${bytesText(m.peak)} at most`] };
+      const { share } = deckOf(t, rank), cap = S.payload.cap, most = heldText(t, m.peak, rank);
+      const limit = cap ? `; the cap is ${share ? counted(cap, "microbatch") : bytesText(cap)}` : "";
+      return { row: -1, title: `memory of ${rankText(t, rank)}`, lines: [
+        `${heldText(t, x < m.time[0] && share ? 0 : bytes, rank)} at ${spanText(t, x, t.span)}`,
+        `${share ? `${most} at most` : `${bytesText(m.floor)} stay all through, ${bytesText(m.peak)} at most`}${limit}`] };
     }
     const lane = y < row.cellY + row.cellH + 1 ? 0 : 1 + row.lanes.findIndex((top) => y <= top + row.laneH + 1);
-    const seg = t.segs.find((s) => s.rank === rank && s.lane === lane);
-    if (!seg) return null;
     const near = (3 * (S.view.b - S.view.a)) / box.plot;
+    if (t.ports.has(lane)) return onWire(rank, lane, x, 2 * near);
+    const seg = t.segs.find((s) => s.rank === rank && t.slots[s.lane] === lane);
+    if (!seg) return null;
     let i = running(X0, X1, seg, x);
     if (i < 0) i = running(X0, X1, seg, x + near) < 0 ? running(X0, X1, seg, x - near) : running(X0, X1, seg, x + near);
     if (i >= 0) return { row: i, ...about(t, i) };
     const next = lastUpTo(X0, x, seg.from, seg.to) + 1, w = next < seg.to && t.waitAt.get(next);
     if (w && S.axis === "time" && w.start <= x) {
       const { lines } = about(t, next);
-      return { row: next, title: `rank ${rank}, before ${label(t, next)}`, lines: [lines[0]] };
+      return { row: next, title: `${rankText(t, rank)}, before ${label(t, next)}`, lines: [lines[0]] };
     }
     if (lane || S.axis === "steps") return null;
     const why = next >= seg.to ? "nothing left to do" : `${label(t, next)} comes next; no message holds it up`;
     const still = next > seg.from && next < seg.to ? "between two ops" : "idle";
-    return { row: -1, title: `rank ${rank} is ${still}`, lines: [why] };
+    return { row: -1, title: `${rankText(t, rank)} is ${still}`, lines: [why] };
+  }
+
+  /** Of the lanes that share a port the message nearest to x, if one is near. */
+  function onWire(rank, slot, x, near) {
+    let best = -1, gap = near;
+    for (const seg of t.segs) {
+      if (seg.rank !== rank || t.slots[seg.lane] !== slot) continue;
+      const last = lastUpTo(B0, x + near, seg.from, seg.to);
+      for (let i = last; i >= seg.from && i > last - 2; i--) {
+        const away = Math.max(0, B0[i] - x, x - X1[i]);
+        if (away <= gap) [best, gap] = [i, away];
+      }
+    }
+    return best < 0 ? null : { row: best, ...about(t, best) };
   }
 
   function show(found, px, y) {
@@ -1453,6 +1617,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     if (press && !press.moved && e.type === "pointerup") {
       const p = place(e), found = under(p);
       if (!press.pan) seek(p.x);
+      S.pick = found && found.row >= 0 ? found.row : -1;
       if (press.touch) show(found, p.px, p.y);
       if (found && found.row >= 0) onPick(picked(found.row));
     }
@@ -1479,8 +1644,8 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
   };
   const KEYS = { " ": actions.play, "[": () => faster(-1), "]": () => faster(1), "+": actions.in, "=": actions.in, "-": actions.out,
     0: actions.fit, ",": () => pan(-0.2), ".": () => pan(0.2), c: actions.path, l: () => set({ axis: S.axis === "time" ? "steps" : "time" }),
-    w: () => set({ clock: S.clock === "trace" ? "own" : "trace" }), m: actions.model, "?": actions.help,
-    Home: () => seek(0), End: () => seek(end), Escape: () => (show(null), $(".help").hidden || actions.help()) };
+    w: () => set({ clock: S.clock === "trace" ? "own" : "trace" }), m: actions.model, p: actions.colours, "?": actions.help,
+    Home: () => seek(0), End: () => seek(end), Escape: () => ((S.pick = -1), show(null), $(".help").hidden || actions.help()) };
   root.addEventListener("keydown", (e) => {
     const tag = e.target.tagName, arrows = { ArrowLeft: -1, ArrowRight: 1 }[e.key];
     if (e.ctrlKey || e.metaKey || e.altKey || tag === "SELECT" || e.target.closest(".scroll")) return;
@@ -1536,7 +1701,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     /** A new payload; the same run keeps its playhead, or follows the end if it was there. */
     grow: (next) => load(next, true),
     update: (next) => load(next, Boolean(S.payload) && next.run === S.payload.run),
-    state: () => ({ x: S.x, end, view: S.view, clock: S.clock, axis: S.axis, path: S.path, model: S.model, playing: S.playing, spans: t.n }),
+    state: () => ({ x: S.x, end, view: S.view, clock: S.clock, axis: S.axis, path: S.path, model: S.model, colours: S.colours, pick: S.pick, playing: S.playing, spans: t.n, rows: box && box.rows }),
     destroy() {
       S.playing = false;
       clearTimeout(S.timer);

@@ -43,6 +43,7 @@ class Run:
         count = len(work.instrs)
         self.post, self.start, self.done = [0.0] * count, [0.0] * count, [0.0] * count
         self.queues = [queue for _, _, queue in work.lanes]
+        self.computes = {i for i, lane in enumerate(work.lanes) if lane[1] is Lane.COMPUTE}
         self.at, self.free = [0] * len(self.queues), [0.0] * len(self.queues)
         self.written = [NEVER] * len(work.values)
         for held in work.held:
@@ -78,7 +79,10 @@ class Run:
                 if when > ready:
                     ready = when
             free = self.free[lane]
-            self.post[number], self.start[number] = ready, ready if ready > free else free
+            start = ready if ready > free else free
+            # a compute lane asks for a message when it gets there
+            asked = ready if reads[number] or lane not in self.computes else start
+            self.post[number], self.start[number] = asked, start
             if not self._take(number):
                 return
 

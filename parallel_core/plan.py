@@ -315,7 +315,8 @@ class Plan:
         """The layout in one phrase, for badges and tables."""
         parts = [f"dp={self.dp} ({self.dp_method})"] if self.dp > 1 else []
         if self.pp > 1:
-            several = f" v={self.pipeline.chunks}" if self.pipeline.chunks > 1 else ""
+            v = self.pipeline.stages // self.pp
+            several = f" v={v}" if v > 1 else ""
             parts.append(f"pp={self.pp} ({self.schedule}{several}, m={self.microbatches})")
         return " x ".join(parts) or "one process"
 

@@ -24,7 +24,7 @@ from parallel_core.flat import TABLE
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Lanes
 from parallel_core.machine import COMPARED_AT_ONCE
-from parallel_core.params import pieces
+from parallel_core.params import ParamSpec, pieces
 from parallel_core.plan import Optimizer, Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.rank import Backend, Rank, choose_backend
@@ -178,15 +178,21 @@ def _gather(plan: Plan, comm: Comm, snaps: Snapshots, kernels: TrainKernels) -> 
         for s in plan.pipeline.held[place]:
             of_stage.setdefault(s, plan.mesh.rank(pp=place))
     for s, owner in of_stage.items():
-        for spec in pieces(plan)[s].specs:
-            for tensors in (snaps.grads, snaps.params, snaps.weights):
-                if owner == 0 or comm.rank not in (0, owner):
-                    continue
-                if comm.rank == owner:
-                    comm.hand_over(tensors[spec.name], 0)
-                else:
-                    like = kernels.flat.params.new_empty(spec.shape)
-                    tensors[spec.name] = comm.take_over(like, owner)
+        if owner == 0 or comm.rank not in (0, owner):
+            continue
+        for tensors in filter(None, (snaps.grads, snaps.params, snaps.weights)):  # 0 steps: empty
+            _bring(comm, owner, pieces(plan)[s].specs, tensors)
+
+
+def _bring(comm: Comm, owner: int, specs: Sequence[ParamSpec], tensors: dict[str, Tensor]) -> None:
+    """A stage's tensors from their owner to rank 0, in one message."""
+    if comm.rank == owner:
+        comm.hand_over(torch.cat([tensors[spec.name].flatten() for spec in specs]), 0)
+        return
+    sizes = [spec.numel for spec in specs]
+    whole = comm.take_over(next(iter(tensors.values())).new_empty(sum(sizes)), owner)
+    for spec, part in zip(specs, torch.split(whole, sizes), strict=True):
+        tensors[spec.name] = part.view(spec.shape).clone()  # savers want storages of their own
 
 
 def _tell(rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int) -> None:

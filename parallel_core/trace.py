@@ -24,7 +24,7 @@ SCHEMA = 1
 
 
 class Kind(StrEnum):
-    """Where a mark comes from; every figure carries it as a badge (VISUALS 2.1)."""
+    """Where a mark comes from; every figure carries it as a badge."""
 
     MEASURED = "measured"
     REPLAYED = "replayed"

@@ -42,6 +42,7 @@ def build(choice: Choice) -> None:
 @st.fragment
 def _bench(choice: Choice) -> None:
     draft = current(choice)
+    st.header("By hand", anchor=False)
     st.markdown(
         "Place the tasks of every rank in the order in which it runs them. The board is that of "
         f"{choice.name}: who holds which stage. Messages, and when each task begins, follow."

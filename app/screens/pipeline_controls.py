@@ -190,7 +190,7 @@ def one_of(label: str, key: str, options: Sequence[str], default: str, **more: A
     help_of = more.pop("help_of", None)
     said = st.selectbox(label, options, index=list(options).index(default), key=key, bind=BOUND)
     if help_of is not None:
-        st.caption(help_of(str(said)))
+        st.markdown(help_of(str(said)))
     return str(said)
 
 

@@ -65,7 +65,8 @@ class Draft:
                 case "finish":
                     rest = completed(self.board, self.ranks, times, splits=self.splits)
                     self.put(rest.order.ranks)
-                    self.says = "" if rest.kept else "within the cap nobody can go on; it is broken"
+                    if not rest.kept:
+                        self.says = "within the cap nobody could go on, so the rest breaks it"
                 case "clear":
                     self.put(((),) * self.board.p)
         except (ProgramError, LookupError, TypeError, ValueError) as error:

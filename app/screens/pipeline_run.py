@@ -13,6 +13,7 @@ from parallel_core.plan import OWN, Plan
 from parallel_core.quantities import time_text
 from parallel_core.request import Request
 from parallel_core.trace import Trace
+from parallel_core.views.marks import typical_step
 from screens import chrome, live, results
 from screens.controls import plan_controls
 from screens.pipeline_build import current
@@ -112,18 +113,18 @@ def _show(plan: Plan, done: live.Finished) -> None:
     model = done.model if step is not None else None
     chrome.player(done.trace, key=f"{PAGE}.player", own=done.own, model=model, step=step)
     if model is not None:
-        st.caption(
+        st.markdown(
             "Dashed outlines are the plan, its times fitted to this same run; the player's switch "
             "shows the wall clock, where ranks share cores, or a device for each."
         )
     _causes(plan, done, step)
     results.ledgers(done.report, PAGE)
     if plan.schedule == OWN:
-        st.caption("The same from a terminal, with the order saved as text:")
+        st.markdown("The same from a terminal, with the order saved as text:")
         st.code("shardlab schedule --file mine.txt --run", language="bash")
         st.code(plan.order or "", language=None)
     else:
-        st.caption("The same run from a terminal:")
+        st.markdown("The same run from a terminal:")
         command = results.command(plan, len(done.trace.metrics))
         st.code(command, language="bash", wrap_lines=True)
     chrome.export(done.trace, f"run_pp{plan.pp}_{plan.schedule}", f"{PAGE}.ran")
@@ -138,17 +139,37 @@ def _causes(plan: Plan, done: live.Finished, step: int | None) -> None:
     whole = done.own if clock == "own device" else done.trace
     trace: Trace = whole if step is None else whole.only(step)
     found = bubble(trace)
-    places = st.columns(3)
-    places[0].metric("Makespan", time_text(found.makespan))
-    places[1].metric("Idle, of all time", f"{found.bubble_fraction:.1%}")
-    places[2].metric("Between first and last task", f"{found.internal_fraction:.1%}")
+    _beside(done, step)
     chrome.badge(trace)
     planned = [count * plan.pipeline.p / plan.pipeline.stages for count in plan.pipeline.in_flight]
     rows = cause_rows(found, MILLI, "ms")
     for row, number in zip(rows, planned, strict=False):
         row["planned"] = f"{number:g}"
     chrome.table(rows)
-    st.caption(
+    st.markdown(
         "In flight: microbatches between their forward and the end of their backward, as it ran "
         "and as the order plans it."
+    )
+
+
+def _beside(done: live.Finished, step: int | None) -> None:
+    """The bubble of the plan and of the run, on both clocks; one step, the typical by default."""
+    number = typical_step(done.trace) if step is None else step
+    cut = {
+        "planned, by the model fitted to this run": done.model,
+        "ran, a device for each rank": done.own.only(number),
+        "ran, wall clock": done.trace.only(number),
+    }
+    found = {name: bubble(trace) for name, trace in cut.items()}
+    chrome.table(
+        [
+            {
+                f"step {number}": name,
+                "makespan": time_text(one.makespan),
+                "idle / all time": f"{one.bubble_fraction:.1%}",
+                "inside the ranks": f"{one.internal_fraction:.1%}",
+                "in flight, fullest rank": f"{max(rank.in_flight for rank in one.ranks):g}",
+            }
+            for name, one in found.items()
+        ]
     )

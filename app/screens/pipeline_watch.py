@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
-import theme
 
 from parallel_core.analysis.bubble import Bubble, bubble
 from parallel_core.analysis.cause import Cause
 from parallel_core.analysis.idle import idle
-from parallel_core.fields import PlanError
-from parallel_core.pipeline import SCHEDULES
 from parallel_core.pipeline.clock import PipelineCost
 from parallel_core.pipeline.formulas import FORMULAS, Beat
 from parallel_core.pipeline.lower import lower
@@ -21,12 +17,11 @@ from parallel_core.pipeline.schedule import Times
 from parallel_core.program import ProgramError
 from parallel_core.simulate import simulate
 from screens import chrome
-from screens.pipeline_controls import NOBODY, Choice, Seen, allowed, one_of
-from screens.pipeline_match import Same, matched
+from screens.pipeline_compare import compare, reading, table
+from screens.pipeline_controls import Choice, Seen
 
 PAGE = "pipeline"
 NANO = 1e9
-EASY = 400  # tasks: so many are simulated for the whole table without being asked
 
 
 def watch(choice: Choice) -> None:
@@ -37,14 +32,26 @@ def watch(choice: Choice) -> None:
     here = choice.seen
     chrome.reveal(guess, 100 * here.figures.bubble_fraction, "%")
     _headline(here)
-    chrome.player(here.trace, key=f"{PAGE}.watch", title=_title(choice, here))
-    st.caption("A beat is drawn as a second. Memory counts microbatches, each stage its share.")
+    st.header("The timeline", anchor=False)
+    title = _title(choice, here)
+    words = {"title": title, "run": f"{title} {choice.clock}", "bubbles": here.figures}
+    chrome.player(here.trace, key=f"{PAGE}.watch", **words, **reading(choice))
+    _paper_colours()
     _bubbles(choice, here)
     _causes(here)
-    _compare(choice)
-    _table(choice)
+    compare(choice)
+    table(choice)
     _deadlock(here.order, here.times)
     chrome.export(here.trace, f"{choice.name}_{choice.p}x{choice.m}", PAGE)
+
+
+def _paper_colours() -> None:
+    st.toggle(
+        "Colours of the papers",
+        key="paper",
+        bind="query-params",
+        help="as figures in the literature have them; ours were tested to be told apart",
+    )
 
 
 def _predict(choice: Choice) -> chrome.Guess:
@@ -64,16 +71,18 @@ def _title(choice: Choice, here: Seen) -> str:
 
 
 def _headline(here: Seen) -> None:
-    places = st.columns(4)
-    places[0].metric("Makespan", f"{here.figures.makespan:g} beats")
-    places[1].metric("Idle, of all time", f"{here.figures.bubble_fraction:.1%}")
-    places[2].metric(
-        "In flight, fullest rank",
-        f"{here.peak:g}",
-        help="microbatches whose forward has run and whose backward has not: by rank "
-        + ", ".join(f"{peak:g}" for peak in here.figures.peak_in_flight),
-    )
-    places[3].metric("Messages, copies of weights", f"{here.messages} · {here.copies:g}")
+    held = "by rank " + ", ".join(f"{peak:g}" for peak in here.figures.peak_in_flight)
+    with st.container(horizontal=True, gap="large"):
+        st.metric("Makespan", f"{here.figures.makespan:g} beats", width="content")
+        st.metric("Idle, of all time", f"{here.figures.bubble_fraction:.1%}", width="content")
+        st.metric(
+            "In flight, fullest rank",
+            f"{here.peak:g}",
+            help=f"microbatches whose forward has run and whose backward has not: {held}",
+            width="content",
+        )
+        st.metric("Messages", f"{here.messages}", width="content")
+        st.metric("Copies of the weights", f"{here.copies:g}", width="content")
 
 
 # -- the numbers -----------------------------------------------------------------------------------
@@ -133,7 +142,7 @@ def _on_paper(choice: Choice, here: Seen) -> None:
         ]
     )
     assumed = "The formulas know no latency and no slow rank, and want a pipeline that is full."
-    st.caption(f"{choice.schedule.source}. {assumed}")
+    st.markdown(f"{choice.schedule.source}. {assumed}")
 
 
 def _causes(here: Seen) -> None:
@@ -151,7 +160,7 @@ def _causes(here: Seen) -> None:
         with st.expander("The longest inside a rank, in words"):
             lines = [f"- rank {s.rank}, at {s.start / NANO:g}: {s.sentence}" for s in longest]
             st.markdown(chrome.plain("\n".join(lines)))
-            st.caption("A beat is written as a second.")
+            st.markdown("A beat is written as a second.")
 
 
 def _sums(found: Bubble) -> str:
@@ -174,91 +183,6 @@ def cause_rows(found: Bubble, per: float, unit: str) -> list[dict[str, Any]]:
     ]
 
 
-# -- another one beside it -------------------------------------------------------------------------
-
-
-def _compare(choice: Choice) -> None:
-    """A second schedule under the first, with one thing held equal."""
-    st.header("Against another", anchor=False)
-    places = st.columns(2)
-    with places[0]:
-        others = [NOBODY, *(name for name in SCHEDULES if name != choice.name)]
-        rival = one_of("Race against", "against", others, NOBODY)
-    with places[1]:
-        same = one_of("Held equal", "same", [*Same], Same.DEVICES)
-    if rival == NOBODY:
-        st.markdown(
-            "Which is better depends on what is held equal: the number of *devices*, the number "
-            "of *stages* the model is cut into, or the activation *memory* of a rank."
-        )
-        return
-    try:
-        other, sentence = matched(choice, rival, Same(same))
-        there = other.seen
-    except PlanError as error:
-        chrome.complain(error, mend=False)
-        return
-    here = choice.seen
-    st.markdown(chrome.plain(sentence))
-    theme.verdict(*_winner(choice, here, other, there))
-    chrome.player(there.trace, key=f"{PAGE}.rival", title=_title(other, there))
-    chrome.table([_row(choice.name, here), _row(other.name, there)])
-
-
-def _winner(choice: Choice, here: Seen, other: Choice, there: Seen) -> tuple[str, str]:
-    """Who is first, by how much, and at what memory; by the microbatch if they differ in number."""
-    even = here.order.m == there.order.m
-    ours, theirs = (seen.figures.makespan / (1 if even else seen.order.m) for seen in (here, there))
-    unit = "beats" if even else "beats a microbatch"
-    memory = f"In flight on the fullest rank: {here.peak:g} and {there.peak:g} microbatches."
-    if abs(ours - theirs) < 1e-9:
-        return f"A tie: {ours:.4g} {unit}", memory
-    first, second = (choice, other) if ours < theirs else (other, choice)
-    ahead = f"{first.name} is {abs(ours - theirs):.4g} {unit} ahead of {second.name}"
-    return ahead, f"{ours:.4g} for {choice.name}, {theirs:.4g} for {other.name}. {memory}"
-
-
-def _row(name: str, seen: Seen) -> dict[str, Any]:
-    found = seen.figures
-    return {
-        "schedule": name,
-        "devices": f"{seen.order.p}",
-        "stages": f"{seen.order.stages}",
-        "microbatches": f"{seen.order.m}",
-        "makespan": f"{found.makespan:g}",
-        "a microbatch": f"{found.makespan / seen.order.m:.4g}",
-        "ratio": f"{found.bubble_ratio:.1%}",
-        "fraction": f"{found.bubble_fraction:.1%}",
-        "rate": f"{found.bubble_rate:.1%}",
-        "in flight": f"{seen.peak:g}",
-        "weights": f"{seen.copies:g}x",
-        "messages": f"{seen.messages}",
-    }
-
-
-def _table(choice: Choice) -> None:
-    """Every schedule of the table under the same settings; those that refuse say why."""
-    st.header("All of them, under these settings", anchor=False)
-    found = allowed(choice)
-    orders = {name: order for name, order in found.items() if isinstance(order, Order)}
-    tasks = max(sum(map(len, order.ranks)) for order in orders.values())
-    if tasks > EASY and not st.toggle(
-        f"Simulate all {len(orders)}", key="all", bind="query-params"
-    ):
-        return
-    rows = []
-    for name in orders:
-        seen = replace(choice, name=name).seen
-        stale = " (stale weights)" if SCHEDULES[name].asynchronous else ""
-        rows.append(_row(name + stale, seen))
-    chrome.table(rows, first=24)
-    refused = {name: why for name, why in found.items() if isinstance(why, PlanError)}
-    if refused:
-        with st.expander(f"{len(refused)} refuse these settings"):
-            lines = [f"- **{name}**: {chrome.plain(str(why))}." for name, why in refused.items()]
-            st.markdown("\n".join(lines))
-
-
 # -- the failure one can reach ---------------------------------------------------------------------
 
 
@@ -278,4 +202,6 @@ def _deadlock(order: Order, times: Times) -> None:
         st.error(chrome.sentence(str(error)))
         return
     st.markdown(f"It does, in {trace.makespan / NANO:g} beats.")
-    chrome.player(trace, key=f"{PAGE}.blocking", title="blocking sends")
+    chrome.player(
+        trace, key=f"{PAGE}.blocking", title="blocking sends", unit="beats", memory="microbatches"
+    )

@@ -13,8 +13,9 @@ time, and drops those that can no longer beat it. Small pipelines are searched i
 nothing shorter exists; the larger they are, the fewer partial orders the search can keep, and the
 more often the best play stands.
 
-Price: thinking before the first step (p = 16, m = 128: seconds), an order that fits these times
-only, and memory: whatever the cap allows may be used. Bubble is sold for microbatches in flight.
+Price: thinking before the first step (seconds for p = 16, m = 128; a minute for p = 64, m = 1,024),
+an order that fits these times only, and memory: whatever the cap allows may be used. Bubble is sold
+for microbatches in flight.
 
 Qi et al. 2023, arXiv:2401.10241, section 3.1: rules such as theirs, a search in place of their
 integer program.

@@ -91,6 +91,8 @@ def _shares(trace: Trace) -> str:
     share = [round(100 * ns / makespan) for ns in busy]
     if trace.world_size == 1:
         return f"It computes {share[0]} % of the time."
+    if min(share) == max(share):
+        return f"Every rank computes {share[0]} % of the time."
     most = max(range(len(busy)), key=lambda rank: busy[rank])
     least = min(range(len(busy)), key=lambda rank: busy[rank])
     return (

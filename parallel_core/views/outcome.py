@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from parallel_core.trace import Trace
 from parallel_core.views.reading import Reading, Units
@@ -27,7 +27,7 @@ class Outcome:
     second: str
     times: Mapping[str, float]
     peaks: Mapping[str, float]
-    units: Units = Units()
+    units: Units = field(default_factory=Units)
 
     @property
     def ratio(self) -> float:

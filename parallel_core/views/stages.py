@@ -121,8 +121,8 @@ def ramps(trace: Trace) -> list[list[int]]:
             ends = found[span.step].setdefault(span.rank, [span.t_start, span.t_done])
             ends[:] = min(ends[0], span.t_start), max(ends[1], span.t_done)
     out = []
-    for _, ends in sorted(found.items()):
-        first, last = zip(*ends.values(), strict=True)
+    for _, ranks in sorted(found.items()):
+        first, last = zip(*ranks.values(), strict=True)
         marks = (min(first), max(first), min(last), max(last))
         out.append([mark - trace.start for mark in marks])
     return out

@@ -64,7 +64,7 @@ class Look:
     dark: bool
     page: str
     ink: str
-    units: Units = Units()
+    units: Units = field(default_factory=Units)
     paper: bool = False
     pipe: Stages = field(default_factory=Stages)
 
@@ -148,7 +148,8 @@ def _thin(look: Look, top: int, height: int, lane: _Columns) -> Iterable[str]:
     most = {at: max(parts, key=parts.__getitem__) for at, parts in lane.items()}
     for key in sorted(set(most.values()), key=lambda key: (list(PHASES).index(key[0]), key[1])):
         path = "".join(f"M{at}.5 {top}v{height}" for at in lane if most[at] == key)
-        yield f'<path d="{path}" stroke="{look.fill(*key)}"/>'
+        colour = look.solid(*key) if height <= _PORT else look.fill(*key)
+        yield f'<path d="{path}" stroke="{colour}"/>'
 
 
 def _cell(look: Look, span: Span, x: float, wide: float) -> str:
@@ -185,19 +186,17 @@ def _letters(look: Look, span: Span, x: float, wide: float) -> str:
     full = " ".join(word for word in (letter, span.where, mb and f"mb{mb}") if word)
     choice = (full, letter + mb, letter) if look.pipe.chunk(span) < 0 else (letter + mb, mb)
     # 6.2 pixels a letter is the widest of common sans faces at 11 px.
-    text = next((t for t in choice if 6.2 * len(t) + 4 <= room), "")
+    text = next((t for t in choice if 6.2 * len(t) + 4 - 2 * (len(choice) == 2) <= room), "")
     if not text:
         return ""
     y, colour = box(span)[0], look.text(phase, tone)
-    corner = _corner(look, span)
-    mark = ""
-    if corner and room >= 6.2 * len(text) + 18:
-        mark = (
-            f'<text x="{x + room - 3:.1f}" y="{y + 9}" text-anchor="end" font-size="8" '
-            f'fill="{colour}">{corner}</text>'
-        )
+    corner = _corner(look, span) if room >= 12 else ""
+    mark = corner and (
+        f'<text x="{x + room - 3:.1f}" y="{y + 9}" text-anchor="end" font-size="8" '
+        f'fill="{colour}">{corner}</text>'
+    )
     return (
-        f'<text x="{x + room / 2:.1f}" y="{y + 16}" text-anchor="middle" '
+        f'<text x="{x + room / 2:.1f}" y="{y + (19 if corner else 16)}" text-anchor="middle" '
         f'fill="{colour}">{escape(text)}</text>{mark}'
     )
 
