@@ -72,19 +72,19 @@ export function keyAction(event, at = null) {
 export const beats = (value) => String(Math.round(value * 1000) / 1000);
 
 export function score(data) {
-  const so = `${beats(data.makespan)} beats placed`;
+  const so = `${beats(data.makespan)} ${data.makespan === 1 ? "beat" : "beats"} placed`;
   const par = data.par ? `par ${beats(data.par[0])} (${data.par[1]})` : "no par";
   if (data.missing) return `${so}; ${data.missing} of ${data.pieces} pieces to go; ${par}`;
-  if (!data.par) return `whole: ${beats(data.makespan)} beats`;
+  if (!data.par) return `Whole: ${beats(data.makespan)} beats`;
   const over = data.makespan - data.par[0];
   const how = Math.abs(over) < 1e-6 ? "par" : over > 0 ? `${beats(over)} over par` : `${beats(-over)} under par`;
-  return `whole: ${beats(data.makespan)} beats, ${how} (${data.par[1]} has ${beats(data.par[0])})`;
+  return `Whole: ${beats(data.makespan)} beats, ${how} (${data.par[1]} has ${beats(data.par[0])})`;
 }
 
 // ---------------------------------------------------------------- A2 markup and style
 
 const ARENA_STYLE = `
-.sl .score{font-weight:600}.sl .board{display:grid;grid-template-columns:auto minmax(0,1fr);gap:0 6px}
+.sl .score{font-weight:600}.sl .board{position:relative;display:grid;grid-template-columns:auto minmax(0,1fr);gap:0 6px}
 .sl .names{padding-top:${TOP}px}.sl .names button{display:block;width:100%;min-width:64px;height:${PITCH - 6}px;margin-bottom:6px;padding:0 8px;text-align:left;line-height:1.3;white-space:normal}
 .sl .names i{font-style:normal}.sl .names small{display:block;color:inherit;opacity:.8;font-size:11px}
 .sl .plot{position:relative;overflow-x:auto;overflow-y:hidden}.sl .plot svg{display:block;font:12px var(--st-font,ui-sans-serif,system-ui,sans-serif)}
@@ -102,7 +102,7 @@ const ARENA_MARKUP = `
  <button data-do="undo" aria-keyshortcuts="Control+Z Backspace">Undo</button><button data-do="redo" aria-keyshortcuts="Control+Y">Redo</button>
  <button data-do="path">Critical path</button><button data-do="rest">Rest</button><button class="icon" data-do="help" aria-label="help" aria-expanded="false">?</button></div>
 <p class="score" aria-live="polite"></p>
-<div class="board"><div class="names" role="group" aria-label="rank"></div><div class="plot" tabindex="0" role="group" aria-label="timeline, scrolls sideways"><svg role="img"></svg><div class="pop" role="tooltip" hidden></div></div></div>
+<div class="board"><div class="names" role="group" aria-label="rank"></div><div class="plot" tabindex="0" role="group" aria-label="timeline, scrolls sideways"><svg role="img"></svg></div><div class="pop" role="tooltip" hidden></div></div>
 <ul class="tray" aria-label="what each rank can place next"></ul>
 <p class="say" role="status" aria-live="polite"></p>
 <div class="foot"><ul class="legend"></ul><div class="badge"></div></div>
@@ -359,8 +359,8 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     if (pop.hidden) return;
     const [, , , text, a, b, , why] = data.ranks[found[0]].cells[found[1]];
     pop.innerHTML = `<b>${escape(text)} on rank ${found[0]}</b><span>${beats(a)} to ${beats(b)}</span>${why ? `<span class="why">${escape(why)}</span>` : ""}`;
-    const box = plot.getBoundingClientRect();
-    pop.style.left = `${Math.max(0, Math.min(event.clientX - box.left + 12, box.width - 240)) + plot.scrollLeft}px`;
+    const box = $(".board").getBoundingClientRect();
+    pop.style.left = `${Math.max(0, Math.min(event.clientX - box.left + 12, box.width - 240))}px`;
     pop.style.top = `${rowOf(found[0]).bottom + 2}px`;
   }
 

@@ -81,10 +81,11 @@ test("the browser keeps its own keys", () => {
 
 test("the score says what is placed, what is left, and how far from par", () => {
   assert.equal(score(board([])), "3 beats placed; 2 of 4 pieces to go; no par");
+  assert.match(score(board([], { makespan: 1 })), /^1 beat placed;/);
   const whole = { missing: 0, par: [27, "zb-h1"] };
-  assert.equal(score(board([], { ...whole, makespan: 33 })), "whole: 33 beats, 6 over par (zb-h1 has 27)");
-  assert.equal(score(board([], { ...whole, makespan: 27 })), "whole: 27 beats, par (zb-h1 has 27)");
-  assert.equal(score(board([], { ...whole, makespan: 26.5 })), "whole: 26.5 beats, 0.5 under par (zb-h1 has 27)");
+  assert.equal(score(board([], { ...whole, makespan: 33 })), "Whole: 33 beats, 6 over par (zb-h1 has 27)");
+  assert.equal(score(board([], { ...whole, makespan: 27 })), "Whole: 27 beats, par (zb-h1 has 27)");
+  assert.equal(score(board([], { ...whole, makespan: 26.5 })), "Whole: 26.5 beats, 0.5 under par (zb-h1 has 27)");
   assert.equal(beats(1 / 3), "0.333");
 });
 

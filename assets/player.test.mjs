@@ -1,13 +1,14 @@
 // Claims about the player's pure functions: `node --test assets/player.test.mjs`.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
-// player.js has no package.json that calls it a module, so it is loaded as one from its text.
-const text = readFileSync(new URL("./player.js", import.meta.url), "utf8");
+// The folder's files are one module, joined as views/player.py joins them.
+const folder = new URL("./player/", import.meta.url);
+const text = readdirSync(folder).sort().map((name) => readFileSync(new URL(name, folder), "utf8")).join("");
 const player = await import("data:text/javascript;base64," + Buffer.from(text).toString("base64"));
 const { decode, timeText, bytesText, label, waitText, about, moment, lastUpTo, running, events, strange } = player;
-const { logicalSteps, criticalPath, layout, ticks, pixelColumns, mix, chromeTrace } = player;
+const { spanText, heldText, rankText, logicalSteps, criticalPath, layout, ticks, pixelColumns, mix, chromeTrace } = player;
 
 const none = { row: [], start: [], length: [], late: [], queue: [], why: [], message: [], culprit: [], doing: [], slow: [] };
 
@@ -154,4 +155,52 @@ test("colours mix, and the Chrome trace names every span", () => {
 test("the same default export serves anywidget and Streamlit", () => {
   assert.equal(typeof player.default().render, "function");
   assert.equal(typeof player.mount, "function");
+});
+
+// Two ranks of a pipeline, twice: rank 1 receives from 0 on one lane and sends back on another.
+const PIPE = [
+  [0, 0, "F", 0, 10], [0, 1, "send", 10, 10, 10, 0, [1]],
+  [1, 0, "F", 14, 24, 14, -1, [-1]], [1, 1, "recv", 0, 14, 0, 0],
+];
+const deck = (name, more = {}) => ({ name, ranks: 2, kind: "modelled", badge: name, span: 24, chunks: 1, ways: 1, ramps: [], bubble: "", beat: 4, share: 0.5, ...more });
+const ports = { slots: [0, 1], ports: [1], decks: [deck("")] };
+const twice = () => {
+  const moved = PIPE.map(([rank, lane, op, start, done, post, message, deps]) =>
+    [rank + 2, lane, op, start, done - (op === "F" && rank ? 5 : 0), post, message >= 0 ? message + 1 : message, deps]);
+  return decode(layerOf([...PIPE, ...moved], { ...ports, decks: [deck("A"), deck("B", { span: 19 })] }));
+};
+
+test("a message through a port is drawn from when its last end was posted", () => {
+  const t = decode(layerOf(PIPE, ports));
+  assert.deepEqual([...t.begin], [0, 10, 14, 10]);
+  assert.deepEqual([...decode(layerOf(PIPE)).begin], [0, 10, 14, 0]);
+});
+
+test("beats and microbatches are said where the trace means them", () => {
+  const t = decode(layerOf(PIPE, ports));
+  assert.deepEqual([4, 10, 0].map((ns) => spanText(t, ns)), ["1 beat", "2.5 beats", "0 beats"]);
+  assert.deepEqual([2, 4].map((n) => heldText(t, n, 0)), ["1 microbatch in flight", "2 microbatches in flight"]);
+  assert.equal(heldText(decode(layerOf(PIPE)), 1536, 0), "1.50 KiB live");
+  assert.match(about(t, 3).lines.join(), /2.5 beats to 3.5 beats: 1 beat/);
+});
+
+test("the critical path crosses a message that takes no time", () => {
+  const still = PIPE.map((row) => row.slice());
+  [still[2][3], still[2][4], still[3][4]] = [10, 20, 10];
+  assert.deepEqual(criticalPath(decode(layerOf(still, ports))), [0, 1, 3, 2]);
+});
+
+test("in a race every rank has its run's name, and every run its own path", () => {
+  const t = twice();
+  assert.deepEqual([0, 3].map((r) => rankText(t, r)), ["A rank 0", "B rank 1"]);
+  assert.deepEqual(t.decks.map((d) => criticalPath(t, d)), [[0, 1, 3, 2], [4, 5, 7, 6]]);
+  assert.match(moment(t, t.start, t.done, 15, "15 ns"), /A rank 1 F layer1 mb0, B rank 0 idle/);
+  assert.equal(decode(layerOf(PIPE)).decks.length, 1);
+});
+
+test("headings stand between the rows of a race", () => {
+  const plain = layout({ width: 900, ranks: 4 }), race = layout({ width: 900, ranks: 4, heads: [0, 2] });
+  const gap = (box, i) => box.rows[i + 1].y - box.rows[i].bottom;
+  assert.equal(gap(race, 0), gap(plain, 0));
+  assert.ok(gap(race, 1) > gap(race, 0) + 20 && race.bottom > plain.bottom);
 });

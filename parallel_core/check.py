@@ -119,7 +119,7 @@ def _collectives_agree(program: Program) -> None:
             if instr.axis is None:
                 raise ProgramError(f"{_at(rank, index, instr)} names no mesh axis: give it one")
             calls[instr.axis, rank].append((index, instr))
-    for axis, _ in program.mesh.axes:
+    for axis in program.mesh.names:
         for group in program.mesh.groups(axis):
             first = group[0]
             for rank in group[1:]:

@@ -59,10 +59,11 @@ class Comm:
         self._directory = common_directory()
         self._registers: dict[str, Register] = {}
         self._pairs: dict[tuple[int, int], Register] = {}
-        for axis, degree in mesh.axes:
+        for axis in mesh.names:
             for ranks in mesh.groups(axis):
                 # new_group is collective: every rank makes every group, in one order
-                group = dist.group.WORLD if degree == mesh.size else dist.new_group(list(ranks))
+                whole = len(ranks) == mesh.size
+                group = dist.group.WORLD if whole else dist.new_group(list(ranks))
                 if rank in ranks and group is not None:
                     self._groups[axis] = group
                     self._register(axis, ranks)

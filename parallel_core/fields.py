@@ -61,7 +61,7 @@ def parse(spec: Field[Any], value: object) -> Any:
     Raises PlanError for a wrong type, a word that is no choice, or a number out of range.
     """
     meta, name = spec.metadata, spec.name
-    if value is None and spec.default is None:
+    if spec.default is None and (value is None or value == "none"):
         return None
     if "choices" in meta:
         return _one_of(name, value, meta["choices"])

@@ -54,8 +54,9 @@ class Lanes:
         self._store: dict[Value, Any] = {}
         self._when: dict[Value, int] = {}
         self._missing: dict[Lane, set[Value]] = {lane: set() for lane in Lane}
+        self._gates = {lane: _shut() for lane in Lane}
         self._live = 0  # as last read; a message may end before the first kernel has
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # of `_when`, `_missing` and `_failure`
         self._failure: BaseException | None = None
         self._step = -1
         self._ended = threading.Semaphore(0)
@@ -124,9 +125,12 @@ class Lanes:
             self._ended.release()
 
     def _fail(self, error: BaseException) -> None:
-        with self._changed:
+        with self._lock:
             self._failure = self._failure or error
-            self._changed.notify_all()
+            for lane, missing in self._missing.items():
+                if missing:
+                    missing.clear()
+                    self._gates[lane].release()
 
     def _walk(self, lane: Lane) -> None:
         for index, instr in self._lists[lane]:
@@ -160,24 +164,36 @@ class Lanes:
     def _stand_until_there(self, lane: Lane, reads: Sequence[Value]) -> None:
         if all(value in self._when for value in reads) and self._failure is None:
             return
-        with self._changed:
+        with self._lock:
             missing = {value for value in reads if value not in self._when}
+            if missing and self._failure is not None:
+                raise LaneStopped
             self._missing[lane] = missing
-            while missing:
-                if self._failure is not None:
-                    raise LaneStopped
-                self._changed.wait()
+        if not missing:
+            return
+        self._gates[lane].acquire()  # opened once for every set of missing values
+        if self._failure is not None:
+            raise LaneStopped
 
     def _publish(self, instr: Instr, done: int) -> None:
         for value in instr.frees:
             del self._store[value]
-        with self._changed:
+        if not instr.writes:
+            return
+        with self._lock:
             for value in instr.writes:
                 self._when[value] = done
-            # a lane is woken once, when its last input is there: waking it for each would take
-            # the interpreter from the other lane for nothing
-            for missing in self._missing.values():
+            # a lane is woken once, when its last input is there, and no other lane with it: a
+            # thread that wakes for nothing takes the interpreter from one that computes
+            for lane, missing in self._missing.items():
                 if missing:
                     missing.difference_update(instr.writes)
                     if not missing:
-                        self._changed.notify_all()
+                        self._gates[lane].release()
+
+
+def _shut() -> threading.Lock:
+    """A gate at which one thread stands, in `acquire`, until another opens it with `release`."""
+    gate = threading.Lock()
+    gate.acquire()
+    return gate

@@ -1,7 +1,8 @@
 """The Plan: what the reader chose, validated. Nothing here knows how it will be run.
 
-`ModelShape` is the model, `Plan` is one training step of it and how that step is split over
-ranks. `Plan.of` takes all fields flat, as the command line and the URL of a page write them.
+`ModelShape` (model_shape.py) is the model, `Plan` is one training step of it and how that step is
+split over ranks. `Plan.of` takes all fields flat, as the command line and the URL of a page write
+them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from parallel_core.fields import (
     nearest_where,
     parse,
     real,
+    shown,
     switch,
     unknown,
     validate,
@@ -27,6 +29,7 @@ from parallel_core.fields import (
     words,
 )
 from parallel_core.mesh import Mesh
+from parallel_core.model_shape import Dialect, DType, ModelShape, Optimizer
 from parallel_core.pipeline import SCHEDULES, reading
 from parallel_core.pipeline.legal import legal
 from parallel_core.pipeline.order import Order
@@ -34,8 +37,29 @@ from parallel_core.pipeline.schedule import Job
 from parallel_core.pipeline.stages import split
 from parallel_core.program import ProgramError
 
+__all__ = [
+    "DPMethod",
+    "DType",
+    "Dialect",
+    "ModelShape",
+    "Optimizer",
+    "Plan",
+    "Server",
+    "flat_fields",
+]
+
+NONE = "none"
+"""The nearest value of a field that had better be left out."""
+
 OWN = "own"
 """The schedule that the reader brings along."""
+
+LAYOUT = (
+    *("dp", "dp_method", "bucket_mb", "microbatches", "zero", "shard", "prefetch", "keep_gathered"),
+    *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
+    *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
+)
+"""The fields that say how a step is split; the others say what is trained."""
 
 RANK_MARK = " | "
 """What may stand for the end of a rank's line in an order that must fit on one."""
@@ -44,31 +68,12 @@ MOST_TASKS = 1 << 16
 """Microbatches times stages of a pipeline that is to be run; `shardlab schedule` takes more."""
 
 
-class Dialect(StrEnum):
-    """Which family the transformer block follows."""
+class Server(StrEnum):
+    """Who sums gradients instead of the ranks themselves (data/parameter_server.py)."""
 
-    GPT = "gpt"
-    LLAMA = "llama"
-
-
-class DType(StrEnum):
-    """The element type of weights, activations and gradients."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT64 = "float64"
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of one element."""
-        return {"float32": 4, "bfloat16": 2, "float64": 8}[self.value]
-
-
-class Optimizer(StrEnum):
-    """The rule that turns a gradient into an update."""
-
-    SGD = "sgd"
-    ADAMW = "adamw"
+    OFF = "off"
+    SYNC = "sync"
+    ASYNC = "async"
 
 
 class DPMethod(StrEnum):
@@ -76,74 +81,6 @@ class DPMethod(StrEnum):
 
     NAIVE = "naive"
     BUCKETED = "bucketed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """A decoder-only transformer: its dialect and its sizes.
-
-    gpt    LayerNorm, GELU (tanh), biases, learned positions, multi-head attention
-    llama  RMSNorm, SwiGLU, no biases, rotary positions, grouped-query attention
-
-    >>> ModelShape(hidden=64, heads=4).head_dim
-    16
-    """
-
-    dialect: str = choice("llama", Dialect, "transformer dialect")
-    layers: int = whole(4, 1, 256, "transformer layers")
-    hidden: int = whole(128, 2, 32768, "model width, D")
-    heads: int = whole(4, 1, 256, "attention heads")
-    kv_heads: int | None = whole(None, 1, 256, "key/value heads; default: as many as heads")
-    ffn: int | None = whole(None, 1, 131072, "MLP width, F; default 4D (gpt) or about 8D/3 (llama)")
-    vocab: int = whole(256, 2, 262144, "vocabulary; 256 is one token per byte")
-    tied: bool = switch(False, "share the embedding with the output head")
-    dropout: float = real(0.0, 0.0, 0.9, "dropout probability (gpt dialect)")
-
-    def __post_init__(self) -> None:
-        validate(self)
-        if self.hidden % 2 and self.dialect == Dialect.LLAMA:
-            raise PlanError("hidden", self.hidden, "must be even", self.hidden + 1)
-        if not self._heads_fit(self.heads):
-            fit = nearest_where(self.heads, filter(self._heads_fit, range(1, 257)))
-            even = " into heads of even width" if self.dialect == Dialect.LLAMA else ""
-            raise PlanError("heads", self.heads, f"must divide hidden={self.hidden}{even}", fit)
-        self._check_kv_heads()
-        if self.dropout and self.dialect == Dialect.LLAMA:
-            raise PlanError("dropout", self.dropout, "must be 0 in the llama dialect", 0.0)
-
-    def _heads_fit(self, heads: int) -> bool:
-        step = 2 if self.dialect == Dialect.LLAMA else 1
-        return self.hidden % (heads * step) == 0
-
-    def _check_kv_heads(self) -> None:
-        if self.kv_heads is None or self.kv_heads == self.heads:
-            return
-        if self.dialect == Dialect.GPT:
-            rule = f"must equal heads={self.heads} in the gpt dialect"
-            raise PlanError("kv_heads", self.kv_heads, rule, self.heads)
-        if self.heads % self.kv_heads:
-            divisors = [d for d in range(1, self.heads + 1) if self.heads % d == 0]
-            rule = f"must divide heads={self.heads}"
-            raise PlanError("kv_heads", self.kv_heads, rule, nearest_where(self.kv_heads, divisors))
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden // self.heads
-
-    @property
-    def kv(self) -> int:
-        """Key/value heads, the default filled in."""
-        return self.heads if self.kv_heads is None else self.kv_heads
-
-    @property
-    def mlp(self) -> int:
-        """MLP width, the default filled in: 4D, or 8D/3 rounded up to a multiple of 16."""
-        if self.ffn is not None:
-            return self.ffn
-        if self.dialect == Dialect.GPT:
-            return 4 * self.hidden
-        return -(-8 * self.hidden // 48) * 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +95,16 @@ class Plan:
     dp: int = whole(1, 1, 4096, "data-parallel ranks")
     dp_method: str = choice("bucketed", DPMethod, "how gradients are summed")
     bucket_mb: float = real(1.0, 0.001, 4096.0, "bucket size in MiB (bucketed)")
+    zero: int = whole(0, 0, 3, "ZeRO stage: 1 shards optimizer, 2 gradients, 3 weights as well")
+    shard: int | None = whole(None, 1, 4096, "ranks a ZeRO group; default: dp; fewer is HSDP")
+    prefetch: int = whole(1, 0, 64, "units gathered ahead of their use (zero=3)")
+    keep_gathered: bool = switch(False, "keep gathered weights until their backward (zero=3)")
+    clip: float | None = real(None, 1e-6, 1e6, "largest global gradient norm; default: any")
+    moments: str = choice("float32", ("float32", "bfloat16"), "type of AdamW's moments")
+    parameter_server: str = choice("off", Server, "a server rank sums gradients and updates")
+    staleness_bound: int | None = whole(None, 0, 1000, "updates a worker may be ahead (async)")
+    speeds: str | None = words(None, "how long each worker's gradient takes, as in 1,1,1,3")
+    pace_ms: float | None = real(None, 0.0, 60000.0, "ms a gradient takes at least")
     pp: int = whole(1, 1, 64, "pipeline ranks")
     schedule: str = choice("1f1b", (*SCHEDULES, OWN), "order in which a pipeline computes")
     virtual_stages: int | None = whole(None, 1, 64, "stages a pipeline rank; default: the fewest")
@@ -177,13 +124,56 @@ class Plan:
     def __post_init__(self) -> None:
         validate(self)
         self._check_batch()
+        self._check_sharding()
+        self._check_server()
         self._check_pipeline()
+
+    def _check_sharding(self) -> None:
+        if self.zero and self.pp > 1:
+            raise PlanError("zero", self.zero, "does not work with a pipeline yet", 0)
+        if self.shard is None:
+            return
+        if not self.zero:
+            raise PlanError("shard", self.shard, "needs a ZeRO stage, zero=1 to 3", NONE)
+        if self.dp % self.shard:
+            fits = [n for n in range(1, self.dp + 1) if self.dp % n == 0]
+            rule = f"must divide dp={self.dp}"
+            raise PlanError("shard", self.shard, rule, nearest_where(self.shard, fits))
+
+    def _check_server(self) -> None:
+        if self.parameter_server == Server.OFF:
+            for name in ("staleness_bound", "speeds", "pace_ms"):
+                if (value := getattr(self, name)) is not None:
+                    raise PlanError(name, shown(value), "needs a parameter_server", NONE)
+            return
+        for name, usual in (("zero", 0), ("pp", 1), ("microbatches", 1), ("clip", None)):
+            if (value := getattr(self, name)) != usual:
+                rule = "does not work with a parameter server"
+                raise PlanError(name, value, rule, NONE if usual is None else usual)
+        if self.staleness_bound is not None and self.parameter_server == Server.SYNC:
+            rule = "says nothing of a synchronous server"
+            raise PlanError("staleness_bound", self.staleness_bound, rule, NONE)
+        _ = self.worker_speeds
+
+    @property
+    def worker_speeds(self) -> tuple[float, ...]:
+        """How many times longer each worker's gradient takes, 1 where nothing is said."""
+        if self.speeds is None:
+            return (1.0,) * self.dp
+        words = self.speeds.split(",")
+        near = ",".join(["1"] * self.dp) if self.dp <= 16 else NONE
+        if len(words) != self.dp:
+            raise PlanError("speeds", shown(self.speeds), f"must name dp={self.dp} numbers", near)
+        found = [_positive(word) for word in words]
+        if None in found:
+            raise PlanError("speeds", shown(self.speeds), "must be numbers from 0.01 to 100", near)
+        return tuple(number for number in found if number is not None)
 
     def _check_pipeline(self) -> None:
         if self.pp == 1:
             for name in ("stage_layers", "order"):
-                if getattr(self, name) is not None:
-                    raise PlanError("pp", 1, f"makes no stages for {name}", 2)
+                if (value := getattr(self, name)) is not None:
+                    raise PlanError(name, shown(value), "needs stages, pp of 2 or more", NONE)
             return
         if self.schedule == OWN and self.order is None:
             raise PlanError("schedule", OWN, "needs the order itself in `order`", "1f1b")
@@ -275,14 +265,29 @@ class Plan:
 
     def single(self) -> Plan:
         """The same training on one process: every layout field at its default."""
-        alone: dict[str, Any] = {name: None for name in ("virtual_stages", "stage_layers", "order")}
-        return replace(self, dp=1, microbatches=1, pp=1, schedule="1f1b", cap=None, **alone)
+        layout: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in LAYOUT}
+        return replace(self, **layout)
 
     @property
     def mesh(self) -> Mesh:
         """The ranks as a grid; inner to outer tp-cp-dp-pp as the axes arrive."""
-        axes = (("dp", self.dp), ("pp", self.pp))
-        return Mesh(axes[:1] if self.pp == 1 else axes)
+        if self.parameter_server != Server.OFF:
+            return Mesh((("ps", self.dp + 1),))
+        if self.shard_axis == "shard":
+            axes = (("shard", self.shards), ("replica", self.dp // self.shards))
+            return Mesh(axes, joins=(("dp", ("shard", "replica")),))
+        ranks = (("dp", self.dp), ("pp", self.pp))
+        return Mesh(ranks[:1] if self.pp == 1 else ranks)
+
+    @property
+    def shards(self) -> int:
+        """Ranks over which ZeRO cuts its state; 1 without it."""
+        return (self.dp if self.shard is None else self.shard) if self.zero else 1
+
+    @property
+    def shard_axis(self) -> str:
+        """The mesh axis of those ranks; under HSDP another axis, "replica", joins the groups."""
+        return "shard" if self.zero and self.shards < self.dp else "dp"
 
     @property
     def world_size(self) -> int:
@@ -313,7 +318,7 @@ class Plan:
     @property
     def layout(self) -> str:
         """The layout in one phrase, for badges and tables."""
-        parts = [f"dp={self.dp} ({self.dp_method})"] if self.dp > 1 else []
+        parts = [f"dp={self.dp} ({self._sharing})"] if self.dp > 1 or self.zero else []
         if self.pp > 1:
             v = self.pipeline.stages // self.pp
             several = f" v={v}" if v > 1 else ""
@@ -321,9 +326,27 @@ class Plan:
         return " x ".join(parts) or "one process"
 
     @property
+    def _sharing(self) -> str:
+        if self.parameter_server != Server.OFF:
+            return f"{self.parameter_server} parameter server"
+        if not self.zero:
+            return self.dp_method
+        if self.shard_axis == "dp":
+            return f"ZeRO-{self.zero}"
+        return f"ZeRO-{self.zero} over {self.shards}, {self.dp // self.shards} replicas"
+
+    @property
     def asynchronous(self) -> bool:
         """Whether weights change inside the step, so that no single process does the same."""
         return self.pp > 1 and self.schedule != OWN and SCHEDULES[self.schedule].asynchronous
+
+
+def _positive(word: str) -> float | None:
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return number if 0.01 <= number <= 100 else None
 
 
 def _own(text: str) -> Order:

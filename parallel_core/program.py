@@ -225,7 +225,8 @@ class Program:
                 yield rank, index, instr
 
     def __str__(self) -> str:
-        axes = " ".join(f"{axis}={degree}" for axis, degree in self.mesh.axes)
+        joined = [f"{name}={'*'.join(parts)}" for name, parts in self.mesh.joins]
+        axes = " ".join([*(f"{axis}={degree}" for axis, degree in self.mesh.axes), *joined])
         lines = [f"program {self.name or 'unnamed'} on {axes}"]
         for rank, instrs in enumerate(self.ranks):
             lines += [f"# rank {rank} holds {_names(self.holds[rank])}"]
@@ -238,7 +239,11 @@ class Program:
         """The program whose text form is `text`; raises ProgramError naming the line."""
         first, *lines = text.strip().splitlines()
         name, _, axes = first.removeprefix("program ").partition(" on ")
-        mesh = Mesh(tuple((a, int(d)) for a, d in (pair.split("=") for pair in axes.split())))
+        pairs = [pair.split("=") for pair in axes.split()]
+        mesh = Mesh(
+            tuple((axis, int(degree)) for axis, degree in pairs if degree.isdigit()),
+            tuple((name, tuple(of.split("*"))) for name, of in pairs if not of.isdigit()),
+        )
         ranks: list[list[Instr]] = []
         ends: dict[str, list[tuple[Value, ...]]] = {"holds": [], "keeps": []}
         for number, line in enumerate(lines, start=2):
@@ -260,14 +265,18 @@ class Program:
             {"holds": _names(holds), "keeps": _names(keeps), "instrs": [str(i) for i in instrs]}
             for instrs, holds, keeps in zip(self.ranks, self.holds, self.keeps, strict=True)
         ]
-        return json.dumps({"name": self.name, "mesh": self.mesh.axes, "ranks": ranks})
+        mesh = {"mesh": self.mesh.axes, "joins": self.mesh.joins}
+        return json.dumps({"name": self.name, **mesh, "ranks": ranks})
 
     @classmethod
     def from_json(cls, text: str) -> Program:
         """The program written by `to_json`."""
         data = json.loads(text)
         return cls(
-            mesh=Mesh(tuple((axis, degree) for axis, degree in data["mesh"])),
+            mesh=Mesh(
+                tuple((axis, degree) for axis, degree in data["mesh"]),
+                tuple((name, tuple(parts)) for name, parts in data.get("joins", ())),
+            ),
             ranks=tuple(tuple(Instr.parse(i) for i in rank["instrs"]) for rank in data["ranks"]),
             holds=tuple(_values(rank["holds"]) for rank in data["ranks"]),
             keeps=tuple(_values(rank["keeps"]) for rank in data["ranks"]),

@@ -75,7 +75,7 @@ def _meetings(trace: Trace, program: Program) -> Iterable[_Message]:
 
 def model_cost(plan: Plan, *, rate: float = ASSUMED_RATE, link: Link = ASSUMED) -> ModelCost:
     """The plan's step under FLOPs over `rate` and messages over `link`."""
-    degrees = dict(plan.mesh.axes)
+    degrees = {axis: plan.mesh.degree(axis) for axis in plan.mesh.names}
     return ModelCost(flops(plan), value_bytes(plan), degrees, rate, link)
 
 

@@ -2,7 +2,8 @@
 two copies of a weight, and the tally of loss and norm.
 
     send, recv   x[B, S, D] to the next stage, or its gradient to the one before
-    I            autograd from the graph's end, as B does, but products queue their weight half
+    I            autograd from the graph's end, as B does, but products queue their weight half:
+                 the forward was told so, since a B in two halves would cost a few percent more
     W            runs that queue
     add          the other copy's gradient into one's own, in place
     norm         (loss, squared norm of the gradients this rank speaks for)
@@ -35,6 +36,7 @@ class StageKernels(TrainKernels):
         here = plan.mesh.coordinate(rank)
         before = {u for r in range(here["pp"]) for u in plan.pipeline.held[r]}
         self.speaks_for = [u for u in held_pieces(plan, rank) if u not in before]
+        self.halved = {(t.mb, t.stage) for _, t in plan.pipeline if t.op is Op.I}
 
     def table(self) -> dict[Op, Kernel]:
         """Op -> kernel."""
@@ -52,36 +54,23 @@ class StageKernels(TrainKernels):
         return super().load(step) | {v.TABLE: None}
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """As in one process; with a split backward, products leave their weight half to a queue."""
-        if self.split is None:
+        """As in one process; where I will follow, products leave their weight half to a queue."""
+        if self.split is None or (instr.mb, self.numbers[instr.where]) not in self.halved:
             return super().forward(instr, reads)
         queue = Deferred()
         with self.split.into(queue):
             saved, out = super().forward(instr, reads)
         return (*saved, queue), out
 
-    def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """The whole backward: where it can be split, both halves at once."""
-        if self.split is None:
-            return super().backward(instr, reads)
-        dx, queue = self._half(instr, reads)
-        queue.run()
-        made = {"grad": True, "tie": True, "dact": dx}
-        return [made[value.name] for value in instr.writes]
-
     def input_half(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """dy -> (dx, what the weight half needs)."""
-        dx, queue = self._half(instr, reads)
-        made = {"dact": dx, "held": queue}
-        return [made[value.name] for value in instr.writes]
-
-    def _half(self, instr: Instr, reads: Reads) -> tuple[Tensor | None, Deferred]:
         assert instr.mb is not None
         u, mb = self.numbers[instr.where], instr.mb
         x, end, queue, *_ = reads[v.saved(mb, u)]
         self.begin(u)
         torch.autograd.backward(end, reads.get(v.dact(mb, u)))
-        return x.grad if u else None, queue
+        made = {"dact": x.grad if u else None, "held": queue}
+        return [made[value.name] for value in instr.writes]
 
     def weight_half(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """The queued products' gradients, accumulated in the flat buffer."""

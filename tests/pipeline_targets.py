@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -39,20 +40,30 @@ class Witness:
         return {name: [fingerprint(t[name]) for t in (weights, grads)] for name in weights}
 
 
+class SlowWire:
+    """Mixed into kernels: every message takes 3 ms longer, in which its sender's core is free."""
+
+    def send(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        time.sleep(0.003)
+        return super().send(instr, reads)
+
+
 def fingerprint(tensor: Tensor) -> str:
     """A few letters that tell one tensor from any other, to the bit."""
     return blake2b(tensor.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
 
 
-def train_all(rank: Rank, plans: list[dict[str, Any]], steps: int, **more: Any) -> list[Any]:
+def train_all(
+    rank: Rank, plans: list[dict[str, Any]], steps: int, slow_wire: bool = False, **more: Any
+) -> list[Any]:
     """Every plan in turn in the same processes; each tells its number before its notes.
 
     A result has the rank's "digests" as well.
     """
-    results = []
+    results, mixed = [], (SlowWire,) if slow_wire else ()
     for number, plan in enumerate(plans):
         kernels = runtime.kernels_of(Plan.of(**plan))
-        make: Any = type("Witnessed", (Witness, kernels), {})
+        make: Any = type("Witnessed", (Witness, *mixed, kernels), {})
         rank.emit({"event": "plan", "rank": rank.rank, "number": number})
         result = runtime.train(rank, plan=plan, steps=steps, make=make, **more)
         results.append(result | {"digests": make.digests()})
@@ -225,7 +236,7 @@ class EarlyReduction(StageKernels):
         return super().all_reduce(instr, reads)
 
 
-class NewestWeights(runtime.StashKernels):
+class StaleForever(runtime.StashKernels):
     """The forward takes the weights of the step's start, as if no update had happened since."""
 
     def load(self, step: int) -> dict[Value, Any]:
@@ -252,7 +263,7 @@ FAULTS: dict[str, type[TrainKernels]] = {
     "divided twice": DividedTwice,
     "skipped exchange": SkippedExchange,
     "early reduction": EarlyReduction,
-    "stale forever": NewestWeights,
+    "stale forever": StaleForever,
 }
 
 

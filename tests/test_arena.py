@@ -209,11 +209,13 @@ def test_what_is_placed_is_drawn_when_the_whole_schedule_runs_it(name, cut):
     """A placed task begins and ends where it does in the schedule it is a part of."""
     sketch, rows = sketch_of(order_of(name), cut)
     data = json.loads(json.dumps(arena.payload(sketch)))
-    for rank, row in zip(data["ranks"], rows, strict=True):
+    for rank, row, placed in zip(data["ranks"], rows, sketch.ranks, strict=True):
         for cell, span in zip(rank["cells"], row, strict=False):
             assert cell[:2] == [span.op, span.mb]
             assert cell[4:6] == [span.t_start / 1e9, span.t_done / 1e9]
-        assert len(rank["cells"]) + len(rank["ghosts"]) >= len(rank["cells"])
+        assert len(rank["cells"]) == min(len(row), len(placed))
+        forwards = [c for c in (*rank["cells"], *rank["ghosts"]) if c[0] == "F"]
+        assert len(forwards) == sum(span.op == "F" for span in row)
     assert data["kind"] == "modelled"
     if cut == 1000:
         assert data["missing"] == 0 and not any(r["ghosts"] or r["moves"] for r in data["ranks"])

@@ -353,6 +353,35 @@ def test_start_from_a_schedule_and_type_another():
     assert "**Legal.** 27 beats" in words(at) and not at.error
 
 
+def test_schedules_on_the_same_board_share_what_was_built():
+    """One stage a rank is one board, whichever schedule is chosen; two stages are another."""
+    at = open_page(view="Build", order="F0.F1_F0__")
+    calm(at.selectbox(key="schedule").set_value("zb-h2").run())
+    assert [len(rank["cells"]) for rank in payloads(at)[0]["ranks"]] == [2, 1, 0, 0]
+    calm(at.selectbox(key="schedule").set_value("zb-v").run())
+    assert [len(rank["cells"]) for rank in payloads(at)[0]["ranks"]] == [0, 0, 0, 0]
+    assert not query(at, "order")
+    calm(at.selectbox(key="schedule").set_value("1f1b").run())
+    assert query(at, "order") == "F0.F1_F0__"
+
+
+def test_my_own_schedule_races_against_a_named_one():
+    """Once it is whole it is one of those to race against: here zb-h1, typed by the reader."""
+    order = SCHEDULES["zb-h1"].of(Job(p=4, m=8))
+    at = skipped(order=compact(Board.of(order), order.ranks), against="mine")
+    assert not at.error
+    assert any("mine is 6 beats ahead of 1f1b" in html.proto.body for html in at.get("html"))
+
+
+def test_a_large_table_is_simulated_when_asked():
+    """Eight ranks, 32 microbatches: the timeline at once, the other schedules at a switch."""
+    at = skipped(pp=8, microbatches=32)
+    before = len(at.table)
+    (switch,) = [t for t in at.toggle if t.label.startswith("Simulate all")]
+    calm(switch.set_value(True).run())
+    assert len(at.table) == before + 1
+
+
 def test_another_number_of_ranks_in_the_text_is_told():
     """An order for two ranks on a board of four: which to change."""
     at = open_page(view="Build")
@@ -438,3 +467,33 @@ def test_a_schedule_is_built_by_keyboard_told_undone_and_kept_in_the_url(tab):
     page.wait_for_function("() => globalThis.__shardlab_arena !== undefined")
     assert page.evaluate(state)["cells"] == [["F0", "F1"], ["F0"], [], []]
     assert tab.errors == [] and tab.strangers() == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("tab", [{"width": 390, "height": 1800, "scheme": "dark"}], indirect=True)
+def test_a_phone_builds_by_touch_and_finds_a_clean_page(tab):
+    """Taps place; a drag is judged; no sideways scroll, no complaint of axe or of the console."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = tab.open("/pipelines?view=Build&pp=2&microbatches=2", "Pipeline arena")
+    for chip in ("F0", "F1"):
+        page.get_by_role("button", name=chip, exact=True).click()
+        page.wait_for_function("text => __shardlab_arena.state().cells[0].includes(text)", arg=chip)
+    page.get_by_role("button", name="B0", exact=True).click(force=True)
+    page.get_by_text("Rank 0 cannot run B0 yet: stage 1 has not run B0").wait_for()
+    box = page.locator('svg .cell[data-at="0 1"]').bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] - box["width"], middle, steps=5)
+    page.mouse.up()
+    page.wait_for_function("() => __shardlab_arena.state().cells[0].join() === 'F1,F0'")
+    tab.settle()
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('html, [data-testid=stMain]')]
+            .map(e => e.scrollWidth - e.clientWidth)"""
+    )
+    found = axe.Axe().run(page).response["violations"]
+    ours = [
+        v["id"] for v in found if v["id"] not in ("list", "listitem", "presentation-role-conflict")
+    ]
+    assert ours == [] and max(wide) <= 0 and tab.errors == []

@@ -27,7 +27,7 @@ from parallel_core.simulate import simulate
 from parallel_core.trace import Kind, Provenance, Span, Trace
 from parallel_core.views.account import account, wait_text
 from parallel_core.views.causes import message_ids, ordered, waits
-from parallel_core.views.player import frame_bench_html, html, payload, show
+from parallel_core.views.player import frame_bench_html, html, payload, show, source
 from parallel_core.views.svg import timeline
 
 NODE = shutil.which("node")
@@ -384,7 +384,7 @@ def same_words(trace: Trace, tmp_path: Path) -> list[str]:
     """What Python says of every wait, once node has said the same."""
     rows = ordered(trace)
     want = [wait_text(w, rows) for w in waits(rows, message_ids(rows))]
-    (tmp_path / "player.mjs").write_bytes((places.assets() / "player.js").read_bytes())
+    (tmp_path / "player.mjs").write_text(source())
     layer = payload(trace)["layers"]["trace"] | {"world_size": trace.world_size}
     (tmp_path / "layer.json").write_text(json.dumps(layer))
     (tmp_path / "say.mjs").write_text(
@@ -551,7 +551,7 @@ def test_the_other_hosts_get_the_same_player(opened: Any, measured: Trace, host:
       const same = one === __shardlab_player, x = one.state().x, spans = one.state().spans;
       clean(); return {same, x, spans, left: el.childElementCount};"""
     page = opened("<!doctype html><title>host</title><link rel=icon href='data:,'><body>")
-    script = base64.b64encode((places.assets() / "player.js").read_bytes()).decode()
+    script = base64.b64encode(source().encode()).decode()
     body = streamlit if host == "streamlit" else anywidget
     result = page.evaluate(
         f"async ([first, second]) => {{ const player = (await import("

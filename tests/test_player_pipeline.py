@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from demo_trace import dp_step
 
-from parallel_core import places
 from parallel_core.pipeline import SCHEDULES
 from parallel_core.pipeline.figures import Figures, figures_of, simulated
 from parallel_core.pipeline.order import Order
@@ -29,6 +28,7 @@ from parallel_core.views.player import (
     race_html,
     race_payload,
     show_race,
+    source,
 )
 from parallel_core.views.reading import BEAT, Reading, Units
 from parallel_core.views.stages import ports, ramps, slots, stages
@@ -163,7 +163,7 @@ def test_python_and_javascript_say_the_same_about_waits_in_beats(name: str, tmp_
     _, trace, _ = made(name, tcomm=0.5)
     rows = ordered(trace)
     want = [wait_text(w, rows, Units.of(ON_PAPER)) for w in waits(rows, message_ids(rows))]
-    (tmp_path / "player.mjs").write_bytes((places.assets() / "player.js").read_bytes())
+    (tmp_path / "player.mjs").write_text(source())
     layer = payload(trace, **ON_PAPER)["layers"]["trace"] | {"world_size": 4}
     (tmp_path / "layer.json").write_text(json.dumps(layer))
     (tmp_path / "say.mjs").write_text(
@@ -288,6 +288,11 @@ def test_hovering_counts_microbatches_and_finds_messages(opened: Any) -> None:
     point(page, 12.75 / 41, row["lanes"][1] + 3)
     page.get_by_text("recv stage1 mb0 on rank 0").wait_for()
     page.get_by_text("rank 1 to rank 0").wait_for()
+    page.mouse.down()
+    page.mouse.up()
+    assert state(page)["pick"] >= 0  # its arrow stays when the pointer leaves
+    page.keyboard.press("Escape")
+    assert state(page)["pick"] == -1
 
 
 @pytest.mark.browser

@@ -27,7 +27,8 @@ PAGE = "pipeline"
 URL = "order"
 MOST_URL = 6000  # characters of an order that still stand in an address
 MOST_TASKS = 700  # that are edited by hand
-_DRAFTS, _TEXT, _SAID = f"{PAGE}.drafts", f"{PAGE}.text", f"{PAGE}.said"
+_DRAFTS, _BOARD = f"{PAGE}.drafts", f"{PAGE}.board"
+_TEXT, _SAID = f"{PAGE}.text", f"{PAGE}.said"
 
 
 def build(choice: Choice) -> None:
@@ -69,17 +70,28 @@ def _bench(choice: Choice) -> None:
 
 
 def current(choice: Choice) -> Draft:
-    """The draft of this board: the one in the session, in the URL, or an empty one."""
+    """The draft of this board: the one in the session, in the URL, or an empty one.
+
+    Schedules that put the same stages on the same ranks share it.
+    """
     drafts: dict[Any, Draft] = st.session_state.setdefault(_DRAFTS, {})
-    key = choice.name, choice.p, choice.m, choice.stages_a_rank
-    if key not in drafts:
-        drafts[key] = Draft(Board.of(choice.order), splits=choice.order.splits)
-        if not st.session_state.get(f"{PAGE}.opened") and st.query_params.get(URL):
-            _load(choice, drafts[key], expanded(st.query_params[URL]), "In the address: ")
-    draft = drafts[key]
-    st.session_state[f"{PAGE}.opened"] = True
+    board = Board.of(choice.order, choice.cap)
+    key = _name(board)
+    new = key not in drafts
+    draft = drafts.setdefault(key, Draft(board))
     draft.board = replace(draft.board, cap=choice.cap)
+    draft.splits = choice.order.splits or splits(draft.ranks)
+    before, st.session_state[_BOARD] = st.session_state.get(_BOARD), key
+    if new and before is None and st.query_params.get(URL):
+        _load(choice, draft, expanded(st.query_params[URL]), "In the address: ")
+    elif before not in (None, key):
+        _remember(draft)
     return draft
+
+
+def _name(board: Board) -> str:
+    """Who holds what, as a short name."""
+    return f"arena {board.p} {hash(tuple(sorted(board.home.items())))}"
 
 
 def _load(choice: Choice, draft: Draft, text: str, where: str = "") -> None:
@@ -93,7 +105,6 @@ def _load(choice: Choice, draft: Draft, text: str, where: str = "") -> None:
         if board.home != draft.board.home:  # it puts stages elsewhere: a board of its own
             draft.board, draft.states, draft.at = board, [], 0
             draft.__post_init__()
-        draft.splits = draft.splits or splits(ranks)
         draft.put(ranks)
     except ProgramError as error:
         draft.refused, draft.says = True, f"{where}{error}"
@@ -113,7 +124,7 @@ def _picked(choice: Choice) -> None:
     """Moves from the editor; those of a state that is no longer on screen are dropped."""
     picked = st.session_state[f"{PAGE}.editor"].get("picked") or {}
     draft = current(choice)
-    if picked.get("revision") != draft.revision or picked.get("run") != _run(draft):
+    if picked.get("revision") != draft.revision or picked.get("run") != _name(draft.board):
         return
     for move in picked.get("moves", [])[:200]:
         if isinstance(move, dict):
@@ -127,10 +138,6 @@ def _apply(choice: Choice, move: str) -> None:
     draft = current(choice)
     draft.apply({"do": move}, choice.times)
     _remember(draft)
-
-
-def _run(draft: Draft) -> str:
-    return f"arena {hash(tuple(sorted(draft.board.home.items())))}"
 
 
 def sketch(choice: Choice, draft: Draft) -> arena.Sketch:
@@ -149,7 +156,7 @@ def sketch(choice: Choice, draft: Draft) -> arena.Sketch:
         revision=draft.revision,
         can_undo=draft.at > 0,
         can_redo=draft.at + 1 < len(draft.states),
-        run=_run(draft),
+        run=_name(draft.board),
     )
 
 

@@ -137,13 +137,12 @@ def _row(name: str, seen: Seen) -> dict[str, Any]:
 def table(choice: Choice) -> None:
     """Every schedule of the table under the same settings; those that refuse say why."""
     st.header("All of them, under these settings", anchor=False)
+    tasks = sum(map(len, choice.order.ranks))
+    wish = {"key": "all", "bind": "query-params"}
+    if tasks > EASY and not st.toggle(f"Simulate all {len(SCHEDULES)}", **wish):
+        return
     found = allowed(choice)
     orders = {name: order for name, order in found.items() if isinstance(order, Order)}
-    tasks = max(sum(map(len, order.ranks)) for order in orders.values())
-    if tasks > EASY and not st.toggle(
-        f"Simulate all {len(orders)}", key="all", bind="query-params"
-    ):
-        return
     rows = []
     for name in orders:
         stale = " (stale weights)" if SCHEDULES[name].asynchronous else ""

@@ -108,6 +108,11 @@ def _show(plan: Plan, done: live.Finished) -> None:
     """The proof, the timeline under the plan, the causes, the ledgers."""
     st.header(f"What happened: {plan.layout}", anchor=False)
     results.parity(done.report["parity"], plan.dtype)
+    if plan.asynchronous:
+        st.markdown(
+            "Its weights change inside the step: the one process it is compared with takes the "
+            "same stale weights at the same moments. Plain training would differ."
+        )
     results.clocks(done)
     step = results.step_choice(done.trace, f"{PAGE}.step")
     model = done.model if step is not None else None

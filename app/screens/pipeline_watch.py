@@ -72,7 +72,7 @@ def _title(choice: Choice, here: Seen) -> str:
 
 def _headline(here: Seen) -> None:
     held = "by rank " + ", ".join(f"{peak:g}" for peak in here.figures.peak_in_flight)
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         st.metric("Makespan", f"{here.figures.makespan:g} beats", width="content")
         st.metric("Idle, of all time", f"{here.figures.bubble_fraction:.1%}", width="content")
         st.metric(

@@ -146,7 +146,9 @@ class Lowering:
             return self.order.home[mb, s + 1], v.dact(mb, s)
         return None
 
-    def _receives(self, rank: int, task: Task, incoming: dict[int, deque[Cell]]) -> list[Instr]:
+    def _receives(
+        self, rank: int, task: Task, incoming: dict[int, deque[tuple[int, Cell]]]
+    ) -> list[Instr]:
         needs = self._needs(task)
         if needs is None or needs[0] == rank:
             return []

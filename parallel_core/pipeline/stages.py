@@ -38,7 +38,7 @@ def split(layers: int, stages: int, given: str | None = None) -> tuple[int, ...]
 
 
 def _given(layers: int, stages: int, text: str) -> tuple[int, ...]:
-    near = ",".join(map(str, split(layers, stages)))
+    near = ",".join(map(str, split(layers, stages))) if stages <= 32 else "none"
     if not re.fullmatch(r"\s*[0-9]{1,6}(\s*,\s*[0-9]{1,6})*\s*", text):
         raise PlanError("stage_layers", shown(text), "must be whole numbers between commas", near)
     counts = tuple(int(part) for part in text.split(","))

@@ -59,8 +59,13 @@ def _notes(wait: Wait, doing: Span) -> str:
     return f" ({', '.join(notes)})" if notes else ""
 
 
-def account(trace: Trace, *, reading: Reading | None = None) -> str:
-    """The trace in a few sentences: makespan, who worked, the longest wait, memory, badge."""
+def account(
+    trace: Trace, *, reading: Reading | None = None, found: Sequence[Wait] | None = None
+) -> str:
+    """The trace in a few sentences: makespan, who worked, the longest wait, memory, badge.
+
+    `found` are its `waits`, where they are known already.
+    """
     units = Units.of(reading or {}, stages(trace.spans).share)
     if not trace.spans:
         return f"Nothing has run yet. {trace.provenance.badge}"
@@ -71,7 +76,7 @@ def account(trace: Trace, *, reading: Reading | None = None) -> str:
         f"{ranks}, {steps} step{'s' * (steps != 1)}, {units.time(trace.makespan)} "
         "from the first start to the last end.",
         _shares(trace),
-        _longest(trace, rows, units),
+        _longest(trace, rows, found, units),
     ]
     peak = max(rows, key=lambda span: span.memory)
     if peak.memory and units.microbatches:
@@ -101,8 +106,8 @@ def _shares(trace: Trace) -> str:
     )
 
 
-def _longest(trace: Trace, rows: Sequence[Span], units: Units) -> str:
-    every = waits(rows, message_ids(rows))
+def _longest(trace: Trace, rows: Sequence[Span], found: Sequence[Wait] | None, units: Units) -> str:
+    every = waits(rows, message_ids(rows)) if found is None else found
     # A rank stands still where its compute lane waits; a waiting comm lane may be hidden.
     still = [wait for wait in every if rows[wait.row].lane == Lane.COMPUTE] or every
     if not still:

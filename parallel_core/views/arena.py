@@ -8,8 +8,8 @@ why it did not begin sooner, so that pointing at it tells the cause.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -47,12 +47,6 @@ class Sketch:
     can_undo: bool = False
     can_redo: bool = False
     run: str = "arena"
-    spare: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is missing."""
-        return not missing(progress(self.board, self.ranks))
 
 
 def payload(sketch: Sketch) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def layer(decks: Sequence[Deck], reading: Reading, *, words: str = "") -> dict[s
     return {
         "kind": shown.kind.value,
         "badge": shown.provenance.badge,
-        "account": words or account(shown, reading=reading),
+        "account": words or account(shown, reading=reading, found=found),
         "n": len(rows),
         "span": max(deck.trace.makespan for deck in decks),
         **_columns(rows, ids, pipes, start),

@@ -35,6 +35,7 @@ __all__ = [
     "race_payload",
     "show",
     "show_race",
+    "source",
 ]
 
 VERSION = 2
@@ -136,8 +137,9 @@ def _run_name(*parts: object) -> str:
 
 @lru_cache(maxsize=1)
 def source() -> str:
-    """The player's JavaScript."""
-    return (places.assets() / "player.js").read_text(encoding="utf-8")
+    """The player's JavaScript: the files of assets/player as one module, in order of name."""
+    files = sorted((places.assets() / "player").glob("*.js"))
+    return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
 def html(

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 from parallel_core.program import Op
 from parallel_core.trace import Span, Trace
 from parallel_core.views.account import account
-from parallel_core.views.causes import message_ids, ordered, waits
+from parallel_core.views.causes import Wait, message_ids, ordered, waits
 from parallel_core.views.outcome import outcomes
 from parallel_core.views.palette import PHASES, mix, phase_of
 from parallel_core.views.reading import BEAT, Reading, Units, bubble_text
@@ -114,15 +114,16 @@ def _drawn(trace: Trace, look: Look, title: str, reading: Reading) -> tuple[str,
     width, ink, page = look.width, look.ink, look.page
     rows = ordered(trace)
     ids = message_ids(rows)
+    found = waits(rows, ids)
     bottom = TOP + PITCH * trace.world_size
-    legend = _legend(look, rows, ids, bottom + 34)
+    legend = _legend(look, rows, found, bottom + 34)
     height = bottom + 34 + 18 * (1 + legend.count("<!--line-->")) + 16
     name, muted = escape(title), mix(ink, page, 0.62)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" role="img" font-family="system-ui, sans-serif" '
         f'font-size="11"><title>{name}</title>'
-        f"<desc>{escape(account(trace, reading=reading))}</desc>",
+        f"<desc>{escape(account(trace, reading=reading, found=found))}</desc>",
         _patterns(look),
         f'<rect width="{width}" height="{height}" fill="{page}"/>',
         f'<text x="16" y="22" font-size="14" font-weight="600" fill="{ink}">{name}</text>',
@@ -131,7 +132,7 @@ def _drawn(trace: Trace, look: Look, title: str, reading: Reading) -> tuple[str,
         *_bubble(look, reading, muted),
         *_labels(look, trace.world_size),
         *cells(look, rows, _begun(rows, ids)),
-        *(wait_mark(look, rows[wait.row], wait) for wait in waits(rows, ids)),
+        *(wait_mark(look, rows[wait.row], wait) for wait in found),
         legend,
         f'<text x="{width - 16}" y="{height - 12}" text-anchor="end" fill="{muted}">'
         f"{escape(trace.provenance.badge)}</text></svg>",
@@ -214,10 +215,10 @@ def _labels(look: Look, ranks: int) -> Iterable[str]:
         yield f'fill="{look.ink}">rank {rank}</text>'
 
 
-def _legend(look: Look, rows: Sequence[Span], ids: Sequence[int], y: int) -> str:
+def _legend(look: Look, rows: Sequence[Span], found: Sequence[Wait], y: int) -> str:
     """Swatches of what is in the picture, in as many lines as they need."""
     used = {phase_of(span.op) for span in rows if span.op != Op.WAIT}
-    causes = {wait.why for wait in waits(rows, ids)}
+    causes = {wait.why for wait in found}
     words = [(look.fill(phase), PHASES[phase].meaning) for phase in PHASES if phase in used]
     words += [
         (f"url(#wait{list(HATCHES).index(hatch)})", f"waits: {why.value}")
