@@ -67,13 +67,9 @@ except ProgramError as error:
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for broken in (
-    "F0 F1 B0 \n F0 B0 F1 B1",
-    "F0 B0 B1 F1 \n F0 B0 F1 B1",
-    "F0 B0 F1 B1 \n F1 B1 F0 B0",
-):
+for bad in ("F0 F1 B0\nF0 B0 F1 B1", "F0 B0 B1 F1\nF0 B0 F1 B1", "F0 B0 F1 B1\nF1 B1 F0 B0"):
     try:
-        legal(Order.parse(broken))
+        legal(Order.parse(bad))
     except ProgramError as error:
         print(error)
 P, M = 4, 8
@@ -92,7 +88,7 @@ for name, order in orders.items():
 #
 # *Naive* lets one microbatch through at a time: that is a model cut over ranks and no pipeline. The other two do the
 # same work in another order, and idle for the same time. The first microbatch needs $p-1$ forwards to reach the last
-# rank, the last one's gradient $p-1$ backwards to come home, and no order can hide that: each rank stands
+# rank, the last one's gradient $p-1$ backwards to come home, and no order of whole stages and whole backwards can hide that: each rank stands
 # $(p-1)(F+B)$ beside $m(F+B)$ of work. Two numbers go by the name of *bubble*; say which one you mean:
 #
 # $$\frac{\text{idle}}{\text{work}} = \frac{p-1}{m} = 37.5\,\% \qquad
@@ -109,18 +105,19 @@ each = {"pp": P, "microbatches": M, "layers": 8, "steps": 4}
 gpipe, f1b = run(**each, schedule="gpipe"), run(**each, schedule="1f1b")
 both = contest(**{"GPipe": gpipe, "1F1B": f1b})  # over one link, fitted to both
 display(show_race(both.own))
+print(f"You said {my_guess_gpipe} and {my_guess_1f1b}: 33 both; held {my_guess_held}: 8 and 4.")
 steps = {name: trace.only(typical_step(trace)) for name, trace in both.own.items()}
-print(f"You said {my_guess_gpipe} and {my_guess_1f1b} beats: 33 both. Own devices, a typical step:")
 for name, step in steps.items():
-    seen = bubble(step)
-    held = ", ".join(f"{rank.memory / 1e6:.1f}" for rank in seen.ranks)
-    print(
-        f"  {name}: {seen.makespan / 1e6:.0f} ms, idle {seen.bubble_fraction:.1%}; peak MB {held}"
-    )
+    seen = bubble(step, slots := idle(step))
+    peaks = ", ".join(f"{rank.memory / 1e6:.1f}" for rank in seen.ranks)
+    print(f"{name}: {seen.makespan / 1e6:.0f} ms, idle {seen.bubble_fraction:.1%}; peak MB {peaks}")
+    print("  idle ms:", {str(cause): round(ns / 1e6) for cause, ns in seen.causes.items()})
+    for slot in sorted(slots, key=lambda slot: -slot.ns)[:2]:
+        print(f"  rank {slot.rank} {slot.sentence}")
 saved = f1b.report["ledger"]["activations"]["measured"]["stage0"] / 1e6
 less = [max(span.memory for span in step.by_rank[0]) / 1e6 for step in steps.values()]
 print(
-    f"rank 0 holds {less[0] - less[1]:.1f} MB less; (8 - 4) x {saved:.2f} MB = {4 * saved:.1f} MB"
+    f"rank 0 saved {less[0] - less[1]:.1f} MB; 4 microbatches of {saved:.2f} MB are {4 * saved:.1f}"
 )
 
 # %%
@@ -133,19 +130,11 @@ print("the losses of all steps are equal, to the last bit:", gpipe.losses == f1b
 # %% [markdown]
 # ## See: what was each rank waiting for?
 #
-# The measured bubble is a little larger than 27.3 %: the optimizer's step, and what is on the wire. *Waiting* and
-# *wire* are different things. A message that has not been sent yet is somebody's lateness, and a faster network does
-# not help; one that is under way is the network's. Each idle slot below has one cause; the player shows them when you
-# point at a gap. Then the same on paper, with messages that take half a beat (a beat is written as a second).
-
-# %%
-for name, slots in ((name, idle(step)) for name, step in steps.items()):
-    by_cause = bubble(steps[name], slots).causes
-    print(
-        name, "own devices:", {str(cause): f"{ns / 1e6:.0f} ms" for cause, ns in by_cause.items()}
-    )
-    for slot in sorted(slots, key=lambda slot: -slot.ns)[:2]:
-        print(f"  rank {slot.rank} {slot.sentence}")
+# The run's bubble is a little larger than 27.3 %: the optimizer's step is in it, and the wire. *Waiting* and *wire* are
+# different things. A message that was not sent yet is somebody's lateness, and no faster network helps; one that is
+# under way is the network's. Above, every idle slot of your run was given one cause, and the longest two their sentence
+# (point at a gap in the player for the others). Now the same on paper, with messages that take half a beat; a beat is
+# written as a second.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -168,12 +157,13 @@ except ProgramError as error:
 #
 # With messages of half a beat GPipe takes 36, its $2(p-1)$ hops on the way; 1F1B takes 41. In its steady state two
 # neighbours hand a microbatch there and a gradient back in turn, and both stand still while it is on the wire; GPipe
-# sends the same messages while it computes the next microbatch. So 1F1B bought its memory with slack.
+# sends the same messages while it computes the next microbatch. So 1F1B bought its memory with slack: "F stage0 mb4 was
+# ready, the order runs it later", says the sentence.
 #
-# And with *blocking* sends it does not run at all: each rank wants to hand a forward down while its neighbour wants to
-# hand a gradient up, and each waits for the other to take its own. Real libraries post such pairs together or send
-# without waiting; here every direction has a lane of its own. Both numbers are facts about the *order*, found without
-# running anything ([`analysis/idle.py`](../parallel_core/analysis/idle.py),
+# And with *blocking* sends it does not run at all: rank 2 wants to hand a forward down just as rank 3 wants to hand a
+# gradient up, each waits for the other to take its own, and ranks 0 and 1 stand behind them. Real libraries post such
+# pairs together or send without waiting; here each direction has a lane of its own. All this is known of the *order*,
+# before anything runs ([`analysis/idle.py`](../parallel_core/analysis/idle.py),
 # [`simulate.py`](../parallel_core/simulate.py)).
 
 # %%
@@ -195,16 +185,11 @@ for name in ("1f1b", "gpipe"):
     print(f"{name:33}", "  ".join(f"{beats:4g}" for beats in slow))
 
 # %%
-print(
-    f"You said {my_guess_slow} beats for a slow stage. On four processes, three layers against two:"
-)
+print(f"You said {my_guess_slow} beats. On four processes, three layers against two:")
 uneven = {**each, "layers": 9, "schedule": "1f1b", "parity": False}
 pair = on_one_link([run(**uneven, stage_layers=cut) for cut in ("3,2,2,2", "2,2,2,3")])
 first, last = (done.own.only(typical_step(done.own)).makespan / 1e6 for done in pair)
-print(
-    f"  first {first:.0f} ms, last {last:.0f} ms: {last / first:.2f} times; on paper 45/40.5 = 1.11"
-)
-print(f"You said rank 0 holds {my_guess_held}; it is 8 and 4.")
+print(f"first {first:.0f}, last {last:.0f} ms: {last / first:.2f} times; on paper {45 / 40.5:.2f}")
 
 # %% [markdown]
 # ## Explain: interleaving's price, and the slow stage
@@ -214,12 +199,12 @@ print(f"You said rank 0 holds {my_guess_held}; it is 8 and 4.")
 # the middle, the way from the last rank round to the first, and more in flight, since Megatron's order warms up longer:
 # rank 0 peaks at **11 half-chunks = 5.5 microbatches** where 1F1B holds 4.
 #
-# **The slow stage** $s$ works 36 beats whatever the order. Under 1F1B it also stands $3s$ while the others fill and
-# drain around it, and $3(p-1-s)$ while its first microbatch goes to the end and back. But meanwhile it has $p-1-s$ more
-# forwards to do, and *its* forwards are half a beat longer, as are the gaps it fills later: only $1.5(p-1-s)$ remain.
-# So $40.5 + 1.5s$: a slow stage hides its slowness in its own waiting, and the last one, which never waits, cannot.
-# Under GPipe everybody passes the slow stage twice, in full: 45. Put the head, which makes the last stage slow, on fewer
-# layers.
+# **The slow stage** $s$ works 36 beats whatever the order, and waits $3s$ while the stages before it fill and drain. From
+# the end of its first forward until the first gradient is back, $3(p-1-s)$ pass; but in that time it does its other
+# $p-1-s$ warm-up forwards, at 1.5 beats each, and after that it never waits again, being the slowest. That makes
+# $36 + 3s + 1.5(3-s) = 40.5 + 1.5s$: a stage early in the pipeline hides its slowness in its own waiting. The last one
+# has none to hide in, and it is the one that also has the head: give it fewer layers. GPipe is two queues one after the
+# other, each at the pace of the slow stage wherever that stands: $(8\cdot1.5+3) + (8\cdot3+6) = 45$.
 #
 # ## Exercise
 #
@@ -255,24 +240,17 @@ for p, m in ((4, 8), (2, 5), (3, 3), (5, 12)):
         order = SCHEDULES[name].of(Job(p=p, m=m))
         assert makespan(p, m, f=1, b=2) == figures(order).makespan, f"{name}, p={p}, m={m}"
         assert [holds(name, p, m, rank) for rank in range(p)] == list(order.in_flight), name
-assert (
-    fewest_microbatches(4, 0.05, of="the total"),
-    fewest_microbatches(4, 0.05, of="the work"),
-) == (57, 60)
-mine = Order.parse(my_pipeline())
-legal(mine, p=3, m=5)
+assert fewest_microbatches(4, 0.05, of="the total") == 57
+assert fewest_microbatches(4, 0.05, of="the work") == 60
+legal(mine := Order.parse(my_pipeline()), p=3, m=5)
 print(picture(simulated(mine, Times.even(3)), 100).plain)
 assert figures(mine).makespan <= 21, f"{figures(mine).makespan:g} beats are more than 21"
 assert max(mine.in_flight) <= 3, f"your ranks hold {mine.in_flight}; 3 is the budget"
 done = run(pp=3, order=my_pipeline(), layers=6, steps=3)
-for rank, row in enumerate(done.trace.only(1).by_rank):
-    assert [f"{s.op}{s.mb}" for s in row if s.op in ("F", "B")] == [
-        f"{t.op}{t.mb}" for t in mine.ranks[rank]
-    ]
+for row, tasks in zip(done.trace.only(1).by_rank, mine.ranks, strict=True):
+    assert [(s.op, s.mb) for s in row if s.op in "FBIW"] == [(t.op, t.mb) for t in tasks]
 assert max(in_flight(done.trace.only(1))) <= 3 and done.parity < 1e-5
-print(
-    f"It trained: loss {done.losses[0]:.3f} to {done.losses[-1]:.3f}, at most {done.parity:.1g} from one process."
-)
+print(f"It trained, {done.parity:.1g} from one process: losses {done.losses}")
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -309,21 +287,14 @@ for p, m in ((4, 8), (2, 5), (3, 3), (5, 12)):
         order = SCHEDULES[name].of(Job(p=p, m=m))
         assert makespan(p, m, f=1, b=2) == figures(order).makespan, f"{name}, p={p}, m={m}"
         assert [holds(name, p, m, rank) for rank in range(p)] == list(order.in_flight), name
-assert (
-    fewest_microbatches(4, 0.05, of="the total"),
-    fewest_microbatches(4, 0.05, of="the work"),
-) == (57, 60)
-mine = Order.parse(my_pipeline())
-legal(mine, p=3, m=5)
+assert fewest_microbatches(4, 0.05, of="the total") == 57
+assert fewest_microbatches(4, 0.05, of="the work") == 60
+legal(mine := Order.parse(my_pipeline()), p=3, m=5)
 print(picture(simulated(mine, Times.even(3)), 100).plain)
 assert figures(mine).makespan <= 21, f"{figures(mine).makespan:g} beats are more than 21"
 assert max(mine.in_flight) <= 3, f"your ranks hold {mine.in_flight}; 3 is the budget"
 done = run(pp=3, order=my_pipeline(), layers=6, steps=3)
-for rank, row in enumerate(done.trace.only(1).by_rank):
-    assert [f"{s.op}{s.mb}" for s in row if s.op in ("F", "B")] == [
-        f"{t.op}{t.mb}" for t in mine.ranks[rank]
-    ]
+for row, tasks in zip(done.trace.only(1).by_rank, mine.ranks, strict=True):
+    assert [(s.op, s.mb) for s in row if s.op in "FBIW"] == [(t.op, t.mb) for t in tasks]
 assert max(in_flight(done.trace.only(1))) <= 3 and done.parity < 1e-5
-print(
-    f"It trained: loss {done.losses[0]:.3f} to {done.losses[-1]:.3f}, at most {done.parity:.1g} from one process."
-)
+print(f"It trained, {done.parity:.1g} from one process: losses {done.losses}")

@@ -118,29 +118,28 @@ class _Step:
         self.ready[0], self.table = whole, None
         return Instr(op=Op.ADD, where=TABLE, reads=both, writes=(whole,), frees=both)
 
-    def _reduce(self, s: int, after: tuple[Value, ...] = ()) -> Instr:
+    def _reduce(self, s: int) -> Instr:
         mine, self.ready[s] = self.ready[s], v.gsum(s)
-        return _summed(self.lowering.names[s], "dp", (mine,), (v.gsum(s),), after)
+        return _summed(self.lowering.names[s], "dp", (mine,), (v.gsum(s),))
 
-    def _reduce_table(self, after: tuple[Value, ...] = ()) -> Instr:
+    def _reduce_table(self) -> Instr:
         assert self.table is not None
         mine, self.table = self.table, v.TABLE_SUM
-        return _summed(TABLE, "dp", (mine,), (v.TABLE_SUM,), after)
+        return _summed(TABLE, "dp", (mine,), (v.TABLE_SUM,))
 
     def _reduce_all(self) -> Iterator[Instr]:
         """The naive way: after the whole backward, parameter by parameter."""
         if self.plan.dp == 1:
             return
         last = next(t for t in reversed(self.order.ranks[self.here]) if t.op in (Op.B, Op.W))
-        end = self.ready[last.stage]
+        # the lane is in order: behind the stage that ends last, none starts before the end
         for s in sorted(self.mine, key=lambda s: s != last.stage):
-            after = () if self.ready[s] == end else (v.gsum(last.stage),)
-            instr = self._reduce(s, after)
+            instr = self._reduce(s)
             count = len(pieces(self.plan)[s].specs)
             each = tuple(Message(Op.ALL_REDUCE, "dp", v.part(s, i)) for i in range(count))
             yield _with(instr, each)
         if self.copied:
-            yield self._reduce_table((v.gsum(last.stage),))
+            yield self._reduce_table()
 
     def _wait(self) -> Iterator[Instr]:
         if self.plan.dp == 1:
@@ -209,19 +208,13 @@ def tally(reads: list[Value], frees: list[Value]) -> Iterator[Instr]:
     yield _summed(TALLY, "pp", (v.TALLY,), (v.TOTAL,))
 
 
-def _summed(
-    where: str,
-    axis: str,
-    mine: tuple[Value, ...],
-    total: tuple[Value, ...],
-    after: tuple[Value, ...] = (),
-) -> Instr:
+def _summed(where: str, axis: str, mine: tuple[Value, ...], total: tuple[Value, ...]) -> Instr:
     return Instr(
         op=Op.ALL_REDUCE,
         where=where,
         lane=Lane.COMM,
         axis=axis,
-        reads=(*mine, *after),
+        reads=mine,
         writes=total,
         frees=mine,
     )

@@ -18,6 +18,9 @@ from parallel_core.values import GRADIENTS, TABLE
 Piece = int | str
 """A piece of the model by number, or "tie": the head's share of a tied embedding."""
 
+WEIGHTS = frozenset({"w", "ws"})
+"""Names of what an optimizer updates: weights, or this rank's shard of them."""
+
 Wanted = dict[Piece, set[Term]]
 
 
@@ -35,7 +38,7 @@ def prove(program: Program) -> int:
         if instr.op == Op.O:
             at = f"rank {rank}, instruction {index} ({instr.label})"
             proved += _complete(at, instr, bags[rank], made)
-            updated |= {(rank, value.at[0]) for value in instr.reads if value.name == "w"}
+            updated |= {(rank, value.at[0]) for value in instr.reads if value.name in WEIGHTS}
     if not proved:
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
     for piece, terms in made.items():
@@ -69,7 +72,7 @@ def _complete(at: str, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> int
             found += bag.get(value, Counter())
     wanted: set[Term] = set()
     for value in instr.reads:
-        if value.name == "w":
+        if value.name in WEIGHTS:
             wanted |= made[value.at[0]] | (made["tie"] if value.at[0] == 0 else set())
         elif value == TABLE:
             wanted |= made[0] | made["tie"]

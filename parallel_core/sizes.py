@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from parallel_core.activations.held import held_bytes
 from parallel_core.activations.saved import saved_bytes
+from parallel_core.data.blocks import blocks
 from parallel_core.params import Piece, pieces, table_spec
 from parallel_core.plan import DType, Plan
 from parallel_core.program import Instr, Op, Value
@@ -32,8 +33,16 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
     if plan.pp > 1:
         fixed["tie"] = table  # a copy of its own; in one process it lies in the embedding's
 
+    pads, shards = _cut(plan, width)
+
     def size(value: Value) -> int:
         match value.name:
+            case "ws" | "nws" | "gshard" | "gpart":
+                return shards[value.at[0]]
+            case "gsum" if plan.zero:
+                return shards[value.at[0]]
+            case "full" | "block":
+                return pads[value.at[0] if value.name == "block" else len(every) - 1 - value.at[0]]
             case "w" | "new" | "gsum" | "grad" | "came" | "gall":
                 return whole[value.at[0]]
             case "part":
@@ -45,6 +54,17 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
         return fixed.get(value.name, 0)
 
     return size
+
+
+def _cut(plan: Plan, width: int) -> tuple[list[int], dict[int, int]]:
+    """ZeRO's bytes: of each padded block, and by unit of a rank's shard of its block.
+
+    A block of several units is one message; its bytes are booked on its first unit.
+    """
+    cut = blocks(plan) if plan.zero else ()
+    shards = {u: 0 for block in cut for u in block.units}
+    shards |= {block.units[0]: block.shard * width for block in cut}
+    return [block.padded * width for block in cut], shards
 
 
 def flops(plan: Plan) -> Callable[[Instr], float]:

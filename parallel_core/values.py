@@ -12,6 +12,14 @@ layer, ..., last "head"), or in a pipeline its stages. `mb` counts microbatches.
     part[u,i]    the i-th parameter of u inside gsum[u]: one message of the naive method
     loss[mb]     this rank's loss, summed over microbatches up to mb;  loss  over all dp ranks
 
+ZeRO has a few more:
+
+    ws[u]        this rank's shard of the weights of u;  nws[u]  after the update
+    full[u,t]    the weights of u, gathered for task t of the step;  used[t]  mark that it is over
+    gshard[u,mb] this rank's shard of u's gradient over its group, microbatches 0..mb
+    gpart[u,mb]  the same of one microbatch alone
+    block[b]     the b-th block of weights or gradients, padded to divide: what a message hands over
+
 A pipeline has a few more:
 
     held[mb,u]   kept for W when I has run       w[u,k]   weights after k updates (asynchronous)
@@ -28,6 +36,7 @@ from __future__ import annotations
 from parallel_core.program import Value
 
 GRADIENTS = frozenset({"grad", "tie", "gsum", "tsum", "came", "tcame", "gall", "tall"})
+GRADIENTS |= {"gshard", "gpart"}
 """Names whose values carry terms of a gradient; `prove` follows these."""
 
 
@@ -104,6 +113,41 @@ def gall(u: int) -> Value:
 def part(u: int, i: int) -> Value:
     """The i-th parameter's gradient inside unit u."""
     return Value("part", (u, i))
+
+
+def shard(u: int) -> Value:
+    """This rank's shard of the weights of u."""
+    return Value("ws", (u,))
+
+
+def new_shard(u: int) -> Value:
+    """The shard after the optimizer."""
+    return Value("nws", (u,))
+
+
+def gathered(u: int, t: int) -> Value:
+    """The whole weights of u, gathered for the t-th forward or backward of the step."""
+    return Value("full", (u, t))
+
+
+def used(t: int) -> Value:
+    """That the t-th forward or backward is over."""
+    return Value("used", (t,))
+
+
+def grad_shard(u: int, mb: int) -> Value:
+    """This rank's shard of u's gradient, summed over its group and over microbatches 0..mb."""
+    return Value("gshard", (u, mb))
+
+
+def grad_part(u: int, mb: int) -> Value:
+    """The same of microbatch mb alone."""
+    return Value("gpart", (u, mb))
+
+
+def block(b: int) -> Value:
+    """A padded block, as a message hands it over."""
+    return Value("block", (b,))
 
 
 def loss(mb: int) -> Value:

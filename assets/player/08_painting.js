@@ -105,7 +105,7 @@ function paintMemory(s) {
     ctx.fill();
     if (row.memoryH < 6) return;
     const cap = Math.round(y(capOf(rank)));
-    if (s.cap && m.peak > capOf(rank)) { // what is over the cap, black
+    if (s.cap && m.peak > capOf(rank)) { // what is over the cap
       ctx.save();
       ctx.clip();
       ctx.fillStyle = T.ink;

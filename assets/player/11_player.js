@@ -62,9 +62,9 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
   }
 
   function logic(t) {
-    const level = logicalSteps(t), first = new Map();
-    for (let i = 0; i < t.n; i++) first.set(level[i], Math.min(first.get(level[i]) ?? Infinity, t.start[i]));
-    const late = level.map((l, i) => t.start[i] - first.get(l));
+    const level = logicalSteps(t), first = t.decks.map(() => new Map()), mine = (i) => first[t.decks.indexOf(deckOf(t, t.rank[i]))];
+    for (let i = 0; i < t.n; i++) mine(i).set(level[i], Math.min(mine(i).get(level[i]) ?? Infinity, t.start[i]));
+    const late = level.map((l, i) => t.start[i] - mine(i).get(l));
     const most = late.reduce((a, b) => Math.max(a, b), 1);
     return { X0: level, X1: level.map((l) => l + 1), most, late: late.map((ns) => ns / most) };
   }
@@ -111,7 +111,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
       if (causes.has(why))
         items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x=".5" y=".5" width="19" height="13" rx="2" fill="none" stroke="${T.hatchInk}"/><path d="${WAIT_SWATCH[why]}" stroke="${T.hatchInk}"/>${why === "straggler" ? `<text x="10" y="11" font-size="11" font-weight="700" text-anchor="middle" fill="${T.ink}">!</text>` : ""}</svg>waits: ${why}`);
     if (t.memoryOf.some((m) => m.time.length)) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 13V9h5V5h5V2h4v6h4v5z" fill="${T.memory}"/><path d="M1 2h18" stroke="${T.muted}"/></svg>${t.decks[0].share ? "microbatches in flight, and their most" : "memory above what stays, and its maximum"}`);
-    if (S.payload.cap) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 7h18" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>the cap, ${t.decks[0].share ? counted(S.payload.cap, "microbatch") : bytesText(S.payload.cap)}; black above it`);
+    if (S.payload.cap) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 7h18" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>the cap, ${t.decks[0].share ? counted(S.payload.cap, "microbatch") : bytesText(S.payload.cap)}; solid above it`);
     if (t.n <= 4000 && t.mb.some((mb) => mb >= 0)) items.push(cellWords());
     if (t.ports.size) items.push("under a row: what it sends, then what comes in; arrows point at the other rank's row");
     if (S.layers.model && S.model) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x="1" y="1" width="18" height="12" fill="none" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>predicted (${escape(S.layers.model.badge)})`);

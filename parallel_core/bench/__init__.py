@@ -6,6 +6,9 @@
     start.py         how long until a run's ranks have met, and until its first step is over
     recorder.py      what watching a run costs
     collectives.py   our all-reduces beside gloo's own
+    pipeline.py      our pipelines beside torch.distributed.pipelining's
+    bubble.py        replayed bubbles beside those predicted from median task times
+    simulate.py      the simulator on large pipelines
     player.py        frame time of the player in a real browser
 
 `<name>.py` asks and digests and loads no torch; `<name>_ranks.py` is what runs on the ranks.
@@ -18,6 +21,9 @@ BENCHES = {
     "start": "latency from a request to the first all-reduce and the first step",
     "recorder": "cost of the recorder, an instruction and a message, and its share of a step",
     "collectives": "our all-reduces beside gloo's own, 1 KiB to 64 MiB",
+    "pipeline": "tokens/s of our pipelines beside torch.distributed.pipelining's, by schedule",
+    "bubble": "replayed bubble of every schedule beside the one predicted from median times",
+    "simulate": "time and memory of the simulator on large pipelines",
     "player": "frame time of the player with 10,000 and 100,000 spans",
 }
 """The benches by name, in the order `shardlab bench all` runs them."""

@@ -130,6 +130,60 @@ def collectives(as_json: bool, **options: Any) -> None:
     _run("collectives", options, as_json)
 
 
+@command.command("pipeline")
+@plan_options
+@count("rounds", "rounds of four turns, a schedule  [default: 16]")
+@count("turn-steps", "steps a turn  [default: 1]")
+@count("warmup", "untimed steps a side  [default: 3]")
+@AS_JSON
+def pipeline(as_json: bool, **options: Any) -> None:
+    """Tokens/s of our pipelines beside torch.distributed.pipelining's, schedule by schedule.
+
+    Both train the same stages on the same ranks, batches and threads, and take turns in one run.
+    Without --schedule: gpipe, 1f1b, interleaved, zb-v and dualpipe-v, one after another.
+
+    \b
+    Examples:
+      shardlab bench pipeline
+      shardlab bench pipeline --schedule zb-v --rounds 40
+      shardlab bench pipeline --pp 4 --layers 8 --json | jq .rows
+    """
+    _run("pipeline", options, as_json)
+
+
+@command.command("bubble")
+@plan_options
+@count("steps", "steps that are replayed, a schedule  [default: 8]")
+@count("warmup", "steps before them  [default: 2]")
+@AS_JSON
+def bubble(as_json: bool, **options: Any) -> None:
+    """The bubble of a real run on the own-device clock, beside its prediction.
+
+    Predicted from the run's median F, B, I and W of each rank and stage; they should be within 2
+    points. Without --schedule: every schedule that allows the ranks and microbatches.
+
+    \b
+    Examples:
+      shardlab bench bubble
+      shardlab bench bubble --pp 4 --layers 8 --schedule zb-h1 --json
+    """
+    _run("bubble", options, as_json)
+
+
+@command.command("simulate")
+@count("repeats", "times each size is simulated  [default: 3]")
+@AS_JSON
+def simulate(as_json: bool, **options: Any) -> None:
+    """Time and peak memory of the simulator: p=16 m=128 v=4, and p=64 m=1024 v=4.
+
+    \b
+    Examples:
+      shardlab bench simulate
+      shardlab bench simulate --repeats 1 --json
+    """
+    _run("simulate", options, as_json)
+
+
 @command.command("all")
 @AS_JSON
 def everything(as_json: bool) -> None:
@@ -180,6 +234,28 @@ def _bench(name: str, options: dict[str, Any]) -> Bench:
             ranks = collectives.ranks_of(flat.pop("ranks", "2,4"))
             contest = collectives.Contest(**flat)
             return lambda say: collectives.measure(contest, say, ranks)
+    return _bench_of_pipelines(name, flat)
+
+
+def _bench_of_pipelines(name: str, flat: dict[str, Any]) -> Bench:
+    match name:
+        case "pipeline":
+            from parallel_core.bench import pipeline
+
+            race = pipeline.Race(**_taken(flat, pipeline.Race))
+            plans = pipeline.plans_of(**flat)
+            return lambda say: pipeline.measure(plans, race, say)
+        case "bubble":
+            from parallel_core.bench import bubble
+
+            runs = bubble.Runs(**_taken(flat, bubble.Runs))
+            fit, refused = bubble.plans_of(**flat)
+            return lambda say: bubble.measure(fit, refused, runs, say)
+        case "simulate":
+            from parallel_core.bench import simulate
+
+            repeats = simulate.Repeats(**flat)
+            return lambda say: simulate.measure(repeats, say)
     raise AssertionError(name)
 
 

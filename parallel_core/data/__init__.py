@@ -9,10 +9,16 @@ from parallel_core import values as v
 from parallel_core.data import step
 from parallel_core.data.bucketed import bucketed
 from parallel_core.data.naive import naive
+from parallel_core.data.zero1 import zero1
+from parallel_core.data.zero2 import zero2
+from parallel_core.data.zero3 import zero3
 from parallel_core.plan import Plan
 from parallel_core.program import Program
 
 METHODS: dict[str, Callable[[Plan], Program]] = {"naive": naive, "bucketed": bucketed}
+
+STAGES: dict[int, Callable[[Plan], Program]] = {1: zero1, 2: zero2, 3: zero3}
+"""ZeRO, by what is sharded: optimizer state, gradients too, weights too."""
 
 
 def alone(plan: Plan) -> Program:
@@ -28,4 +34,6 @@ def alone(plan: Plan) -> Program:
 
 def program(plan: Plan) -> Program:
     """The training step of a plan whose only axis is dp."""
+    if plan.zero:
+        return STAGES[plan.zero](plan)
     return alone(plan) if plan.dp == 1 else METHODS[plan.dp_method](plan)

@@ -49,9 +49,12 @@ def forward(shape: Shape, mb: int) -> list[Instr]:
     return [_forward(shape, mb, u) for u in range(len(shape.units))]
 
 
-def backward(shape: Shape, mb: int) -> list[Instr]:
-    """The backward of one microbatch, head to embedding."""
-    return [_backward(shape, mb, u) for u in reversed(range(len(shape.units)))]
+def backward(shape: Shape, mb: int, *, fresh: bool = False) -> list[Instr]:
+    """The backward of one microbatch, head to embedding.
+
+    `fresh` gradients are the microbatch's own; others add to those of the microbatch before.
+    """
+    return [_backward(shape, mb, u, fresh) for u in reversed(range(len(shape.units)))]
 
 
 def _forward(shape: Shape, mb: int, u: int) -> Instr:
@@ -66,8 +69,8 @@ def _forward(shape: Shape, mb: int, u: int) -> Instr:
     return _compute(Op.F, shape.units[u], mb, reads, writes, frees)
 
 
-def _backward(shape: Shape, mb: int, u: int) -> Instr:
-    before = [v.grad(u, mb - 1)] if mb else []
+def _backward(shape: Shape, mb: int, u: int, fresh: bool) -> Instr:
+    before = [v.grad(u, mb - 1)] if mb and not fresh else []
     reads = [v.saved(mb, u), v.weight(u), *before]
     writes = [v.grad(u, mb)]
     frees = [v.saved(mb, u), *before]
