@@ -81,12 +81,14 @@ class Comm:
         first = self.mesh.group(self.rank, axis)[0]
         return self._through_host(x, lambda t: dist.broadcast(t, first, group=self._groups[axis]))
 
-    def all_gather(self, shard: Tensor, axis: str, *, name: str = "") -> Tensor:
-        """x[N/ax] -> x[N], shards joined along dim 0 in group order."""
+    def all_gather(
+        self, shard: Tensor, axis: str, *, name: str = "", out: Tensor | None = None
+    ) -> Tensor:
+        """x[N/ax] -> x[N], shards joined along dim 0 in group order; into `out` if given."""
         self._book("all_gather", axis, shard)
         self._compare("all_gather", axis, shard, name)
         n = self.mesh.degree(axis)
-        whole = shard.new_empty((shard.shape[0] * n, *shard.shape[1:]))
+        whole = shard.new_empty((shard.shape[0] * n, *shard.shape[1:])) if out is None else out
         group = self._groups[axis]
         return self._through_host(whole, lambda t: _all_gather(t, shard.to(t.device), group))
 

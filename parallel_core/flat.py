@@ -54,6 +54,11 @@ class Flat:
                 at = end
             self.bounds[u] = (start, at)
 
+    def parts(self, *, whole: bool) -> list[tuple[Tensor, Tensor]]:
+        """(weights, gradient) for the optimizer: both buffers whole, or piece by piece."""
+        bounds = [(0, self.params.numel())] if whole else [*self.bounds.values()]
+        return [(self.params[start:end], self.grads[start:end]) for start, end in bounds]
+
     def span(self, units: tuple[int, ...]) -> Tensor:
         """The gradients of neighbouring pieces, one contiguous slice [numel of the pieces]."""
         bounds = sorted(self.bounds[u] for u in units)

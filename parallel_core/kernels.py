@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ from parallel_core.params import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.text import Sampler, rows_of
-from parallel_core.update import Update
+from parallel_core.update import Update, clip_factor
 
 Reads = Mapping[Value, Any]
 
@@ -60,21 +61,51 @@ class TrainKernels:
         self.numbers = {piece.name: u for u, piece in enumerate(self.pieces)}
         mine = [unit for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
         self.model = Transformer(plan, only=mine).to(device)
-        self.flat = Flat(plan, self.model, device, rank)
-        init_weights(self.model, plan)
-        for weights, views in zip(
-            self.flat.parameters.values(), self.flat.views.values(), strict=True
-        ):
-            for weight, view in zip(weights, views, strict=True):
-                settle_in(weight, view)
         self.split = install(self.model) if plan.pp > 1 and plan.pipeline.splits else None
-        self.update = Update(plan, self.flat)
+        self.lay_out()
         self.sampler = Sampler(plan)
         self.grad_norm = torch.zeros(())
         self.measure_norm = True
         self.copies = 1  # of the weights, at most
         self.micro: dict[int, Microbatch] = {}
         self._begun: set[int] = set()  # weights whose gradient this step has begun, by id
+        self.noted: Callable[[Tensor], None] | None = None  # a meter, where forwards hide from it
+
+    @property
+    def placeholders(self) -> list[Tensor]:
+        """Tensors that stand for weights that are not here; they hold no values."""
+        return []
+
+    def lay_out(self) -> None:
+        """Put weights and gradients into their buffers, and fill the weights."""
+        flat = self.flat = Flat(self.plan, self.model, self.device, self.rank)
+        init_weights(self.model, self.plan)
+        for weights, views in zip(flat.parameters.values(), flat.views.values(), strict=True):
+            for weight, view in zip(weights, views, strict=True):
+                settle_in(weight, view)
+        self.update = Update(self.plan, flat.parts(whole=not self.plan.mixed))
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """The tensors of the training state by kind."""
+        weights = list(self.model.parameters())
+        grads = [w.grad for w in weights if w.grad is not None]
+        return {
+            "params": list(weights),
+            "grads": [self.flat.grads, *grads],
+            "optimizer": list(self.update.tensors()),
+        }
+
+    def weights_of(self, u: int) -> AbstractContextManager[None]:
+        """Piece u's weights are there inside the block, for a forward that is only measured."""
+        return nullcontext()
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Copies of this rank's gradients and weights by name."""
+        return self.flat.named(self.flat.grads), self.flat.named(self.flat.params)
+
+    def collect(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A snapshot of all ranks on rank 0, after the run; replicas are equal already."""
+        return mine
 
     @property
     def speaks(self) -> bool:
@@ -132,8 +163,8 @@ class TrainKernels:
         x, end, *_ = reads[v.saved(mb, u)]
         self.begin(u)
         torch.autograd.backward(end, reads.get(v.dact(mb, u)))
-        made = {"grad": True, "tie": True, "dact": x.grad if u else None}
-        return [made[value.name] for value in instr.writes]
+        made = {"dact": x.grad if u else None}
+        return [made.get(value.name, True) for value in instr.writes]
 
     def begin(self, u: int) -> None:
         """Before the first backward of piece u: its weights have no gradient yet.
@@ -170,8 +201,10 @@ class TrainKernels:
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Summed gradients -> new weights, in place; also the global gradient norm."""
-        if self.measure_norm:
+        if self.measure_norm or self.plan.clip:
             self.grad_norm = norm_of(self.flat.grads)
+        if self.plan.clip:
+            self.update.scale(clip_factor(float(self.grad_norm), self.plan.clip))
         self.update.step()
         return [None] * len(instr.writes)
 

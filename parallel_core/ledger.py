@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from parallel_core.cost import wire_bytes
+from parallel_core.data.blocks import blocks
 from parallel_core.params import copies_table, held_pieces, pieces, table_spec
 from parallel_core.plan import DType, Optimizer, Plan
 from parallel_core.program import Instr, Op, Program, Value
@@ -70,19 +71,32 @@ def total_wire_bytes(table: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(row["wire_bytes"] for ops in table.values() for row in ops.values())
 
 
-def predicted_memory(plan: Plan) -> dict[str, list[int]]:
-    """Bytes of parameters, gradients and optimizer state on each rank.
+def predicted_memory(plan: Plan, *, stepped: bool = True) -> dict[str, list[int]]:
+    """Bytes of parameters, gradients and optimizer state on each rank between steps.
 
     AdamW keeps two float32 (or wider) moments an element, and a float32 master copy where the
     weights are bfloat16: the 2 + 2 + K of ZeRO (Rajbhandari et al. 2019, arXiv:1910.02054, 3.1).
+    Before the first step (`stepped` false) there are no moments yet.
     """
     width = DType(plan.dtype).bytes
     state = 4 if plan.mixed else 0
-    if plan.optimizer == Optimizer.ADAMW:
-        state += 2 * max(width, 4)
-    counts = [held_elements(plan, rank) for rank in range(plan.world_size)]
-    each = {"params": width, "grads": width, "optimizer": state}
-    return {kind: [count * size for count in counts] for kind, size in each.items()}
+    if plan.optimizer == Optimizer.ADAMW and stepped:
+        state += 2 * (2 if plan.moments == "bfloat16" else max(width, 4))
+    counts = [resident_elements(plan, rank) for rank in range(plan.world_size)]
+    return {
+        "params": [count[0] * width for count in counts],
+        "grads": [count[1] * width for count in counts],
+        "optimizer": [count[2] * state for count in counts],
+    }
+
+
+def resident_elements(plan: Plan, rank: int) -> tuple[int, int, int]:
+    """Elements of weights, gradients and updated weights on a rank, between steps."""
+    if not plan.zero:
+        return (held_elements(plan, rank),) * 3
+    whole = sum(block.padded for block in blocks(plan))
+    own = sum(block.shard for block in blocks(plan))
+    return own if plan.zero == 3 else whole, whole if plan.zero == 1 else own, own
 
 
 def held_elements(plan: Plan, rank: int) -> int:

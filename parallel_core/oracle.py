@@ -50,6 +50,8 @@ def train(
         run.losses.append(_backward(model, sampler, step, rows_at_once or plan.global_batch))
         grads = {name: w.grad for name, w in weights.items() if w.grad is not None}
         run.grad_norms.append(sum(g.double().square().sum().item() for g in grads.values()) ** 0.5)
+        if plan.clip:
+            torch.nn.utils.clip_grad_norm_(weights.values(), plan.clip)
         if step == 0:
             run.grads.update(_copy(grads))
         _update(optimizer, weights, masters)

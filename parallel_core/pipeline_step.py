@@ -8,8 +8,8 @@
     p=2 dp=2    compute   ... B stage0 mb1, wait stage0, norm, O weights
                 comm      all_reduce stage0 @dp, all_reduce tally @pp
 
-No optimizer waits for the norm, so no barrier stands at the end of a step. Each stage reduces at
-its own last backward: the first stage to finish does not wait for the others.
+No optimizer waits for the norm, but to clip by it, so no barrier stands at the end of a step. Each
+stage reduces at its own last backward: the first to finish does not wait for the others.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class _Step:
         yield Instr(
             op=Op.O,
             where="weights",
-            reads=(*old, *whole),
+            reads=(*old, *whole, *([v.TOTAL] if self.plan.clip else [])),
             writes=tuple(new),
             frees=(*old, *whole),
         )

@@ -6,6 +6,7 @@ expand what the ranks noted and lay the prediction beside it; it never loads tor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from parallel_core.ledger import (
 )
 from parallel_core.params import pieces
 from parallel_core.plan import Plan
+from parallel_core.program import Program
 from parallel_core.recording import Expander
 from parallel_core.replay import fit_link, fitted_rate, model_cost, replay
 from parallel_core.simulate import simulate
@@ -103,7 +105,7 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
     control = [_counts(result["control"]) for result in results]
     table = wire(measured, n_of)
     held = {kind: [r["memory"][kind] for r in results] for kind in ("params", "grads", "optimizer")}
-    predicted = predicted_memory(plan) if steps else _before_the_first_step(plan)
+    predicted = predicted_memory(plan, stepped=steps > 0)
     return {
         "wire": {
             "predicted": wire(predicted_counts(program, size, steps), n_of),
@@ -114,6 +116,10 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
             "predicted": predicted,
             "measured": held,
             "peak_state_bytes": max(result["peak_state_bytes"] for result in results),
+            "weight_copies": {
+                "predicted": weight_copies(program),
+                "measured": [result["weight_copies"] for result in results],
+            },
         },
         "checks": {
             "kernel_bytes_written": sum(result["kernel_wire_bytes"] for result in results),
@@ -129,11 +135,18 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
     }
 
 
-def _before_the_first_step(plan: Plan) -> dict[str, list[int]]:
-    """The optimizer makes its moments in the first step; all else exists from the start."""
-    full, n = predicted_memory(plan), plan.world_size
-    masters = 2 * full["params"][0] if plan.mixed else 0
-    return {"params": full["params"], "grads": full["grads"], "optimizer": [masters] * n}
+def weight_copies(program: Program) -> list[int]:
+    """Per rank the most versions of one piece's weights that are alive after an instruction."""
+    most = []
+    for holds, instrs in zip(program.holds, program.ranks, strict=True):
+        alive = Counter(value.at[0] for value in holds if value.name == "w")
+        peak = max(alive.values(), default=0)
+        for instr in instrs:
+            alive.update(value.at[0] for value in instr.writes if value.name == "w")
+            alive.subtract(value.at[0] for value in instr.frees if value.name == "w")
+            peak = max([peak, *alive.values()])
+        most.append(peak)
+    return most
 
 
 def _counts(rows: Sequence[Sequence[Any]]) -> Counts:

@@ -24,20 +24,13 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
 
 def state_bytes(kernels: TrainKernels) -> dict[str, int]:
     """Bytes of parameters, gradients and optimizer state, from the storages under the model."""
-    weights = list(kernels.model.parameters())
-    grads = [w.grad for w in weights if w.grad is not None]
-    return {
-        "params": storage_bytes(weights),
-        "grads": storage_bytes([kernels.flat.grads, *grads]),
-        "optimizer": storage_bytes(kernels.update.tensors()),
-    }
+    return {kind: storage_bytes(tensors) for kind, tensors in kernels.state().items()}
 
 
 def unaccounted(kernels: TrainKernels, known: Iterable[Tensor] = ()) -> int:
     """Bytes of tensors of at least 1 KiB alive in this process that the training does not own."""
-    weights = list(kernels.model.parameters())
-    owned = [*weights, *(w.grad for w in weights if w.grad is not None)]
-    owned += [*kernels.update.tensors(), kernels.flat.params, kernels.flat.grads, *known]
+    owned = [tensor for tensors in kernels.state().values() for tensor in tensors]
+    owned += [kernels.flat.params, kernels.flat.grads, *kernels.placeholders, *known]
     addresses = {t.untyped_storage().data_ptr() for t in owned}
     stray = [
         t

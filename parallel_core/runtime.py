@@ -24,7 +24,6 @@ from parallel_core.flat import TABLE
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Lanes
 from parallel_core.machine import COMPARED_AT_ONCE
-from parallel_core.params import ParamSpec, pieces
 from parallel_core.plan import Optimizer, Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.rank import Backend, Rank, choose_backend
@@ -32,6 +31,8 @@ from parallel_core.resident import live_bytes, state_bytes, unaccounted
 from parallel_core.saving import save_outputs
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.stash_kernels import StashKernels
+from parallel_core.zero3_kernels import GatherKernels
+from parallel_core.zero_kernels import ZeroKernels
 
 AFTERWARDS = ("measuring what is resident", "saving", "the comparison with one process")
 """What a rank does after its last step, named for the heartbeat."""
@@ -46,7 +47,7 @@ class Snapshots:
 
     grads: dict[str, Tensor] = field(default_factory=dict)  # of the first step
     params: dict[str, Tensor] = field(default_factory=dict)  # after the last probed step
-    weights: dict[str, Tensor] = field(default_factory=dict)  # at the end, where gathered
+    weights: dict[str, Tensor] = field(default_factory=dict)  # at the end
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -87,17 +88,11 @@ def train(
     rank.beat(steps, len(instrs))
     result = _measurements(kernels, comm, snaps, peak, wire)
     result["backend"] = {"name": backend.name, "device": device.type, "note": backend.note}
-    if comm and chosen.pp > 1 and (parity or save):
-        rank.beat(steps, len(instrs) + 1)
-        _gather(chosen, comm, snaps, kernels)
+    rank.beat(steps, len(instrs) + 1)
+    if parity or save:
+        _collect(snaps, kernels)
     if rank.rank == 0:
-        rank.beat(steps, len(instrs) + 1)
-        save_outputs(
-            chosen,
-            snaps.weights or kernels.flat.named(kernels.flat.params),
-            snaps.grads,
-            save or {},
-        )
+        save_outputs(chosen, snaps.weights, snaps.grads, save or {})
         if parity and steps:
             rank.emit({"event": "parity"})
             rank.beat(steps, len(instrs) + 2)
@@ -131,6 +126,8 @@ def _device_hooks(device: torch.device) -> dict[str, Any]:
 
 def kernels_of(plan: Plan) -> type[TrainKernels]:
     """The kernels that the plan's axes need."""
+    if plan.zero:
+        return ZeroKernels if plan.zero < 3 else GatherKernels
     if plan.pp == 1:
         return TrainKernels
     return StashKernels if plan.asynchronous else StageKernels
@@ -162,37 +159,18 @@ def _loss_and_norm(
 
 
 def _snapshot(snaps: Snapshots, kernels: TrainKernels, step: int) -> None:
-    if not kernels.speaks:
+    if not kernels.speaks or step >= PROBED_STEPS:
         return  # replicas are equal: the first speaks for them
+    grads, snaps.params = kernels.snapshot()
     if step == 0:
-        snaps.grads = kernels.flat.named(kernels.flat.grads)
-    if step < PROBED_STEPS:
-        snaps.params = kernels.flat.named(kernels.flat.params)
+        snaps.grads = grads
 
 
-def _gather(plan: Plan, comm: Comm, snaps: Snapshots, kernels: TrainKernels) -> None:
-    """Bring every stage's gradients and weights to rank 0, each from the first rank that has it."""
-    snaps.weights = kernels.flat.named(kernels.flat.params)
-    of_stage: dict[int, int] = {}
-    for place in range(plan.pp):
-        for s in plan.pipeline.held[place]:
-            of_stage.setdefault(s, plan.mesh.rank(pp=place))
-    for s, owner in of_stage.items():
-        if owner == 0 or comm.rank not in (0, owner):
-            continue
-        for tensors in filter(None, (snaps.grads, snaps.params, snaps.weights)):  # 0 steps: empty
-            _bring(comm, owner, pieces(plan)[s].specs, tensors)
-
-
-def _bring(comm: Comm, owner: int, specs: Sequence[ParamSpec], tensors: dict[str, Tensor]) -> None:
-    """A stage's tensors from their owner to rank 0, in one message."""
-    if comm.rank == owner:
-        comm.hand_over(torch.cat([tensors[spec.name].flatten() for spec in specs]), 0)
-        return
-    sizes = [spec.numel for spec in specs]
-    whole = comm.take_over(next(iter(tensors.values())).new_empty(sum(sizes)), owner)
-    for spec, part in zip(specs, torch.split(whole, sizes), strict=True):
-        tensors[spec.name] = part.view(spec.shape).clone()  # savers want storages of their own
+def _collect(snaps: Snapshots, kernels: TrainKernels) -> None:
+    """Bring what the ranks hold apart to rank 0."""
+    if kernels.speaks:
+        snaps.weights = kernels.collect(kernels.snapshot()[1])
+        snaps.grads, snaps.params = kernels.collect(snaps.grads), kernels.collect(snaps.params)
 
 
 def _tell(rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int) -> None:
@@ -234,15 +212,17 @@ def _activations(kernels: TrainKernels) -> dict[str, int]:
     shape = (*micro.ids.shape, kernels.plan.model.hidden)
     for u in (u for u in reversed(kernels.flat.specs) if u != TABLE):
         x = kernels.flat.params.new_zeros(shape)
-        mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
         name = kernels.pieces[u].name
-        with metering(mine) as meter:
-            saved, _ = kernels.forward(
-                Instr(op=Op.F, where=name, mb=0), {v.act(0, u - 1): x} if u else {}
-            )
-            if u:
-                meter.note(saved[0])
+        with kernels.weights_of(u):
+            mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
+            with metering(mine) as meter:
+                kernels.noted = meter.note
+                instr = Instr(op=Op.F, where=name, mb=0)
+                saved, _ = kernels.forward(instr, {v.act(0, u - 1): x} if u else {})
+                if u:
+                    meter.note(saved[0])
         kept[name] = meter.bytes
+    kernels.noted = None
     return kept
 
 

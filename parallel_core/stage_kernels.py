@@ -26,6 +26,7 @@ from parallel_core.lanes import Kernel
 from parallel_core.params import held_pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
+from parallel_core.update import clip_factor
 
 
 class StageKernels(TrainKernels):
@@ -129,9 +130,28 @@ class StageKernels(TrainKernels):
         return [pair]
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """New weights from the summed gradients."""
+        """New weights from the summed gradients, clipped by the norm over all stages."""
+        if self.plan.clip:
+            norm = float(reads[v.TOTAL][1]) ** 0.5
+            self.update.scale(clip_factor(norm, self.plan.clip))
         self.update.step()
         return [None] * len(instr.writes)
+
+    def collect(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every stage's tensors on rank 0, each from the first rank that has it."""
+        assert self.comm is not None
+        owners: dict[int, int] = {}
+        for place, held in enumerate(self.plan.pipeline.held):
+            for s in held:
+                owners.setdefault(s, self.plan.mesh.rank(pp=place))
+        for s, owner in owners.items():
+            for spec in self.pieces[s].specs if owner else ():
+                if self.rank == owner:
+                    self.comm.hand_over(mine[spec.name], 0)
+                elif self.rank == 0:
+                    like = self.flat.params.new_empty(spec.shape)
+                    mine[spec.name] = self.comm.take_over(like, owner)
+        return mine
 
 
 def _said(instr: Instr) -> str:

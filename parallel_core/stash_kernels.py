@@ -68,7 +68,9 @@ class StashKernels(StageKernels):
         """The next version of the weights, in a buffer of its own."""
         if self.measure_norm:
             self._squares += norm_of(self.flat.grads).square()
-        self.update.move_to(self.flat.params.clone())
+        self.flat.params = self.flat.params.clone()
+        for i, (weights, _) in enumerate(self.flat.parts(whole=not self.plan.mixed)):
+            self.update.move_to(i, weights)
         self.update.step()
         for u, specs in self.flat.specs.items():
             at = self.flat.bounds[u][0]

@@ -1,17 +1,17 @@
 """The optimizer over flat buffers, with float32 masters where the weights are bfloat16.
 
 torch.optim's fused kernels do the arithmetic; one tensor a buffer instead of one a parameter.
+Whatever is updated comes as parts: a whole buffer, a unit of it, or a rank's shard.
 Master weights: Micikevicius et al. 2018, arXiv:1710.03740, section 3.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from parallel_core.flat import Flat
 from parallel_core.plan import Optimizer, Plan
 
 
@@ -21,37 +21,42 @@ def _torch_optimizer(plan: Plan, param: Tensor) -> torch.optim.Optimizer:
     return torch.optim.AdamW([param], lr=plan.learning_rate, fused=True)
 
 
-class Update:
-    """Turns the summed gradient of a Flat into new weights, in place."""
+Part = tuple[Tensor, Tensor]
+"""Weights and their gradient, two flat tensors of one length."""
 
-    def __init__(self, plan: Plan, flat: Flat) -> None:
-        self.flat, self.mixed = flat, plan.mixed
-        bounds = [*flat.bounds.values()] if plan.mixed else [(0, flat.params.numel())]
-        self._parts = bounds
-        self._masters = [nn.Parameter(self._of(flat.params, part)) for part in bounds]
+
+class Update:
+    """Turns summed gradients into new weights, in place, part by part.
+
+    Mixed precision takes many parts, so that only one part's float32 gradient exists at a time.
+    """
+
+    def __init__(self, plan: Plan, parts: Sequence[Part]) -> None:
+        self.mixed = plan.mixed
+        self._parts = list(parts)
+        self._masters = [nn.Parameter(w.float() if plan.mixed else w) for w, _ in parts]
         self._optimizers = [_torch_optimizer(plan, master) for master in self._masters]
 
-    def _of(self, buffer: Tensor, part: tuple[int, int]) -> Tensor:
-        piece = buffer[part[0] : part[1]]
-        return piece.float() if self.mixed else piece
-
-    def move_to(self, params: Tensor) -> None:
-        """Go on in another buffer of weights, a copy of the one so far (asynchronous updates)."""
-        self.flat.params = params
+    def move_to(self, i: int, weights: Tensor) -> None:
+        """Part i goes on in another buffer, a copy of the one so far (asynchronous updates)."""
+        self._parts[i] = (weights, self._parts[i][1])
         if not self.mixed:
-            for master, part in zip(self._masters, self._parts, strict=True):
-                master.data = self._of(params, part)
+            self._masters[i].data = weights
+
+    def scale(self, factor: float) -> None:
+        """Multiply every gradient (clipping)."""
+        for _, grads in self._parts:
+            grads.mul_(factor)
 
     def step(self) -> None:
-        """One update. Mixed precision goes unit by unit, so that only one unit's float32
-        gradient exists at a time."""
-        for part, master, optimizer in zip(
+        """One update of every part."""
+        for (weights, grads), master, optimizer in zip(
             self._parts, self._masters, self._optimizers, strict=True
         ):
-            master.grad = self._of(self.flat.grads, part)
+            master.grad = grads.float() if self.mixed else grads
             optimizer.step()
             if self.mixed:
-                self.flat.params[part[0] : part[1]].copy_(master.detach())
+                weights.copy_(master.detach())
                 master.grad = None
 
     def tensors(self) -> Iterator[Tensor]:
@@ -61,3 +66,11 @@ class Update:
         for optimizer in self._optimizers:
             for state in optimizer.state.values():
                 yield from (t for t in state.values() if isinstance(t, Tensor) and t.ndim)
+
+
+def clip_factor(norm: float, most: float) -> float:
+    """What a gradient of this norm is multiplied by, so that its norm is at most `most`.
+
+    torch.nn.utils.clip_grad_norm_ has the same 1e-6.
+    """
+    return min(1.0, most / (norm + 1e-6))

@@ -221,19 +221,22 @@ class SkippedExchange(StageKernels):
 
 
 class EarlyReduction(StageKernels):
-    """A stage is summed over ranks before its last microbatch, and not again."""
+    """A stage is summed over ranks without its last microbatch, which stays each rank's own."""
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         if instr.mb == self.plan.microbatches - 1:
-            assert self.comm is not None
-            span = self.flat.span((self.numbers[instr.where],))
-            self.comm.all_reduce(span, "dp", name=instr.where)
+            self.before = self.flat.span((self.numbers[instr.where],)).clone()
         return super().backward(instr, reads)
 
     def all_reduce(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        if instr.where in self.numbers:
-            return 0, *([True] * len(instr.writes))
-        return super().all_reduce(instr, reads)
+        if instr.where not in self.numbers:
+            return super().all_reduce(instr, reads)
+        assert self.comm is not None
+        span, before = self.flat.span((self.numbers[instr.where],)), self.before
+        last = span - before
+        self.comm.all_reduce(before, "dp", name=instr.where)
+        span.copy_(before + last)
+        return span.nbytes, *([True] * len(instr.writes))
 
 
 class StaleForever(runtime.StashKernels):

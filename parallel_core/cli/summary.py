@@ -86,6 +86,11 @@ def _ledger(report: dict[str, Any]) -> Table:
         counted = memory["measured"][kind]
         cells = _compared((max(each), max(counted)), equal=each == counted)
         table.add_row(f"{kind}, fullest rank", *cells)
+    copies = memory["weight_copies"]
+    want, got = copies["predicted"], copies["measured"]
+    if max(*want, *got) > 1:
+        agree = "=" if want == got else "not on every rank"
+        table.add_row("versions of the weights, most", str(max(want)), str(max(got)), agree)
     kept = report["ledger"]["activations"]
     want, got = kept["predicted"], kept["measured"]
     cells = _compared((sum(want.values()), sum(got.values())), equal=want == got)

@@ -1,0 +1,124 @@
+"""Where a rank of ZeRO keeps weights and gradients: blocks, each cut into one shard a rank.
+
+    stage   params               grads
+    1       whole, own shard updated      whole
+    2       whole, own shard updated      own shards; a block is whole while it is made
+    3       own shards           own shards; a block is whole while it is used or made
+
+A shard of stages 1 and 2 is a slice of the whole; nothing is kept twice. Padding is zero and stays
+zero. `Alive` counts the bytes that exist, by kind, whatever the plan says should exist.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing import reductions
+
+from parallel_core.data.blocks import Block, blocks
+from parallel_core.params import ParamSpec, pieces
+from parallel_core.plan import Plan
+
+
+class Shards:
+    """The buffers of one rank. `params` and `grads` are what stays, flat in the plan's dtype.
+
+    `parameters` and `specs` go by the number of the unit, as in Flat.
+    """
+
+    def __init__(self, plan: Plan, model: nn.Module, device: torch.device, me: int) -> None:
+        self.plan, self.me, self.blocks = plan, me, blocks(plan)
+        dtype = getattr(torch, plan.dtype)
+        whole = sum(block.padded for block in self.blocks)
+        own = sum(block.shard for block in self.blocks)
+        make = {"dtype": dtype, "device": device}
+        self.params = torch.zeros(own if plan.zero == 3 else whole, **make)
+        self.grads = torch.zeros(whole if plan.zero == 1 else own, **make)
+        self.specs = {u: pieces(plan)[u].specs for block in self.blocks for u in block.units}
+        weights = dict(model.named_parameters())
+        self.parameters = {u: [weights[s.name] for s in specs] for u, specs in self.specs.items()}
+
+    def whole(self, buffer: Tensor, b: int) -> Tensor:
+        """Block b of a buffer that holds whole blocks, padding included."""
+        start = sum(block.padded for block in self.blocks[:b])
+        return buffer[start : start + self.blocks[b].padded]
+
+    def own(self, buffer: Tensor, b: int) -> Tensor:
+        """This rank's shard of block b, from a buffer of whole blocks or of shards."""
+        size = self.blocks[b].shard
+        if buffer.numel() == sum(block.padded for block in self.blocks):
+            return self.whole(buffer, b)[self.me * size : (self.me + 1) * size]
+        start = sum(block.shard for block in self.blocks[:b])
+        return buffer[start : start + size]
+
+    def views(self, block: Tensor, b: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Each parameter of block b with its place in a whole block."""
+        at = 0
+        for u in self.blocks[b].units:
+            for spec, weight in zip(self.specs[u], self.parameters[u], strict=True):
+                yield weight, block[at : at + spec.numel].view(spec.shape)
+                at += spec.numel
+
+    def places(self, b: int) -> Iterator[tuple[ParamSpec, int, int]]:
+        """Each parameter of block b, and where it starts and ends in it."""
+        at = 0
+        for u in self.blocks[b].units:
+            for spec in self.specs[u]:
+                yield spec, at, at + spec.numel
+                at += spec.numel
+
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """(weights, gradient) of the rank's own shards, for the optimizer."""
+        every = range(len(self.blocks))
+        return [(self.own(self.params, b), self.own(self.grads, b)) for b in every]
+
+    def number(self, u: int) -> int:
+        """The block that unit u lies in."""
+        return next(b for b, block in enumerate(self.blocks) if u in block.units)
+
+    def named(self, shards: list[Tensor]) -> dict[str, Tensor]:
+        """Whole blocks as parameters by name, in their own shapes."""
+        return {
+            spec.name: whole[start:end].view(spec.shape)
+            for b, whole in enumerate(shards)
+            for spec, start, end in self.places(b)
+        }
+
+
+class Alive:
+    """Buffers that come and go, watched through their storages: how many bytes exist now."""
+
+    def __init__(self) -> None:
+        self._watched: list[tuple[str, Any, int]] = []
+        self._lock = threading.Lock()  # lanes make buffers side by side
+        self.peak: dict[str, int] = {}
+
+    def watch(self, kind: str, tensor: Tensor) -> Tensor:
+        """Count this tensor's storage for as long as anything holds it."""
+        storage = tensor.untyped_storage()
+        weakly: Callable[[Any], Any] = reductions.StorageWeakRef
+        with self._lock:
+            self._watched.append((kind, weakly(storage), storage.nbytes()))
+        return tensor
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes alive by kind; also keeps the peak of each."""
+        found: dict[str, int] = {}
+        with self._lock:
+            self._watched = [w for w in self._watched if not w[1].expired()]
+            for kind, _, size in self._watched:
+                found[kind] = found.get(kind, 0) + size
+            for kind, size in found.items():
+                self.peak[kind] = max(self.peak.get(kind, 0), size)
+        return found
+
+
+def padded(block: Block, like: Tensor) -> Tensor:
+    """An empty whole block, its padding zero."""
+    made = like.new_empty(block.padded)
+    made[block.numel :].zero_()
+    return made

@@ -1,0 +1,208 @@
+"""ZeRO 1 and 2 on real tensors: gradients scattered, shards updated, weights gathered.
+
+B                stage 1: into the whole gradient; stage 2: into a block of the microbatch's own
+reduce_scatter   the group's sum, this rank's shard of it
+add              a microbatch's shard to those before (stages 2 and 3)
+norm, O          over the rank's own shards
+all_gather       the shards that the others have updated
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parallel_core import values as v
+from parallel_core.kernels import Reads, TrainKernels, norm_of, settle_in
+from parallel_core.lanes import Kernel
+from parallel_core.model import init_weights
+from parallel_core.program import Instr, Op, Value
+from parallel_core.shards import Alive, Shards, padded
+from parallel_core.update import Update, clip_factor
+
+
+class ZeroKernels(TrainKernels):
+    """One rank of ZeRO. `slots` says where a weight's next gradient goes (stages 2 and 3)."""
+
+    def lay_out(self) -> None:
+        """Blocks and shards instead of one flat buffer."""
+        me = self.plan.mesh.coordinate(self.rank)[self.plan.shard_axis]
+        self.shards = Shards(self.plan, self.model, self.device, me)
+        self.alive = Alive()
+        self.slots: dict[int, Tensor] = {}
+        self.filled: set[int] = set()
+        self.flat: Any = self.shards  # what the other kernels ask of a Flat, Shards has as well
+        self.alive.watch("params", self.shards.params)
+        self.alive.watch("grads", self.shards.grads)
+        self.fill()
+        for b in range(len(self.shards.blocks)):
+            self._take_gradients(b)
+        self.update = Update(self.plan, self.shards.parts())
+
+    def fill(self) -> None:
+        """Whole weights on every rank."""
+        for b in range(len(self.shards.blocks)):
+            for weight, view in self.shards.views(self.shards.whole(self.shards.params, b), b):
+                weight.data = view
+        init_weights(self.model, self.plan)
+
+    def _take_gradients(self, b: int) -> None:
+        if self.plan.zero == 1:
+            for weight, view in self.shards.views(self.shards.whole(self.shards.grads, b), b):
+                settle_in(weight, view)
+            return
+        for u in self.shards.blocks[b].units:
+            for weight in self.shards.parameters[u]:
+                attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
+                attach(self._arrive)
+
+    def _arrive(self, weight: nn.Parameter) -> None:
+        """A gradient has just been made: move it to its place in the block, or add it there."""
+        slot, grad = self.slots[id(weight)], weight.grad
+        assert grad is not None
+        if id(weight) in self.filled:
+            slot.add_(grad)
+        else:
+            slot.copy_(grad)
+            self.filled.add(id(weight))
+        weight.grad = None
+
+    def table(self) -> dict[Op, Kernel]:
+        """Op -> kernel."""
+        return super().table() | {
+            Op.REDUCE_SCATTER: self.reduce_scatter,
+            Op.ALL_GATHER: self.all_gather,
+            Op.ADD: self.add,
+            Op.NORM: self.tally,
+        }
+
+    def load(self, step: int) -> dict[Value, Any]:
+        """What the rank holds at the start of a step."""
+        return super().load(step) | {v.shard(u): None for u in range(len(self.pieces))}
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """The tensors of the training state by kind."""
+        return {
+            "params": [self.shards.params],
+            "grads": [self.shards.grads],
+            "optimizer": list(self.update.tensors()),
+        }
+
+    def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """dy -> (gradient, dx); from stage 2 on the gradient lies in a block of its own."""
+        if self.plan.zero == 1:
+            return super().backward(instr, reads)
+        u = self.numbers[instr.where]
+        made: dict[str, Any] = {}
+        for value in instr.writes:
+            if value.name == "tie":
+                made["tie"] = self._open(0)
+            elif value.name == "grad":
+                tied = next((reads[r] for r in instr.reads if r.name == "tie"), None)
+                made["grad"] = self._open(u) if tied is None else tied
+        others = super().backward(instr, reads)
+        return [made.get(w.name, other) for w, other in zip(instr.writes, others, strict=True)]
+
+    def begin(self, u: int) -> None:
+        """Nothing is left from the microbatch before: every gradient leaves its weight at once."""
+        if self.plan.zero == 1:
+            super().begin(u)
+
+    def _open(self, u: int) -> Tensor:
+        """A block for the gradient of unit u."""
+        b = self.shards.number(u)
+        block = self.alive.watch("grads", padded(self.shards.blocks[b], self.shards.params))
+        for weight, view in self.shards.views(block, b):
+            self.slots[id(weight)] = view
+            self.filled.discard(id(weight))
+        return block
+
+    def _close(self, u: int) -> None:
+        """Let go of the block: what is left of it belongs to the program."""
+        for weight in self.shards.parameters[u]:
+            self.slots.pop(id(weight), None)
+
+    def reduce_scatter(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """g[N]+ax -> g[N/ax]."""
+        assert self.comm is not None and instr.axis is not None
+        u = instr.reads[0].at[0]
+        b = self.shards.number(u)
+        if self.plan.zero == 1:
+            whole = self.shards.whole(self.shards.grads, b)
+        else:
+            whole = reads[instr.reads[0]]
+            self._close(u)
+        shard = self.comm.reduce_scatter(whole, instr.axis, name=instr.where)
+        if instr.writes[0].name == "gpart":
+            return whole.nbytes, *([shard] * len(instr.writes))
+        self.shards.own(self.shards.grads, b).copy_(shard)
+        return whole.nbytes, *([True] * len(instr.writes))
+
+    def add(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """This microbatch's shard to the sum of those before, in place."""
+        part = next(value for value in instr.reads if value.name == "gpart")
+        self.shards.own(self.shards.grads, self.shards.number(part.at[0])).add_(reads[part])
+        return [True] * len(instr.writes)
+
+    def gradient(self, instr: Instr) -> Tensor:
+        """What an all-reduce over replicas sums: this rank's shard of the block."""
+        return self.shards.own(self.shards.grads, self.shards.number(instr.writes[0].at[0]))
+
+    def tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """[loss, squared norm]: the first of a group brings the loss, each its own shards."""
+        pair = torch.zeros(2, dtype=torch.float64, device=self.device)
+        if self.shards.me == 0:
+            pair[0] += reads[v.TOTAL_LOSS]
+        if self.measure_norm or self.plan.clip:
+            for _, grads in self.shards.parts():
+                pair[1] += norm_of(grads).square()
+        return [pair]
+
+    def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """New weights in the rank's own shards, clipped by the norm over all of them."""
+        if self.plan.clip:
+            norm = float(reads[v.TOTAL][1]) ** 0.5
+            self.update.scale(clip_factor(norm, self.plan.clip))
+        self.update.step()
+        return [None] * len(instr.writes)
+
+    def all_gather(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """w[N/ax] -> w[N], in place."""
+        assert self.comm is not None and instr.axis is not None
+        b = self.shards.number(instr.reads[0].at[0])
+        shard = self.shards.own(self.shards.params, b).clone()  # it lies inside its own output
+        whole = self.shards.whole(self.shards.params, b)
+        self.comm.all_gather(shard, instr.axis, name=instr.where, out=whole)
+        return shard.nbytes, *([None] * len(instr.writes))
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Copies of the rank's own shards, by the number of their block."""
+        parts = self.shards.parts()
+        grads = {str(b): g.clone() for b, (_, g) in enumerate(parts)}
+        return grads, {str(b): w.clone() for b, (w, _) in enumerate(parts)}
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the rank belongs to the first group of shards."""
+        return self.plan.mesh.coordinate(self.rank).get("replica", 0) == 0
+
+    def collect(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The first group's shards, joined on rank 0."""
+        group = self.plan.mesh.group(self.rank, self.plan.shard_axis)
+        wholes = []
+        for b in range(len(self.shards.blocks)) if mine else ():
+            own = mine[str(b)]
+            if self.rank:
+                assert self.comm is not None
+                self.comm.hand_over(own, 0)
+                continue
+            others = [self._taken(own, rank) for rank in group[1:]]
+            wholes.append(torch.cat([own, *others]))
+        return self.shards.named(wholes) if wholes else {}
+
+    def _taken(self, like: Tensor, rank: int) -> Tensor:
+        assert self.comm is not None
+        return self.comm.take_over(torch.empty_like(like), rank)
