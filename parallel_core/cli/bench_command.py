@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from parallel_core.bench import BENCHES, Say
-from parallel_core.bench.circumstances import circumstances
 from parallel_core.bench.measurement import Report
+from parallel_core.cli.bench_report import measured, progress, show
 from parallel_core.cli.plan_options import given, plan_options
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
@@ -193,13 +190,13 @@ def everything(as_json: bool) -> None:
     Examples:
       shardlab bench all --json > bench.json
     """
-    with _progress() as say:
-        reports = {name: _measured(_bench(name, {}), say) for name in BENCHES}
+    with progress() as say:
+        reports = {name: measured(_bench(name, {}), say) for name in BENCHES}
     if as_json:
         click.echo(json.dumps(reports))
         return
     for report in reports.values():
-        _show(report)
+        show(report)
 
 
 def _bench(name: str, options: dict[str, Any]) -> Bench:
@@ -266,51 +263,9 @@ def _taken(flat: dict[str, Any], cls: type) -> dict[str, Any]:
 
 def _run(name: str, options: dict[str, Any], as_json: bool) -> None:
     bench = _bench(name, options)
-    with _progress() as say:
-        report = _measured(bench, say)
+    with progress() as say:
+        report = measured(bench, say)
     if as_json:
         click.echo(json.dumps(report))
     else:
-        _show(report)
-
-
-@contextmanager
-def _progress() -> Iterator[Say]:
-    """One line on stderr that says how far it is."""
-    with Console(stderr=True).status("starting") as line:
-        yield lambda text: line.update(text)
-
-
-def _measured(bench: Bench, say: Say) -> dict[str, Any]:
-    """A bench's report with the circumstances, and the load average when it was over."""
-    before = circumstances()
-    report = bench(say).as_json()
-    return {**report, **before, "load_average_after": circumstances()["load_average"]}
-
-
-def _show(report: dict[str, Any]) -> None:
-    """The report as a table on stdout."""
-    out = Console()
-    if report["skipped"]:
-        out.print(report["skipped"])
-        return
-    table = Table("", "median", "95 % interval", "n", title=report["title"])
-    for name, row in report["rows"].items():
-        middle, low, high = (_number(row[key]) for key in ("median", "low", "high"))
-        table.add_row(name, f"{middle} {row['unit']}", f"{low} to {high}", str(row["n"]))
-    out.print(table)
-    for note in report["notes"]:
-        out.print(note, style="dim")
-    machine, load, after = (report[k] for k in ("machine", "load_average", "load_average_after"))
-    out.print(
-        f"{machine['processor']}, {machine['cores']} cores, torch {report['versions']['torch']},"
-        f" {report['date']}; load average {load[0]:.1f} before, {after[0]:.1f} after",
-        style="dim",
-    )
-    for warning in report["warnings"]:
-        Console(stderr=True).print(f"warning: {warning}", style="yellow")
-
-
-def _number(value: float) -> str:
-    """Four significant digits, thousands marked."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        show(report)
