@@ -20,7 +20,7 @@ from parallel_core.cost import Link, UnitCost
 from parallel_core.fields import PlanError
 from parallel_core.pipeline_forecast import forecast
 from parallel_core.plan import Plan
-from parallel_core.program import Lane, Op
+from parallel_core.program import Op
 from parallel_core.replay import replay
 from parallel_core.report import RunView
 from parallel_core.simulate import simulate as simulated
@@ -114,7 +114,7 @@ def test_a_wrong_gradient_is_noticed(monkeypatch):
     """A planted fault: with the peer's loss doubled, the bench refuses to compare speeds."""
     from parallel_core.launch import RunError
 
-    monkeypatch.setattr(pipeline, "TARGET", "tests.pipeline_bench_targets:doubled")
+    monkeypatch.setattr(pipeline, "TARGET", "pipeline_bench_targets:doubled")
     with pytest.raises((pipeline.Disagreement, RunError), match="apart where"):
         pipeline.measure(pipeline.plans_of(**TINY, schedule="1f1b"), QUICK, silent)
 
@@ -133,12 +133,12 @@ def test_pipeline_prints_one_json_object():
 
 
 def measured(plan: Plan, uneven: int = 0) -> Trace:
-    """A made-up run: an F takes 100 us, I and W too; every third task `uneven` ns longer."""
+    """A made-up run: F, I and W take 100 us, those of microbatch 3 `uneven` ns longer."""
     trace = simulated(program_of(plan), UnitCost())
     beats = {Op.F: 100_000, Op.B: 200_000, Op.I: 100_000, Op.W: 100_000}
     spans = tuple(
-        replace(span, cpu_ns=beats.get(Op(span.op), 0) + uneven * (at % 3 == 0))
-        for at, span in enumerate(trace.spans)
+        replace(span, cpu_ns=beats.get(Op(span.op), 0) + uneven * (span.mb == 3))
+        for span in trace.spans
     )
     return replace(trace, spans=spans)
 
@@ -166,7 +166,7 @@ def test_the_forecast_of_gpipe_is_the_formula():
 
 
 def test_uneven_tasks_part_replay_and_forecast():
-    """The forecast takes medians: tasks that take ten times as long now and then do not move it."""
+    """The forecast takes medians: a microbatch that takes ten times as long does not move it."""
     plan = of("1f1b", pp=4, layers=4)
     program = program_of(plan)
     even, uneven = measured(plan), measured(plan, uneven=1_000_000)
@@ -174,7 +174,7 @@ def test_uneven_tasks_part_replay_and_forecast():
         forecast(plan, program, even, link=FREE).makespan
     )
     longer = replay(plan, program, uneven, link=FREE)
-    assert longer.makespan > 2 * forecast(plan, program, uneven, link=FREE).makespan
+    assert longer.makespan > 2 * forecast(plan, program, even, link=FREE).makespan
 
 
 def test_a_forecast_needs_a_whole_step():
@@ -193,6 +193,8 @@ def test_every_schedule_that_fits_is_run():
     assert "1f1b" in names and "dualpipe-v" in refused and not names & set(refused)
     with pytest.raises(PlanError, match="microbatches"):
         bubbles.plans_of(**TINY, pp=4, schedule="dualpipe-v")
+    with pytest.raises(PlanError, match="heads"):
+        bubbles.plans_of(**(TINY | {"heads": 3}))
 
 
 @pytest.mark.live

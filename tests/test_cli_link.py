@@ -49,13 +49,13 @@ def test_a_fit_of_exact_points_names_the_link_that_made_them():
     """Both models come with their numbers, what they predict and how far off they are."""
     for link in (Link(2e-5, 3e9), RampLink(2e-5, 3e9, 5e4)):
         sizes = [1 << power for power in range(3, 25, 3)]
-        points = [{"bytes": m, "seconds": link.seconds(Op.SEND, m, 2)} for m in sizes]
+        points = [{"bytes": m, "low": link.seconds(Op.SEND, m, 2)} for m in sizes]
         found = link_command.fits(points)
         exact = found["ramp" if isinstance(link, RampLink) else "alpha_beta"]
         assert exact["alpha_s"] == pytest.approx(2e-5) and exact["largest_error"] < 1e-6
         assert exact["beta_bytes_s"] == pytest.approx(3e9)
         assert exact["alpha_beta_bytes"] == pytest.approx(6e4)
-        assert exact["seconds"] == pytest.approx([point["seconds"] for point in points])
+        assert exact["seconds"] == pytest.approx([point["low"] for point in points])
     assert found["alpha_beta"]["largest_error"] > 0.1 > found["ramp"]["largest_error"]
 
 

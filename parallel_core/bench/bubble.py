@@ -43,20 +43,22 @@ class Runs:
 
 
 def plans_of(**flat: Any) -> tuple[list[Plan], dict[str, str]]:
-    """A plan for each schedule (or the one given), and of those that do not fit the reason."""
+    """A plan for each schedule (or the one given), and of those that do not fit the reason.
+
+    Raises PlanError where none fits.
+    """
     given = {**DEFAULTS, **flat}
     names = [given.pop("schedule")] if "schedule" in given else list(SCHEDULES)
-    plans, refused = [], {}
+    plans: list[Plan] = []
+    refused: dict[str, PlanError] = {}
     for name in names:
         try:
-            plan = Plan.of(**given, schedule=name)
+            plans.append(Plan.of(**given, schedule=name))
         except PlanError as error:
-            if len(names) == 1 or error.field not in ("microbatches", "virtual_stages", "tied"):
-                raise
-            refused[name] = str(error)
-        else:
-            plans.append(plan)
-    return plans, refused
+            refused[name] = error
+    if not plans:
+        raise refused[names[-1]]
+    return plans, {name: str(error) for name, error in refused.items()}
 
 
 def measure(plans: list[Plan], refused: Mapping[str, str], chosen: Runs, say: Say) -> Report:
