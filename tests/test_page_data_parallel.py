@@ -6,8 +6,11 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from parallel_core import places
@@ -15,7 +18,8 @@ from parallel_core.cost import Link
 from parallel_core.plan import Plan
 from parallel_core.report import predict
 from parallel_core.trace import Kind
-from parallel_core.views.race import Contest, race
+from parallel_core.views.race import Contest, outcome, race
+from parallel_core.views.staleness import Staleness, account, histogram
 
 APP = places.app()
 sys.path.insert(0, str(APP))
@@ -187,6 +191,33 @@ def test_a_race_over_links_too_far_apart_is_not_called():
     assert [sum(", first" in text for text in texts) for texts in flags] == [1, 0]
 
 
+def test_a_lead_within_the_steps_of_one_run_is_not_called():
+    """Steps of one run that differ by more than the two runs do leave no winner."""
+    calm = contest((1e9, 1e9))
+    lead = outcome(calm.own).lead
+    for jitter, called in ((0.5 * lead, True), (1.5 * lead, False)):
+        own = {
+            name: in_steps(trace, [0, 0, round(jitter * 1e6), 0])
+            for name, trace in calm.own.items()
+        }
+        both = replace(calm, own=own)
+        assert both.noise == pytest.approx(jitter, abs=1e-3) and both.called is called
+        assert both.headline.startswith("Bucketed: " if called else "Too noisy to call")
+        assert ("so that is no result" in both.words) is not called
+
+
+def in_steps(trace, late):
+    """The one step of `trace` again and again, each ending so many nanoseconds late."""
+    length, spans = trace.makespan, []
+    for step, more in enumerate(late):
+        for s in trace.spans:
+            at = step * 2 * length
+            done = s.t_done + (more if s.t_done == trace.start + length else 0)
+            moved = {"t_post": s.t_post + at, "t_start": s.t_start + at, "t_done": done + at}
+            spans.append(replace(s, step=step, **moved))
+    return replace(trace, spans=tuple(spans))
+
+
 def test_a_single_bad_rank_turns_the_ledger_red():
     """The fullest rank agrees, another does not; and an operation that nobody predicted counts."""
     predicted, measured = {"params": [8, 8]}, {"params": [8, 4]}
@@ -235,3 +266,34 @@ def test_the_presets_are_plans_that_can_be_laid_out():
     """Each preset, taken from the page's defaults, is legal and small enough."""
     for fields in data_parallel.PRESETS.values():
         assert data_parallel._drawable(Plan.of(**{"dp": 4, **fields}))
+
+
+@given(st.integers(2, 6).flatmap(lambda w: st.lists(st.integers(0, w - 1), max_size=60)))
+def test_a_staleness_histogram_loses_no_update(order):
+    """Every update is in exactly one bar of its worker; shares of a worker sum to one."""
+    last: dict[int, int] = {}
+    updates = []
+    for at, worker in enumerate(order):
+        updates.append((worker, at - last.get(worker, -1) - 1))
+        last[worker] = at
+    found = Staleness.of(updates)
+    assert sum(map(len, found.by_worker.values())) == len(order)
+    for worker in found.by_worker:
+        assert sum(found.shares(worker).values()) == pytest.approx(1)
+        mean = sum(stale * share for stale, share in found.shares(worker).items())
+        assert found.mean_of(worker) == pytest.approx(mean)
+    assert found.mean == pytest.approx(sum(s for _, s in updates) / max(len(order), 1))
+
+
+def test_measured_staleness_is_filled_and_simulated_is_an_outline():
+    """Before a run the bars are the simulated shares; after it the measured ones."""
+    simulated = Staleness.of([(0, 3), (0, 3), (1, 9)])
+    measured = Staleness.of([(0, 2), (0, 3), (1, 8)])
+    names = {0: "worker 0", 1: "worker 1, 3 times slower"}
+    for ran, want in ((None, [(3,), (9,)]), (measured, [(2, 3), (8,)])):
+        figure = histogram(simulated, ran, names=names, badges=["b"])
+        bars = [trace for trace in figure.data if trace.type == "bar"]
+        assert [bar.x for bar in bars] == want
+        outline = next(trace for trace in figure.data if trace.name == "simulated")
+        assert {x for x in outline.x if x is not None} == {2.6, 3.4, 8.6, 9.4}
+        assert ("measured 2.50" in account(simulated, ran, names)) == (ran is not None)
