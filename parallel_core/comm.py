@@ -123,17 +123,27 @@ class Comm:
             out, lambda t: dist.all_to_all_single(t, x.to(t.device), came, gone, group=group)
         )
 
-    def send(self, x: Tensor, peer: int, *, name: str = "") -> None:
+    def send(self, x: Tensor, peer: int, *, name: str = "", control: bool = False) -> None:
         """Hand x to `peer`; returns when it is on its way (gloo: when it has been received)."""
-        self._book("send", "p2p", x)
+        self._book("send", "p2p", x, control)
         self._agree((self.rank, peer), x.dtype, x.shape, name)
         dist.send(x.cpu() if self.staged else x.contiguous(), peer)
 
-    def recv(self, x: Tensor, peer: int, *, name: str = "") -> Tensor:
+    def recv(self, x: Tensor, peer: int, *, name: str = "", control: bool = False) -> Tensor:
         """Fill x with what `peer` sends next."""
-        self._book("recv", "p2p", x)
+        self._book("recv", "p2p", x, control)
         self._agree((peer, self.rank), x.dtype, x.shape, name)
         return self._through_host(x, lambda t: dist.recv(t, peer))
+
+    def recv_any(self, x: Tensor, *, name: str = "", control: bool = False) -> int:
+        """Fill x, a CPU tensor, with what comes first from anybody; the rank it came from.
+
+        gloo alone can do this, and it sleeps until something comes.
+        """
+        self._book("recv", "p2p", x, control)
+        peer = int(dist.recv(x))
+        self._agree((peer, self.rank), x.dtype, x.shape, name)
+        return peer
 
     def hand_over(self, x: Tensor, peer: int) -> None:
         """Send after a run, outside of any program and of every count."""

@@ -4,7 +4,7 @@ Each backward instruction contributes one term, named by (unit, rank, microbatch
 rewriting a gradient carries its terms along, messages and collectives as terms.py says. When an
 optimizer updates weights, the gradients it reads must hold every term of those weights once: a
 missing one is a reduction forgotten, a double one a reduction done twice. Weights whose gradient
-a rank makes must be updated there.
+a rank makes must be updated there, unless it received them; no term may go without an update.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ def prove(program: Program) -> int:
             _backward(rank, instr, bag, made)
 
     bags = carry(program, [{} for _ in program.ranks], contribute)
-    proved, updated = 0, set()
+    applied: set[Term] = set()
+    proved, updated = 0, _received(program)
     for rank, index, instr in program:
         if instr.op == Op.O:
             at = f"rank {rank}, instruction {index} ({instr.label})"
-            proved += _complete(at, instr, bags[rank], made)
+            terms = _complete(at, instr, bags[rank], made)
+            proved, applied = proved + len(terms), applied | terms
             updated |= {(rank, value.at[0]) for value in instr.reads if value.name in WEIGHTS}
     if not proved:
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
@@ -45,7 +47,20 @@ def prove(program: Program) -> int:
         for where, rank, _ in terms:
             if piece != "tie" and (rank, piece) not in updated:
                 raise ProgramError(f"rank {rank} never updates {where}, whose gradient it makes")
+    for where, rank, mb in sorted(set().union(*made.values()) - applied):
+        raise ProgramError(f"no update takes the gradient of {where} from rank {rank}, mb{mb}")
     return proved
+
+
+def _received(program: Program) -> set[tuple[int, Piece]]:
+    """(rank, piece) of weights that a rank gets from elsewhere."""
+    return {
+        (rank, value.at[0])
+        for rank, _, instr in program
+        if instr.op == Op.RECV
+        for value in instr.writes
+        if value.name in WEIGHTS
+    }
 
 
 def _backward(rank: int, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> None:
@@ -64,8 +79,8 @@ def _backward(rank: int, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> N
         bag[value] = before + Counter([term])
 
 
-def _complete(at: str, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> int:
-    """Every weight that an optimizer updates needs each of its terms once."""
+def _complete(at: str, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> set[Term]:
+    """Every weight that an optimizer updates needs each of its terms once; those terms."""
     found: Bag = Counter()
     for value in instr.reads:
         if value.name in GRADIENTS:
@@ -85,4 +100,4 @@ def _complete(at: str, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> int
                 f"{at} holds the gradient of {unit}"
                 f" from rank {source}, microbatch {mb}, {found[term]} times; once is right"
             )
-    return len(wanted)
+    return wanted

@@ -1,22 +1,16 @@
 """How stale gradients were when a server applied them: a histogram a worker.
 
-    worker 0   ▁▃█▃        a bar: the share of this worker's updates that were k versions old
-    worker 3          ▃█▃  dashed: simulated; solid: measured; the triangle is the mean
-
-The staleness of an update is the number of updates that the server made between handing out the
-weights and taking in their gradient. With W workers its mean over all updates is W - 1, whatever
-their speeds: between two updates of one worker lie those of all others, each counted once.
+worker 0   ▁▃█▃        a bar: the share of this worker's updates that were k versions old
+worker 3          ▃█▃  dashed: simulated; solid: measured; the triangle is the mean
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from parallel_core.data.parameter_server import Staleness
 from parallel_core.views.chart_frame import colour, framed
 from parallel_core.views.frame import PAGES, ink
 from parallel_core.views.palette import PHASES, mix
@@ -27,35 +21,10 @@ MOST_WORKERS = 8
 _HEIGHT, _HALF = 0.72, 0.4
 
 
-@dataclass(frozen=True)
-class Staleness:
-    """Per worker the staleness of each of its updates, in order."""
-
-    by_worker: Mapping[int, Sequence[int]]
-
-    @classmethod
-    def of(cls, updates: Iterable[tuple[int, int]]) -> Staleness:
-        """From (worker, staleness) of each update, in the order in which the server made them."""
-        found: dict[int, list[int]] = {}
-        for worker, stale in updates:
-            found.setdefault(worker, []).append(stale)
-        return cls(dict(sorted(found.items())))
-
-    @property
-    def mean(self) -> float:
-        """Over all updates; 0 where there are none."""
-        every = [stale for each in self.by_worker.values() for stale in each]
-        return fmean(every) if every else 0.0
-
-    def mean_of(self, worker: int) -> float:
-        """Over one worker's updates; 0 where it made none."""
-        own = self.by_worker.get(worker, ())
-        return fmean(own) if own else 0.0
-
-    def shares(self, worker: int) -> dict[int, float]:
-        """Staleness -> the share of the worker's updates that had it."""
-        own = self.by_worker.get(worker, ())
-        return {stale: count / len(own) for stale, count in sorted(Counter(own).items())}
+def shares(found: Staleness, worker: int) -> dict[int, float]:
+    """Staleness -> the share of the worker's settled updates that had it."""
+    counts = {age: each[worker] for age, each in found.histogram.items() if each[worker]}
+    return {age: count / sum(counts.values()) for age, count in counts.items()}
 
 
 def histogram(
@@ -73,14 +42,14 @@ def histogram(
     plain = colour(PHASES["F"], dark)
     fill = mix(plain, PAGES[dark], 0.45) if measured is None else plain
     for row, worker in enumerate(workers):
-        shares = filled.shares(worker)
+        parts = shares(filled, worker)
         figure.add_bar(
-            x=list(shares), y=[_HEIGHT * share for share in shares.values()],
-            base=[_floor(workers, row)] * len(shares), width=2 * _HALF, name=names[worker],
+            x=list(parts), y=[_HEIGHT * share for share in parts.values()],
+            base=[_floor(workers, row)] * len(parts), width=2 * _HALF, name=names[worker],
             marker={"color": fill, "line": {"width": 0}}, showlegend=False,
             hovertext=[
                 f"{names[worker]}: {share:.0%} of its updates {stale} versions old"
-                for stale, share in shares.items()
+                for stale, share in parts.items()
             ],
             hoverinfo="text",
         )  # fmt: skip
@@ -91,7 +60,7 @@ def histogram(
     ):
         if found is not None:
             figure.add_scatter(
-                x=[found.mean_of(worker) for worker in workers],
+                x=[found.by_worker[worker] for worker in workers],
                 y=[_floor(workers, row) - 0.07 for row in range(len(workers))],
                 mode="markers", name=name,
                 marker={"symbol": symbol, "size": 10, "color": ink(dark)},
@@ -117,7 +86,7 @@ def _outlines(figure: go.Figure, simulated: Staleness, workers: Sequence[int], d
     y: list[float | None] = []
     for row, worker in enumerate(workers):
         low = _floor(workers, row)
-        for stale, share in simulated.shares(worker).items():
+        for stale, share in shares(simulated, worker).items():
             high, left, right = low + _HEIGHT * share, stale - _HALF, stale + _HALF
             x += [left, right, right, left, left, None]
             y += [low, low, high, high, low, None]
@@ -131,8 +100,12 @@ def account(simulated: Staleness, measured: Staleness | None, names: Mapping[int
     """The histogram in words, one line a worker and one for all."""
     lines = []
     for worker, name in names.items():
-        ran = "" if measured is None else f", measured {measured.mean_of(worker):.2f}"
-        lines.append(f"- {name}: mean {simulated.mean_of(worker):.2f} simulated{ran}.")
+        ran = "" if measured is None else f", measured {_mean(measured.by_worker[worker])}"
+        lines.append(f"- {name}: mean {_mean(simulated.by_worker[worker])} simulated{ran}.")
     ran = "" if measured is None else f", measured {measured.mean:.2f}"
-    lines.append(f"- All updates: mean {simulated.mean:.2f} simulated{ran}.")
+    lines.append(f"- All settled updates: mean {simulated.mean:.2f} simulated{ran}.")
     return "\n".join(lines)
+
+
+def _mean(value: float | None) -> str:
+    return "none settled" if value is None else f"{value:.2f}"
