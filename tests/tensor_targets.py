@@ -10,28 +10,27 @@ import torch
 from parallel_core.comm import Comm
 from parallel_core.mesh import Mesh
 from parallel_core.model import IGNORED, Place, Transformer, init_weights, loss_sum
-from parallel_core.params import param_specs
+from parallel_core.params import cut, param_specs
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.tensor.block import TensorTransformer
 from parallel_core.tensor.conjugate import AXIS, Region
-from parallel_core.tensor.cuts import cut
 from parallel_core.text import Sampler
 
 
 def beside_the_whole(rank: Rank, *, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every case on this rank: errors of loss and gradients, and messages by (phase, op)."""
     rank.init(choose_backend(rank.local_size))
+    return [_one(rank, **case) for case in cases]
+
+
+def _one(rank: Rank, plan: dict[str, Any], sequence: bool) -> dict[str, Any]:
+    chosen = Plan.of(**plan, tp=rank.world_size, sp=sequence and rank.world_size > 1)
     comm = Comm(Mesh(((AXIS, rank.world_size),)), rank.rank)
-    return [_one(comm, rank.world_size, **case) for case in cases]
-
-
-def _one(comm: Comm, n: int, plan: dict[str, Any], sequence: bool) -> dict[str, Any]:
-    chosen = Plan.of(**plan)
     region = Region.of(comm, sequence=sequence)
     whole, mine = Transformer(chosen), TensorTransformer(chosen, region)
     init_weights(whole, chosen)
-    parts = {spec.name: cut(chosen, spec, n, region.me) for spec in param_specs(chosen)}
+    parts = {spec.name: cut(chosen, spec, region.me) for spec in param_specs(chosen)}
     full, own = dict(whole.named_parameters()), dict(mine.named_parameters())
     with torch.no_grad():
         for name, part in parts.items():

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -51,7 +50,7 @@ class TensorAttention(Attention):
         self.o = RowLinear(plan, m.hidden, heads * m.head_dim, region)
 
 
-def tensor_mlp(plan: Plan, region: Region) -> nn.Module:
+def tensor_mlp(plan: Plan, region: Region) -> GeluMLP | SwiGLU:
     """The dialect's MLP with F/tp hidden features."""
     made = (SwiGLU if plan.model.dialect == Dialect.LLAMA else GeluMLP)(plan)
     inner, outer = plan.model.mlp // region.n, plan.model.hidden
@@ -139,10 +138,8 @@ class TensorTransformer(Transformer):
 
     def forward_unit(self, unit: str, x: Tensor, place: Place) -> Tensor:
         """One unit; the head gives this rank's logits[B, S, V/tp]."""
-        if unit != "head":
-            return cast(Tensor, self.get_submodule(unit)(x, place))
-        table = self.embed.tokens if self.head.out is None else self.head.out
-        return cast(Tensor, self.head(x, table.weight))
+        with self.region.keeping_shards():
+            return super().forward_unit(unit, x, place)
 
     def loss_sum(self, logits_bsv: Tensor, labels_bs: Tensor) -> Tensor:
         """The loss of logits whose vocabulary is cut."""

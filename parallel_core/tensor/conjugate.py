@@ -15,35 +15,98 @@ arXiv:2205.05198, section 4.2.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.graph import saved_tensors_hooks
 
 from parallel_core.comm import Comm
 
 AXIS = "tp"
 
 
+@dataclass
+class Gathered:
+    """A gathered input that autograd saves as its shard, and gathers again when it needs it."""
+
+    shard_bsd: Tensor
+    storage: int
+    users: int = 0
+    whole_bsd: Tensor | None = None
+
+
 @dataclass(frozen=True)
+class Again:
+    """What stands for a view of a gathered input until its backward."""
+
+    of: Gathered
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+@dataclass
 class Region:
     """Who shares a tensor-parallel region: this rank's way to the others, its place, how many.
 
     `sequence` says whether activations outside the region are cut along S (sequence parallel).
+    `noted` is told of every tensor that a forward keeps, where a meter looks on.
     """
 
     comm: Comm
     me: int
     n: int
     sequence: bool = False
+    noted: Callable[[Tensor], None] | None = None
+    gathered_now: list[Gathered] = field(default_factory=list)
 
     @classmethod
     def of(cls, comm: Comm, *, sequence: bool = False) -> Region:
         """The region of this rank's group along tp."""
         place = comm.mesh.coordinate(comm.rank)[AXIS]
         return cls(comm, place, comm.mesh.degree(AXIS), sequence)
+
+    @contextmanager
+    def keeping_shards(self) -> Iterator[None]:
+        """Inside, a gathered input is not kept for the backward: its shard is, and one more
+        all-gather a region is the price. Korthikanti et al. 2022, section 4.2.2."""
+        if not self.sequence:
+            yield
+            return
+        with saved_tensors_hooks(self._pack, self._unpack):
+            yield
+        for entry in self.gathered_now:
+            entry.whole_bsd = None
+        self.gathered_now.clear()
+
+    def _pack(self, tensor: Tensor) -> Tensor | Again:
+        storage = tensor.untyped_storage().data_ptr()
+        for entry in self.gathered_now:
+            if entry.storage == storage:
+                entry.users += 1
+                if self.noted is not None:
+                    self.noted(entry.shard_bsd)
+                at = int(tensor.storage_offset())
+                return Again(entry, tuple(tensor.shape), tensor.stride(), at)
+        if self.noted is not None:
+            self.noted(tensor)
+        return tensor.detach()  # the tensor itself would keep its whole graph alive
+
+    def _unpack(self, saved: Tensor | Again) -> Tensor:
+        if isinstance(saved, Tensor):
+            return saved
+        entry = saved.of
+        if entry.whole_bsd is None:
+            entry.whole_bsd = self.gathered(entry.shard_bsd)
+        view = entry.whole_bsd.as_strided(saved.size, saved.stride, saved.offset)
+        entry.users -= 1
+        if not entry.users:
+            entry.whole_bsd = None
+        return view
 
     def enter(self, x_bsd: Tensor) -> Tensor:
         """x as every rank of the region needs it: f, or f' under sequence parallelism."""
@@ -118,7 +181,11 @@ class _GatherIn(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, region: Region) -> Tensor:
         ctx.region = region
-        return region.gathered(x)
+        whole = region.gathered(x)
+        # held until the block is over, so that nothing else can lie at its address
+        entry = Gathered(x.detach(), whole.untyped_storage().data_ptr(), whole_bsd=whole)
+        region.gathered_now.append(entry)
+        return whole
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

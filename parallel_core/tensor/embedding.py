@@ -8,29 +8,24 @@ message. Shoeybi et al. 2019, arXiv:1909.08053, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from torch import Tensor
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from parallel_core.layers import empty
+from parallel_core.model import Table
 from parallel_core.plan import Plan
 from parallel_core.tensor.conjugate import Region
 
 
-class VocabTable(nn.Module):
+class VocabTable(Table):
     """Rows V/tp of the table: this rank's words."""
 
-    look_up: Callable[..., Tensor] = staticmethod(F.embedding)
-
     def __init__(self, plan: Plan, region: Region) -> None:
-        super().__init__()
-        self.region, self.rows = region, plan.model.vocab // region.n
-        self.weight = empty(plan, self.rows, plan.model.hidden)
+        super().__init__(plan, plan.model.vocab // region.n)
+        self.region = region
 
     def forward(self, ids_bs: Tensor) -> Tensor:
         """ids[B, S] -> x[B, S, D], or x[B, S/tp, D] under sequence parallelism."""
-        local = ids_bs - self.region.me * self.rows
-        foreign = (local < 0) | (local >= self.rows)
+        rows = len(self.weight)
+        local = ids_bs - self.region.me * rows
+        foreign = (local < 0) | (local >= rows)
         x_bsd = self.look_up(local.masked_fill(foreign, 0), self.weight)
         return self.region.leave(x_bsd.masked_fill(foreign[..., None], 0))

@@ -10,41 +10,23 @@ is added once, after the sum. Shoeybi et al. 2019, arXiv:1909.08053, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from torch import Tensor
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from parallel_core.layers import empty
-from parallel_core.plan import Dialect, Plan
+from parallel_core.layers import Linear
+from parallel_core.plan import Plan
 from parallel_core.tensor.conjugate import Region
 
 
-class ColumnLinear(nn.Module):
-    """y[..., rows/tp] = x w' + b, each rank its rows of the matrix."""
-
-    product: Callable[..., Tensor] = staticmethod(F.linear)
-
-    def __init__(self, plan: Plan, rows: int, columns: int) -> None:
-        super().__init__()
-        self.weight = empty(plan, rows, columns)
-        self.bias = empty(plan, rows) if plan.model.dialect == Dialect.GPT else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x[..., columns] -> [..., rows of this rank]."""
-        return self.product(x, self.weight, self.bias)
+class ColumnLinear(Linear):
+    """y[..., rows/tp] = x w' + b, each rank its rows of the matrix: a linear of fewer outputs."""
 
 
-class RowLinear(nn.Module):
+class RowLinear(Linear):
     """z = sum over tp of y w', each rank its columns of the matrix; then the bias, once."""
 
-    product: Callable[..., Tensor] = staticmethod(F.linear)
-
     def __init__(self, plan: Plan, rows: int, columns: int, region: Region) -> None:
-        super().__init__()
+        super().__init__(plan, rows, columns)
         self.region = region
-        self.weight = empty(plan, rows, columns)
-        self.bias = empty(plan, rows) if plan.model.dialect == Dialect.GPT else None
 
     def forward(self, y: Tensor) -> Tensor:
         """y[B, S, columns of this rank] -> z[B, S, rows], or [B, S/tp, rows]."""
