@@ -29,6 +29,7 @@ def state_bytes(kernels: TrainKernels) -> dict[str, int]:
 
 def unaccounted(kernels: TrainKernels, known: Iterable[Tensor] = ()) -> int:
     """Bytes of tensors of at least 1 KiB alive in this process that the training does not own."""
+    gc.collect()  # what only a cycle holds is nobody's
     owned = [tensor for tensors in kernels.state().values() for tensor in tensors]
     owned += [kernels.flat.params, kernels.flat.grads, *kernels.placeholders, *known]
     addresses = {t.untyped_storage().data_ptr() for t in owned}
