@@ -29,6 +29,7 @@ from parallel_core.program import Op, ProgramError
 from parallel_core.simulate import simulate
 from parallel_core.views.marks import typical_step
 from parallel_core.views.player import show_race
+from parallel_core.views.reading import Units
 
 # %% [markdown]
 # ## Predict: how long, how full, and which rank is the slow one?
@@ -104,7 +105,7 @@ for name, order in orders.items():
 each = {"pp": P, "microbatches": M, "layers": 8, "steps": 4}
 gpipe, f1b = run(**each, schedule="gpipe"), run(**each, schedule="1f1b")
 both = contest(**{"GPipe": gpipe, "1F1B": f1b})  # over one link, fitted to both
-display(show_race(both.own))
+display(show_race(both.own, called=both.called))
 print(f"You said {my_guess_gpipe} and {my_guess_1f1b}: 33 both; held {my_guess_held}: 8 and 4.")
 steps = {name: trace.only(typical_step(trace)) for name, trace in both.own.items()}
 for name, step in steps.items():
@@ -133,8 +134,7 @@ print("the losses of all steps are equal, to the last bit:", gpipe.losses == f1b
 # The run's bubble is a little larger than 27.3 %: the optimizer's step is in it, and the wire. *Waiting* and *wire* are
 # different things. A message that was not sent yet is somebody's lateness, and no faster network helps; one that is
 # under way is the network's. Above, every idle slot of your run was given one cause, and the longest two their sentence
-# (point at a gap in the player for the others). Now the same on paper, with messages that take half a beat; a beat is
-# written as a second.
+# (point at a gap in the player for the others). Now the same on paper, with messages that take half a beat.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -144,7 +144,7 @@ for name in ("gpipe", "1f1b"):
     print(f"{name}, messages take half a beat: {trace.makespan / 1e9:g} beats")
     for rank, causes in totals(slots := idle(trace)).items():
         print(f"  rank {rank}", {str(cause): ns / 1e9 for cause, ns in causes.items()})
-    print(f"  rank {slots[0].rank} {slots[0].sentence}")
+    print(f"  rank {slots[0].rank} {slots[0].told(Units(beats=True).time)}")
 print("\n1F1B with sends that wait for their receive, in line with the computing:")
 blocking = lower(orders["1f1b"], blocking=True)
 try:

@@ -33,6 +33,7 @@ class Lanes:
     `notes` holds a Note an instruction in the order they ended. `sync` waits for the device (CUDA
     kernels are asynchronous), `beat` shows the supervisor where the rank stands. `memory` reads
     the live bytes, after each kernel of the compute lane; other notes carry its last reading.
+    `gauge`, if set, is told (step, index, instruction) when an instruction's frees are done.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Lanes:
         enter_side: Callable[[], None] = lambda: None,
     ) -> None:
         self.notes: list[Note] = []
+        self.gauge: Callable[[int, int, Instr], None] | None = None
         self._kernels, self._beat, self._memory, self._sync = kernels, beat, memory, sync
         self._lists = {
             lane: [(i, instr) for i, instr in enumerate(instrs) if instr.lane == lane]
@@ -146,6 +148,8 @@ class Lanes:
                 self._sync()
             done, spent = now(), own_time() - spent
             self._publish(instr, done)
+            if self.gauge is not None:
+                self.gauge(self._step, index, instr)
             posted = asked if instr.op == Op.WAIT else min(posted, start)
             if lane == Lane.COMPUTE and instr.op != Op.WAIT:
                 # the allocator counts under its lock, tens of microseconds: a count beside a

@@ -55,6 +55,8 @@ def train(
         if step == 0:
             run.grads.update(_copy(grads))
         _update(optimizer, weights, masters)
+        if plan.moments == "bfloat16":
+            round_moments(optimizer)
         if step < snapshot_after:
             run.params.update(_copy(weights))
     return run
@@ -65,6 +67,13 @@ def make_optimizer(params: list[Tensor], plan: Plan) -> torch.optim.Optimizer:
     if plan.optimizer == Optimizer.SGD:
         return torch.optim.SGD(params, lr=plan.learning_rate)
     return torch.optim.AdamW(params, lr=plan.learning_rate)
+
+
+def round_moments(optimizer: torch.optim.Optimizer) -> None:
+    """AdamW's moments as bfloat16 would keep them; the step before has used them unrounded."""
+    for state in optimizer.state.values():
+        for moment in (state[name] for name in ("exp_avg", "exp_avg_sq") if name in state):
+            moment.copy_(moment.bfloat16())
 
 
 def _backward(model: Transformer, sampler: Sampler, step: int, rows_at_once: int) -> float:

@@ -22,11 +22,14 @@ from parallel_core.ledger import (
     total_wire_bytes,
     wire,
 )
+from parallel_core.outline import Held, agreement
 from parallel_core.params import pieces
+from parallel_core.peak import predicted_peak
 from parallel_core.plan import Plan
 from parallel_core.program import Program
 from parallel_core.recording import Expander
 from parallel_core.replay import fit_link, fitted_rate, model_cost, replay
+from parallel_core.replicas import Replicas
 from parallel_core.simulate import simulate
 from parallel_core.sizes import value_bytes
 from parallel_core.trace import Span, Trace
@@ -38,7 +41,9 @@ class RunView:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.program = plan, program_of(plan)
         self.metrics: list[dict[str, Any]] = []
+        self.gauge: list[Held] = []
         self.status = "starting"
+        self._replicas = Replicas(plan)
         self._spans: list[Span] = []
         self._expander = Expander(self.program)
         self._provenance = provenance.of_run(plan, {"name": "starting"}, {})
@@ -52,6 +57,10 @@ class RunView:
                 self.status = "training"
                 kept = ("step", "loss", "grad_norm", "tokens_per_s")
                 self.metrics.append({key: event[key] for key in kept})
+            case "gauge":
+                self.gauge += [Held(event["rank"], *row) for row in event["rows"]]
+            case "replica":
+                self._replicas.feed(event["step"], event["rank"], event["digest"])
             case "parity":
                 self.status = "comparing with one process"
 
@@ -71,6 +80,8 @@ class RunView:
             "layout": {**self.plan.flat(), "world_size": self.plan.world_size},
             "steps": self.metrics,
             "ledger": ledger(self.plan, results, steps),
+            "replicas": self._replicas.report(),
+            "outline": self._agreement(),
             "parity": first.get("parity"),
             "trace": self._about_trace(),
             "provenance": provenance.as_json(self._provenance),
@@ -79,6 +90,18 @@ class RunView:
     def _about_trace(self) -> dict[str, Any]:
         trace = self.trace
         return {"spans": len(trace.spans), "makespan_ms": trace.makespan / 1e6, "file": None}
+
+    def _agreement(self) -> dict[str, Any] | None:
+        """Measured memory against the outline of the same run, instruction by instruction."""
+        if not self.gauge:
+            return None
+        found = agreement(self.plan, self.program, self.trace, self.gauge)
+        return {
+            "what": "bytes of params, grads and optimizer after each compute instruction",
+            "equal": found.exact,
+            "within_a_message": found.open_,
+            "differences": list(found.differences[:10]),
+        }
 
     def own_device(self, link: Link | None = None) -> Trace:
         """The run replayed as if each rank had a device to itself; `link` as in replay.replay."""
@@ -115,6 +138,8 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
         "memory": {
             "predicted": predicted,
             "measured": held,
+            "peak": _peaks(results),
+            "predicted_peak": predicted_peak(plan, program),
             "peak_state_bytes": max(result["peak_state_bytes"] for result in results),
             "weight_copies": {
                 "predicted": weight_copies(program),
@@ -132,6 +157,17 @@ def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict
             "measured": wire(control, n_of),
             "what": "the loss, summed over ranks once a step",
         },
+    }
+
+
+def _peaks(results: Sequence[Mapping[str, Any]]) -> dict[str, list[int]] | None:
+    """The most bytes that were alive at a moment, by kind; None where nobody counted."""
+    counted = [result["peak"] for result in results if result.get("peak")]
+    if len(counted) < len(results):
+        return None
+    return {
+        kind: [peak.get(kind, 0) for peak in counted]
+        for kind in ("params", "grads", "optimizer", "total")
     }
 
 

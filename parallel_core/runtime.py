@@ -32,6 +32,7 @@ from parallel_core.saving import save_outputs
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.stash_kernels import StashKernels
 from parallel_core.tensor_kernels import TensorKernels
+from parallel_core.witness import Witness
 from parallel_core.zero3_kernels import GatherKernels
 from parallel_core.zero_kernels import ZeroKernels
 
@@ -74,6 +75,8 @@ def train(
     instrs = program_of(chosen).ranks[rank.rank]
     rank.describe([*(instr.label for instr in instrs), *AFTERWARDS])
     lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **_device_hooks(device))
+    witness = Witness(kernels)
+    lanes.gauge = witness.note
     snaps, peak, wire = Snapshots(), 0, 0
     try:
         for step in range(steps):
@@ -84,10 +87,12 @@ def train(
             _snapshot(snaps, kernels, step)
             snaps.metrics.append(metrics)
             _tell(rank, lanes, metrics, steps)
+            witness.tell(rank, step)
     finally:
         lanes.close()
     rank.beat(steps, len(instrs))
     result = _measurements(kernels, comm, snaps, peak, wire)
+    result["peak"] = witness.peak
     result["backend"] = {"name": backend.name, "device": device.type, "note": backend.note}
     rank.beat(steps, len(instrs) + 1)
     if parity or save:

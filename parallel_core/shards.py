@@ -6,18 +6,15 @@
     3       own shards           own shards; a block is whole while it is used or made
 
 A shard of stages 1 and 2 is a slice of the whole; nothing is kept twice. Padding is zero and stays
-zero. `Alive` counts the bytes that exist, by kind, whatever the plan says should exist.
+zero.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing import reductions
 
 from parallel_core.data.blocks import Block, blocks
 from parallel_core.params import ParamSpec, pieces
@@ -87,34 +84,6 @@ class Shards:
             for b, whole in enumerate(shards)
             for spec, start, end in self.places(b)
         }
-
-
-class Alive:
-    """Buffers that come and go, watched through their storages: how many bytes exist now."""
-
-    def __init__(self) -> None:
-        self._watched: list[tuple[str, Any, int]] = []
-        self._lock = threading.Lock()  # lanes make buffers side by side
-        self.peak: dict[str, int] = {}
-
-    def watch(self, kind: str, tensor: Tensor) -> Tensor:
-        """Count this tensor's storage for as long as anything holds it."""
-        storage = tensor.untyped_storage()
-        weakly: Callable[[Any], Any] = reductions.StorageWeakRef
-        with self._lock:
-            self._watched.append((kind, weakly(storage), storage.nbytes()))
-        return tensor
-
-    def bytes(self) -> dict[str, int]:
-        """Bytes alive by kind; also keeps the peak of each."""
-        found: dict[str, int] = {}
-        with self._lock:
-            self._watched = [w for w in self._watched if not w[1].expired()]
-            for kind, _, size in self._watched:
-                found[kind] = found.get(kind, 0) + size
-            for kind, size in found.items():
-                self.peak[kind] = max(self.peak.get(kind, 0), size)
-        return found
 
 
 def padded(block: Block, like: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from parallel_core.deferred import Deferred
 from parallel_core.flat import TABLE
 from parallel_core.kernels import Reads, TrainKernels, norm_of
 from parallel_core.lanes import Kernel
-from parallel_core.params import held_pieces
+from parallel_core.params import ParamSpec, held_pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.update import clip_factor
@@ -145,13 +145,20 @@ class StageKernels(TrainKernels):
             for s in held:
                 owners.setdefault(s, self.plan.mesh.rank(pp=place))
         for s, owner in owners.items():
-            for spec in self.pieces[s].specs if owner else ():
-                if self.rank == owner:
-                    self.comm.hand_over(mine[spec.name], 0)
-                elif self.rank == 0:
-                    like = self.flat.params.new_empty(spec.shape)
-                    mine[spec.name] = self.comm.take_over(like, owner)
+            if mine and owner:  # before the first step there are no gradients
+                self._bring(self.pieces[s].specs, owner, mine)
         return mine
+
+    def _bring(self, specs: Sequence[ParamSpec], owner: int, mine: dict[str, Tensor]) -> None:
+        """A stage's tensors to rank 0, in one message."""
+        assert self.comm is not None
+        if self.rank == owner:
+            self.comm.hand_over(torch.cat([mine[spec.name].flatten() for spec in specs]), 0)
+        elif self.rank == 0:
+            sizes = [spec.numel for spec in specs]
+            whole = self.comm.take_over(self.flat.params.new_empty(sum(sizes)), owner)
+            for spec, part in zip(specs, torch.split(whole, sizes), strict=True):
+                mine[spec.name] = part.view(spec.shape).clone()  # savers want storages of their own
 
 
 def _said(instr: Instr) -> str:

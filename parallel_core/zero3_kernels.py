@@ -56,7 +56,8 @@ class GatherKernels(ZeroKernels):
 
     def _let_go(self, u: int) -> None:
         """No weight of unit u has values any more; only shapes stay."""
-        self.wholes.pop(u, None)
+        if (whole := self.wholes.pop(u, None)) is not None:
+            self.alive.leaving(whole)
         for weight, spec in zip(self.shards.parameters[u], self.shards.specs[u], strict=True):
             weight.data = self.nothing.expand(spec.shape)
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from parallel_core import values as v
+from parallel_core.gauge import Alive
 from parallel_core.kernels import Reads, TrainKernels, norm_of, settle_in
 from parallel_core.lanes import Kernel
 from parallel_core.model import init_weights
 from parallel_core.program import Instr, Op, Value
-from parallel_core.shards import Alive, Shards, padded
+from parallel_core.shards import Shards, padded
 from parallel_core.update import Update, clip_factor
 
 
@@ -104,6 +105,8 @@ class ZeroKernels(TrainKernels):
                 tied = next((reads[r] for r in instr.reads if r.name == "tie"), None)
                 made["grad"] = self._open(u) if tied is None else tied
         others = super().backward(instr, reads)
+        for weight in self.shards.parameters[u]:
+            self.slots.pop(id(weight), None)
         return [made.get(w.name, other) for w, other in zip(instr.writes, others, strict=True)]
 
     def begin(self, u: int) -> None:
@@ -120,11 +123,6 @@ class ZeroKernels(TrainKernels):
             self.filled.discard(id(weight))
         return block
 
-    def _close(self, u: int) -> None:
-        """Let go of the block: what is left of it belongs to the program."""
-        for weight in self.shards.parameters[u]:
-            self.slots.pop(id(weight), None)
-
     def reduce_scatter(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """g[N]+ax -> g[N/ax]."""
         assert self.comm is not None and instr.axis is not None
@@ -134,17 +132,21 @@ class ZeroKernels(TrainKernels):
             whole = self.shards.whole(self.shards.grads, b)
         else:
             whole = reads[instr.reads[0]]
-            self._close(u)
         shard = self.comm.reduce_scatter(whole, instr.axis, name=instr.where)
+        self.alive.watch("grads", shard)
+        if self.plan.zero > 1:
+            self.alive.leaving(whole)
         if instr.writes[0].name == "gpart":
             return whole.nbytes, *([shard] * len(instr.writes))
         self.shards.own(self.shards.grads, b).copy_(shard)
+        self.alive.leaving(shard)
         return whole.nbytes, *([True] * len(instr.writes))
 
     def add(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """This microbatch's shard to the sum of those before, in place."""
         part = next(value for value in instr.reads if value.name == "gpart")
         self.shards.own(self.shards.grads, self.shards.number(part.at[0])).add_(reads[part])
+        self.alive.leaving(reads[part])
         return [True] * len(instr.writes)
 
     def gradient(self, instr: Instr) -> Tensor:

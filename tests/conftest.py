@@ -10,8 +10,12 @@ from typing import Any
 import psutil
 import pytest
 from browser import chromium, server, tab  # noqa: F401  # fixtures, for every test file
+from hypothesis import settings
 
 from parallel_core.launch import Pool
+
+settings.register_profile("shared machine", deadline=None)  # an example may stall for a moment
+settings.load_profile("shared machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

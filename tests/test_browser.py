@@ -25,6 +25,8 @@ PAGES = {
     "/data-parallel": "Data parallel",
     "/machine-room": "Machine room",
     "/collectives": "Collective studio",
+    "/pipelines": "Pipeline arena",
+    "/shards": "Shard bench",
 }
 EXISTING = {
     path: heading

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel_core.pipeline.figures import figures
+from parallel_core.pipeline.figures import figures, figures_of, simulated
 from parallel_core.pipeline.gpipe import gpipe
 from parallel_core.pipeline.interleaved import interleaved
 from parallel_core.pipeline.naive import naive
@@ -103,6 +105,25 @@ def test_how_many_microbatches_keep_the_bubble_under_five_percent():
     assert list(enough) == [False, True]
     enough = (figures(one_f_one_b(4, m)).bubble_ratio <= 0.05 + 1e-9 for m in (59, 60))
     assert list(enough) == [False, True]
+
+
+def test_the_rate_is_of_the_busiest_rank_and_the_longest_span():
+    """GPipe, two ranks, the second twice as slow: 6 beats of 9, and ranks that differ."""
+    found = figures(gpipe(2, 1), Times.even(2, slow={1: 2.0}))
+    assert (found.work, found.spans, found.idle) == ([3, 6], [9, 6], [6, 3])
+    assert found.bubble_rate == exactly(1 - 6 / 9) and found.internal_idle == [6, 0]
+
+
+@pytest.mark.parametrize("late", [0, 12_345_678_901])
+def test_time_counts_from_the_first_task(late):
+    """The clock of a run begins anywhere; no figure may know of it."""
+    order, times = zb_h1(3, 5), Times.even(3, slow={1: 1.5})
+    there = simulated(order, times)
+    moved = [
+        replace(s, t_post=s.t_post + late, t_start=s.t_start + late, t_done=s.t_done + late)
+        for s in there.spans
+    ]
+    assert figures_of(replace(there, spans=tuple(moved)), order) == figures(order, times)
 
 
 # ---------------------------------------------------------------------------- the formulas

@@ -8,7 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from pipeline_runs import GPT, LLAMA, TINY, Ran, dressed, legal, run_all
+from safetensors.torch import load_file
 
 from parallel_core.cases import program_of
 from parallel_core.check import check
@@ -324,6 +326,22 @@ def test_a_stage_is_reduced_while_earlier_ones_still_go_backward(pool):
             assert begun.t_post < end
             early.append(begun.t_start < end)
     assert sum(early) >= len(early) / 2
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "dualpipe", "pipedream"])
+def test_a_run_of_no_steps_hands_over_every_stages_weights(schedule, on_ranks, tmp_path):
+    """What is saved is the start of one process, to the bit."""
+    plan = Plan.of(**TINY, **LLAMA, pp=2, schedule=schedule, layers=3, global_batch=4)
+    for n, layout in (("one", plan.single()), ("two", plan)):
+        save = {"weights": str(tmp_path / n)}
+        args = {"plan": layout.flat(), "steps": 0, "save": save}
+        on_ranks(layout.world_size, "parallel_core.runtime:train", **args)
+    one, two = (
+        {k: w for file in (tmp_path / n).glob("*.safetensors") for k, w in load_file(file).items()}
+        for n in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.slow

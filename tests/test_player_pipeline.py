@@ -215,6 +215,9 @@ def test_the_result_of_a_race_is_the_figures_difference() -> None:
     assert text.startswith(f"ZB-H2 ends its step {gap} before 1F1B")
     assert f"{Units(microbatches=True).held(more)} more at the memory peak" in text
     assert plain.provenance.badge in text and other.provenance.badge in text
+    noisy = show_race({"1F1B": plain, "ZB-H2": other}, called=False, **ON_PAPER)
+    assert noisy.text.startswith("Too noisy to call") and "Too noisy to call" in noisy.picture
+    assert " before " not in noisy.text.partition(".")[0] and '"called":false' in noisy.page
     tie = show_race({"GPipe": made("gpipe")[1], "1F1B": plain}, **ON_PAPER).text
     assert tie.startswith("GPipe and 1F1B end together, with 4 microbatches more at the memory")
 

@@ -39,6 +39,7 @@ SCREENS = (
     Screen("machine_room", "Machine room", "The lab", "machine-room", ":material/lan:"),
     Screen("studio", "Collectives", "Methods", "collectives", ":material/hub:"),
     Screen("data_parallel", "Data parallel", "Methods", "data-parallel", ":material/call_split:"),
+    Screen("shard_bench", "Shard bench", "Methods", "shards", ":material/stacked_bar_chart:"),
     Screen("pipeline", "Pipelines", "Methods", "pipelines", ":material/view_timeline:"),
     Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
 )

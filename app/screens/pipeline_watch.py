@@ -16,6 +16,7 @@ from parallel_core.pipeline.order import Order
 from parallel_core.pipeline.schedule import Times
 from parallel_core.program import ProgramError
 from parallel_core.simulate import simulate
+from parallel_core.views.reading import Units
 from screens import chrome
 from screens.pipeline_compare import compare, reading, table
 from screens.pipeline_controls import Choice, Seen
@@ -158,9 +159,9 @@ def _causes(here: Seen) -> None:
     longest = sorted((s for s in slots if s.inside), key=lambda s: -s.ns)[:6]
     if longest:
         with st.expander("The longest inside a rank, in words"):
-            lines = [f"- rank {s.rank}, at {s.start / NANO:g}: {s.sentence}" for s in longest]
+            say = Units(beats=True).time
+            lines = [f"- rank {s.rank}, at {s.start / NANO:g}: {s.told(say)}" for s in longest]
             st.markdown(chrome.plain("\n".join(lines)))
-            st.markdown("A beat is written as a second.")
 
 
 def _sums(found: Bubble) -> str:

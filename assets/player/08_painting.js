@@ -148,11 +148,11 @@ function paintRamps(s, deck) {
   });
 }
 
-// In a race: whose rows these are, and a flag where they end; the first one's is filled.
+// In a race: whose rows these are, and a flag where they end; the first one's is filled, if anybody is.
 function paintHead(s, deck) {
   const { ctx, box, T, t } = s, row = box.rows[deck.first], best = Math.min(...t.decks.map((d) => d.span));
   if (!row) return;
-  const y = row.y - (deck.ramps.length ? 31 : 14), first = deck.span === best;
+  const y = row.y - (deck.ramps.length ? 31 : 14), first = s.called && deck.span === best;
   ctx.font = `600 13px ${T.font}`;
   ctx.fillStyle = T.ink;
   ctx.textAlign = "left";
@@ -172,7 +172,7 @@ function paintHead(s, deck) {
   else ctx.stroke();
   ctx.font = `${first ? 600 : 400} 12px ${T.font}`;
   ctx.textAlign = "right";
-  const late = first ? "" : `, ${spanText(t, deck.span - best, t.span)} later`;
-  ctx.fillText(`${spanText(t, deck.span, t.span)}${first ? ", first" : late}`, x - 18, y - 2);
+  const late = `, ${spanText(t, deck.span - best, t.span)} later`;
+  ctx.fillText(`${spanText(t, deck.span, t.span)}${!s.called ? "" : first ? ", first" : late}`, x - 18, y - 2);
 }
 

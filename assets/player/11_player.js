@@ -171,7 +171,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     }
     const logical = S.axis === "steps";
     if (S.path && !S.paths.has(S.clock)) S.paths.set(S.clock, t.decks.map((deck) => criticalPath(t, deck)));
-    scene = { ctx: picture.getContext("2d"), t, X0, X1, B0, view: S.view, box, T, ratio, logical, cap: S.payload.cap || 0,
+    scene = { ctx: picture.getContext("2d"), t, X0, X1, B0, view: S.view, box, T, ratio, logical, cap: S.payload.cap || 0, called: S.payload.called !== false,
       steps: logical || t.decks.length > 1 ? [] : stepStarts(), late: logical ? S.logic.get(S.clock).late : null,
       paths: S.path ? S.paths.get(S.clock) : null, model: S.model && !logical ? S.layers.model : null };
     paintScene(scene);

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -79,7 +80,11 @@ class Idle:
     @property
     def sentence(self) -> str:
         """The cause in words: "waits 3.10 ms for B stage2 mb4 from rank 2; rank 2 was in W ..."."""
-        text = self._why(time_text(self.ns))
+        return self.told()
+
+    def told(self, say: Callable[[float], str] = time_text) -> str:
+        """The same, its nanoseconds as `say` writes them: `Units(beats=True).time` in beats."""
+        text = self._why(say(self.ns))
         if self.ready is not None and self.cause != Cause.OVERHEAD:
             text += f"; {self.ready.label} was ready, the order runs it later"
         return text

@@ -137,7 +137,9 @@ def digest(plan: Plan, chosen: Race, results: Sequence[Mapping[str, Any]]) -> Re
     )
 
 
-def check_alike(results: Sequence[Mapping[str, Any]]) -> float:
+def check_alike(
+    results: Sequence[Mapping[str, Any]], name: str = "DistributedDataParallel"
+) -> float:
     """The largest relative difference of the two sides' losses and norms, over all steps.
 
     Raises Disagreement where one is too large. Our loss is that of the global batch; a rank of the
@@ -156,7 +158,7 @@ def check_alike(results: Sequence[Mapping[str, Any]]) -> float:
             allowed = EARLY if step < EARLY_STEPS else LATE
             if not apart <= allowed:
                 raise Disagreement(
-                    f"step {step}: our {what} {mine:.6g}, DistributedDataParallel's {theirs:.6g}: "
+                    f"step {step}: our {what} {mine:.6g}, {name}'s {theirs:.6g}: "
                     f"{apart:.2g} apart where {allowed:g} is allowed, so their speeds say nothing"
                 )
             largest = max(largest, apart)

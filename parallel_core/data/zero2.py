@@ -5,7 +5,8 @@
     comm         reduce_scatter head, reduce_scatter layer0, reduce_scatter embed, ...
 
 At most two units' gradients are whole at a time: before the third backward the compute lane waits
-for the first sum. What stays is a shard of Ψ/n. The price comes with accumulation: every microbatch
+for the first sum (a tied table's is whole from the head's backward to its own). What stays is a
+shard of Ψ/n. The price comes with accumulation: every microbatch
 scatters, m of them move (m+1)Ψ elements where stage 1 moves 2Ψ. arXiv:1910.02054, section 5.2.
 """
 
@@ -48,14 +49,18 @@ def zero2(plan: Plan) -> Program:
 
 
 def wait_for_room(plan: Plan, b: int, mb: int) -> list[Instr]:
-    """Before the backward of block b: that of two blocks earlier must have been scattered."""
-    if b < WHOLE:
+    """Before the backward of block b: that of two blocks earlier must have been scattered, be it
+    the microbatch's own or one at the end of the microbatch before."""
+    cut = blocks(plan)
+    earlier = mb * len(cut) + b - WHOLE
+    if earlier < 0:
         return []
-    before = blocks(plan)[b - WHOLE].units[0]
-    where = block_name(plan, b - WHOLE)
-    last = mb == plan.microbatches - 1
-    done = summed(plan, before) if last else v.grad_shard(before, mb)
-    return [Instr(op=Op.WAIT, where=where, mb=mb, reads=(done,))]
+    mb_before, b_before = divmod(earlier, len(cut))
+    before = cut[b_before].units[0]
+    ended = mb_before == plan.microbatches - 1
+    done = summed(plan, before) if ended else v.grad_shard(before, mb_before)
+    where = block_name(plan, b_before)
+    return [Instr(op=Op.WAIT, where=where, mb=mb_before, reads=(done,))]
 
 
 def reduce_unit(plan: Plan, b: int, mb: int) -> Iterator[Instr]:

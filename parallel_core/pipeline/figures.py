@@ -82,14 +82,14 @@ def figures(order: Order, times: Times | None = None) -> Figures:
 
 
 def figures_of(trace: Trace, order: Order) -> Figures:
-    """The same of a trace of the order's program, whatever its clock (seconds)."""
-    work, first, last = ([0.0] * order.p for _ in range(3))
-    for rank, row in enumerate(trace.by_rank):
-        tasks = [s for s in row if s.op in _TASKS]
-        work[rank] = sum(s.duration for s in tasks)
-        if tasks:
-            first[rank], last[rank] = tasks[0].t_start, tasks[-1].t_done
-    makespan = max(last, default=0.0)
+    """The same of a trace of the order's program, whatever its clock (seconds); it may begin at
+    any moment: time counts from the first task of all."""
+    rows = [[span for span in row if span.op in _TASKS] for row in trace.by_rank]
+    begun = min((row[0].t_start for row in rows if row), default=0)
+    work = [sum(span.duration for span in row) for row in rows]
+    first = [row[0].t_start if row else begun for row in rows]
+    last = [row[-1].t_done if row else begun for row in rows]
+    makespan = max(last, default=begun) - begun
     share = order.p / max(order.stages, 1)
     ranks = range(order.p)
     return Figures(

@@ -24,6 +24,7 @@ from parallel_core import values as v
 from parallel_core.mesh import Mesh
 from parallel_core.pipeline.order import Order, Task, runnable
 from parallel_core.program import Instr, Lane, Op, Program, Value
+from parallel_core.simulate import collection_paused
 
 Cell = tuple[Value, int, int]
 """A value that travels, its microbatch, and the stage it comes from."""
@@ -43,7 +44,11 @@ def lower(order: Order, *, blocking: bool = False) -> Program:
     `blocking` puts the messages on the compute lane, in line with the tasks, as code without
     asynchronous sends has them.
     """
-    lowering = Lowering(order, blocking=blocking)
+    with collection_paused():  # a million instructions hold no cycles
+        return _program(order, Lowering(order, blocking=blocking))
+
+
+def _program(order: Order, lowering: Lowering) -> Program:
     ranks, holds, keeps = [], [], []
     for rank in range(order.p):
         instrs = [instr for _, group in lowering.rank(rank) for instr in group]
@@ -93,7 +98,8 @@ class Lowering:
                 self._sent[line, to].append((rank, cell))
 
     def _near(self, rank: int, other: int) -> bool:
-        return lane_to(Op.SEND, rank, other, self.order.p) is not Lane.OUT
+        p = self.order.p
+        return (rank + 1 - other) % p == 0 or (rank - 1 - other) % p == 0
 
     def tokens(self, rank: int) -> list[Value]:
         """The token ids and labels a rank needs: those of its first and last stages' work."""

@@ -60,6 +60,17 @@ class Outcome:
         return f"{self.units.held(abs(gap))} {'more' if gap > 0 else 'less'} at the memory peak"
 
 
+NOISY = "Too noisy to call"
+"""What is said of a race whose runs the machine decided."""
+
+
+def result(runs: Mapping[str, Trace], reading: Reading, *, called: bool = True) -> str:
+    """Who ends first and by how much, in one sentence; unless `called`, that nobody can tell."""
+    if not called:
+        return f"{NOISY}: no one link describes these runs"
+    return "; ".join(outcome.words for outcome in outcomes(runs, reading))
+
+
 def outcomes(runs: Mapping[str, Trace], reading: Reading) -> list[Outcome]:
     """The first to end against each of the others, by their makespans."""
     units = Units.of(reading)

@@ -20,7 +20,7 @@ from parallel_core.trace import Kind, Provenance, Span, Trace
 from parallel_core.views import palette
 from parallel_core.views.account import account
 from parallel_core.views.columns import Deck, layer
-from parallel_core.views.outcome import outcomes, typical_step
+from parallel_core.views.outcome import result, typical_step
 from parallel_core.views.page import page
 from parallel_core.views.reading import Bubbles, Reading
 from parallel_core.views.svg import stacked, timeline
@@ -80,12 +80,17 @@ def payload(
 
 
 def race_payload(
-    runs: Mapping[str, Trace], *, title: str = "", run: str = "", **reading: Unpack[Reading]
+    runs: Mapping[str, Trace],
+    *,
+    title: str = "",
+    run: str = "",
+    called: bool = True,
+    **reading: Unpack[Reading],
 ) -> dict[str, Any]:
     """Several traces stacked on one time axis, each from its own start; the first ends first.
 
-    Of a trace with several steps the typical one runs. `bubbles` is one a name. Raises ValueError
-    for fewer than two traces.
+    Of a trace with several steps the typical one runs. `bubbles` is one a name. Unless `called`
+    (race.Contest says whether), nobody is first. Raises ValueError for fewer than two traces.
     """
     if len(runs) < 2:
         raise ValueError(f"a race has two traces or more, not {len(runs)}; name them: {{name: t}}")
@@ -94,7 +99,7 @@ def race_payload(
     for name, trace in racing.items():
         decks.append(Deck(trace=trace, first=first, name=name, bubbles=_bubbles(reading, name)))
         first += trace.world_size
-    words = _race_words(racing, reading)
+    says = result(racing, reading, called=called) + "."
     return {
         "version": VERSION,
         "run": run or _run_name(*(trace.provenance for trace in runs.values()), *runs),
@@ -104,8 +109,9 @@ def race_payload(
         "palette": palette.as_data(),
         "colours": reading.get("colours", "tested"),
         "cap": reading.get("cap", 0),
-        "race": _result(racing, reading),
-        "layers": {"trace": layer(decks, reading, words=words)},
+        "race": says,
+        "called": called,
+        "layers": {"trace": layer(decks, reading, words=_race_words(says, racing, reading))},
     }
 
 
@@ -116,14 +122,10 @@ def _racing(runs: Mapping[str, Trace]) -> dict[str, Trace]:
     }
 
 
-def _result(runs: Mapping[str, Trace], reading: Reading) -> str:
-    return "; ".join(outcome.words for outcome in outcomes(runs, reading)) + "."
-
-
-def _race_words(runs: Mapping[str, Trace], reading: Reading) -> str:
+def _race_words(says: str, runs: Mapping[str, Trace], reading: Reading) -> str:
     """The result, then each run's own account."""
     each = [f"{name}: {account(trace, reading=reading)}" for name, trace in runs.items()]
-    return " ".join([_result(runs, reading), *each])
+    return " ".join([says, *each])
 
 
 def _bubbles(reading: Reading, name: str = "") -> Bubbles | None:
@@ -161,10 +163,12 @@ def html(
     )
 
 
-def race_html(runs: Mapping[str, Trace], *, title: str = "", **reading: Unpack[Reading]) -> str:
+def race_html(
+    runs: Mapping[str, Trace], *, title: str = "", called: bool = True, **reading: Unpack[Reading]
+) -> str:
     """The same of a race."""
-    data = race_payload(runs, title=title, **reading)
-    picture = stacked(_racing(runs), title=data["title"], **reading)
+    data = race_payload(runs, title=title, called=called, **reading)
+    picture = stacked(_racing(runs), title=data["title"], called=called, **reading)
     return page(data["title"], source(), data, picture=picture)
 
 
@@ -214,16 +218,20 @@ def show(
     )
 
 
-def show_race(runs: Mapping[str, Trace], *, title: str = "", **reading: Unpack[Reading]) -> Shown:
+def show_race(
+    runs: Mapping[str, Trace], *, title: str = "", called: bool = True, **reading: Unpack[Reading]
+) -> Shown:
     """Traces by name against each other, on one time axis: `show_race({"1F1B": a, "ZB-H1": b})`.
 
-    The first to end plants a flag; the account says by how much, in time and in memory.
+    The account says who is first and by how much, in time and in memory. Of live runs only a
+    Contest can tell whether the machine held still: `show_race(both.own, called=both.called)`.
     """
     racing = _racing(runs)
+    says = result(racing, reading, called=called) + "."
     return Shown(
-        page=race_html(runs, title=title, **reading),
-        picture=stacked(racing, title=title, **reading),
-        text=_race_words(racing, reading),
+        page=race_html(runs, title=title, called=called, **reading),
+        picture=stacked(racing, title=title, called=called, **reading),
+        text=_race_words(says, racing, reading),
         height=_height(sum(trace.world_size for trace in runs.values())) + 60,
     )
 

@@ -21,7 +21,7 @@ from parallel_core.views.marks import (
     origin_of,
     work,
 )
-from parallel_core.views.outcome import Outcome, typical_step
+from parallel_core.views.outcome import NOISY, Outcome, typical_step
 
 MOST_APART = 3.0
 """Links fitted to two runs alone may differ by this factor; beyond it the machine decides."""
@@ -85,7 +85,7 @@ class Contest:
     def headline(self) -> str:
         """Who won, and by how much on either clock; or that it is too noisy to call."""
         if not self.called:
-            return "Too noisy to call"
+            return NOISY
         own = outcome(self.own)
         wall = outcome(self.wall).times
         by_wall = wall[own.second] / wall[own.first]

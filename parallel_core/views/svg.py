@@ -16,7 +16,7 @@ from parallel_core.program import Op
 from parallel_core.trace import Span, Trace
 from parallel_core.views.account import account
 from parallel_core.views.causes import Wait, message_ids, ordered, waits
-from parallel_core.views.outcome import outcomes
+from parallel_core.views.outcome import result
 from parallel_core.views.palette import PHASES, mix, phase_of
 from parallel_core.views.reading import BEAT, Reading, Units, bubble_text
 from parallel_core.views.stages import ramps, stages
@@ -58,25 +58,26 @@ def stacked(
     width: int = 960,
     dark: bool = False,
     title: str = "",
+    called: bool = True,
     **reading: Unpack[Reading],
 ) -> str:
-    """Several traces on one time axis, one below the other, and who ended first."""
+    """Several traces on one time axis, one below the other, and who ended first, if `called`."""
     longest = max(trace.makespan for trace in runs.values())
     parts, bottom = [], 28
     for name, trace in runs.items():
         look = replace(_look(trace, width, dark, reading), span=longest)
-        says = f"{name}: {look.units.time(trace.makespan)}"
-        picture, height = _drawn(trace, look, says, _of(reading, name))
+        head = f"{name}: {look.units.time(trace.makespan)}"
+        picture, height = _drawn(trace, look, head, _of(reading, name))
         parts.append(f'<svg y="{bottom}"{picture.removeprefix("<svg")}')
         bottom += height
-    result = escape("; ".join(outcome.words for outcome in outcomes(runs, reading)))
+    says = escape(result(runs, reading, called=called))
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{bottom}" '
             f'viewBox="0 0 {width} {bottom}" role="img" font-family="system-ui, sans-serif" '
-            f'font-size="12"><title>{escape(title or "A race")}</title><desc>{result}</desc>',
+            f'font-size="12"><title>{escape(title or "A race")}</title><desc>{says}</desc>',
             f'<rect width="{width}" height="{bottom}" fill="{look.page}"/>',
-            f'<text x="16" y="20" fill="{look.ink}">⚑ {result}</text>',
+            f'<text x="16" y="20" fill="{look.ink}">⚑ {says}</text>',
             *parts,
             "</svg>",
         ]

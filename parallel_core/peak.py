@@ -1,0 +1,78 @@
+"""The most memory that a step can need: the highest point of its outline, over every timing.
+
+A program fixes what waits for what, not which lane is ahead. So the peak is looked for over all
+pairs of places at which the two lanes of a rank may stand at one moment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from parallel_core.ledger import predicted_memory
+from parallel_core.outline import KINDS, Effect, effects
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Lane, Program
+
+
+def predicted_peak(plan: Plan, program: Program) -> dict[str, list[int]]:
+    """The most bytes of each kind, and of all together, that a rank can hold at any moment.
+
+    Over every timing in which the lanes of a rank may run, not one trace: a run stays at or below.
+    """
+    resident, effect = predicted_memory(plan), effects(plan)
+    known: dict[int, dict[str, int]] = {}
+    peak: dict[str, list[int]] = {kind: [] for kind in (*KINDS, "total")}
+    for rank, instrs in enumerate(program.ranks):
+        if id(instrs) not in known:  # ranks that run the same share one tuple
+            each = {kind: _most(instrs, effect, (kind,)) for kind in KINDS}
+            known[id(instrs)] = each | {"total": _most(instrs, effect, KINDS)}
+        for kind, more in known[id(instrs)].items():
+            held = resident if kind == "total" else {kind: resident[kind]}
+            peak[kind].append(sum(sizes[rank] for sizes in held.values()) + more)
+    return peak
+
+
+def _most(instrs: Sequence[Instr], effect: Callable[[Instr], Effect], kinds: Sequence[str]) -> int:
+    """The most that the values of two lanes hold together, whichever is ahead.
+
+    A lane with i instructions behind it stands at point 2i, or at 2i + 1 inside the next one. It
+    may stand there once the other lane has written all that it has read: a window that only moves
+    forward, whose maximum a queue follows.
+    """
+    lanes = [[i for i, x in enumerate(instrs) if (x.lane == Lane.COMPUTE) == c] for c in (1, 0)]
+    ours, theirs = (_levels([effect(instrs[i]) for i in lane], kinds) for lane in lanes)
+    needs = _needs(instrs, lanes[0], lanes[1])
+    theirs_need = _needs(instrs, lanes[1], lanes[0])
+    best, end = 0, 0
+    queue: deque[int] = deque()  # points of the other lane, levels falling
+    for p, level in enumerate(ours):
+        while end < len(theirs) and theirs_need[(end + 1) // 2] <= p // 2:
+            while queue and theirs[queue[-1]] <= theirs[end]:
+                queue.pop()
+            queue.append(end)
+            end += 1
+        while queue and queue[0] < 2 * needs[(p + 1) // 2]:
+            queue.popleft()
+        if queue:
+            best = max(best, level + theirs[queue[0]])
+    return best
+
+
+def _levels(lane: Sequence[Effect], kinds: Sequence[str]) -> list[int]:
+    """Bytes at every point of a lane."""
+    levels = [0]
+    for effect in lane:
+        before = levels[-1]
+        levels.append(before + sum(effect.made.get(kind, 0) for kind in kinds))
+        levels.append(before + sum(effect.net(kind) for kind in kinds))
+    return levels
+
+
+def _needs(instrs: Sequence[Instr], lane: Sequence[int], other: Sequence[int]) -> list[int]:
+    """How far the other lane is before the first i instructions of a lane can have begun."""
+    writer = {value: at + 1 for at, i in enumerate(other) for value in instrs[i].writes}
+    needs = [0]
+    for i in lane:
+        needs.append(max([needs[-1], *(writer.get(value, 0) for value in instrs[i].reads)]))
+    return needs
