@@ -196,10 +196,11 @@ def _measurements(
         return [[axis, op, *count] for (axis, op), count in counts.items()]
 
     counts, control = rows(control=False), rows(control=True)  # of the steps alone
-    kept = _activations(kernels)  # before `known`: it loads a batch of its own
     known = [*snaps.grads.values(), *snaps.params.values()]
     for micro in kernels.micro.values():
         known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
+    stray = unaccounted(kernels, known)  # before another forward runs
+    kept = _activations(kernels)
     return {
         "counts": counts,
         "control": control,
@@ -207,7 +208,7 @@ def _measurements(
         "weight_copies": kernels.copies,
         "peak_state_bytes": peak or sum(state_bytes(kernels).values()),
         "activations": kept,
-        "unaccounted": unaccounted(kernels, known),
+        "unaccounted": stray,
         "kernel_wire_bytes": wire,
         "metrics": snaps.metrics,
         "sources": kernels.sources(),
