@@ -275,7 +275,7 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     tray();
     axis = draw($("svg:not(.i)"), T, data, look, Math.max(120, $(".plot").clientWidth));
     $("svg:not(.i)").setAttribute("aria-label", data.account);
-    $(".legend").innerHTML = ["F", "B", "I", "W"].map((op) => `<li>${swatch(T, T.phases[op], "modelled")}${escape(T.phases[op].meaning)}</li>`).join("") + (data.par ? "<li>┆ par</li>" : "") + `<li>grey: microbatches in memory${data.cap === null ? "" : ", dashed: the cap"}</li>`;
+    $(".legend").innerHTML = ["F", "B", "I", "W"].map((op) => `<li>${swatch(T, T.phases[op], "modelled")}${escape(T.phases[op].meaning)}</li>`).join("") + (data.par ? "<li>┆ par: the shortest of the table on this board</li>" : "") + `<li>grey: microbatches in memory${data.cap === null ? "" : ", dashed: the cap"}</li>`;
     table();
   }
 

@@ -238,10 +238,12 @@ def my_pipeline():
 for p, m in ((4, 8), (2, 5), (3, 3), (5, 12)):
     for name in ("gpipe", "1f1b"):
         order = SCHEDULES[name].of(Job(p=p, m=m))
-        assert makespan(p, m, f=1, b=2) == figures(order).makespan, f"{name}, p={p}, m={m}"
-        assert [holds(name, p, m, rank) for rank in range(p)] == list(order.in_flight), name
-assert fewest_microbatches(4, 0.05, of="the total") == 57
-assert fewest_microbatches(4, 0.05, of="the work") == 60
+        beats, held = makespan(p, m, f=1, b=2), [holds(name, p, m, rank) for rank in range(p)]
+        assert beats == figures(order).makespan, f"{name}, p={p}, m={m} takes no {beats} beats"
+        assert held == list(order.in_flight), f"{name}, p={p}, m={m}: the ranks do not hold {held}"
+for share_of, m in {"the total": 57, "the work": 60}.items():
+    found = fewest_microbatches(4, 0.05, of=share_of)
+    assert found == m, f"{found} is not the smallest m for 5 % of {share_of}"
 legal(mine := Order.parse(my_pipeline()), p=3, m=5)
 print(picture(simulated(mine, Times.even(3)), 100).plain)
 assert figures(mine).makespan <= 21, f"{figures(mine).makespan:g} beats are more than 21"
@@ -285,10 +287,12 @@ def my_pipeline():
 for p, m in ((4, 8), (2, 5), (3, 3), (5, 12)):
     for name in ("gpipe", "1f1b"):
         order = SCHEDULES[name].of(Job(p=p, m=m))
-        assert makespan(p, m, f=1, b=2) == figures(order).makespan, f"{name}, p={p}, m={m}"
-        assert [holds(name, p, m, rank) for rank in range(p)] == list(order.in_flight), name
-assert fewest_microbatches(4, 0.05, of="the total") == 57
-assert fewest_microbatches(4, 0.05, of="the work") == 60
+        beats, held = makespan(p, m, f=1, b=2), [holds(name, p, m, rank) for rank in range(p)]
+        assert beats == figures(order).makespan, f"{name}, p={p}, m={m} takes no {beats} beats"
+        assert held == list(order.in_flight), f"{name}, p={p}, m={m}: the ranks do not hold {held}"
+for share_of, m in {"the total": 57, "the work": 60}.items():
+    found = fewest_microbatches(4, 0.05, of=share_of)
+    assert found == m, f"{found} is not the smallest m for 5 % of {share_of}"
 legal(mine := Order.parse(my_pipeline()), p=3, m=5)
 print(picture(simulated(mine, Times.even(3)), 100).plain)
 assert figures(mine).makespan <= 21, f"{figures(mine).makespan:g} beats are more than 21"

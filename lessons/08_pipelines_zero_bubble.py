@@ -214,8 +214,9 @@ for name, order in {"zb-h1": fixed["zb-h1"], "zb-auto 4": zb_auto(4, 8, times=yo
 # ## Exercise
 #
 # `my_schedule` is an order of F, I and W (B, if you like) for **4 ranks and 8 microbatches** that holds at most **4**
-# and takes **less than 33** beats; par is 27. Start from `print(fixed["1f1b"])`, cut a backward, and ask which W can
-# wait. It must pass the legality checker, and then it trains a model on four processes. Before that, two formulas.
+# and takes **less than 33** beats; par is 27, since the last rank starts at 3 and has work for 24. Begin with
+# `print(fixed["1f1b"])`, cut a backward, and ask which W can wait. It must pass the legality checker, and then it
+# trains a model on four processes. Before that, two formulas.
 
 
 # %%
@@ -235,7 +236,8 @@ def my_schedule():
 
 
 # %% tags=["raises-exception"]
-assert bubbles(8, f=1, b=2, w=1, pair=3) == {"1f1b": 21, "zb1p": 7, "dualpipe": 6}
+found = bubbles(8, f=1, b=2, w=1, pair=3)
+assert found == {"1f1b": 21, "zb1p": 7, "dualpipe": 6}, f"not {found}; b is the whole backward"
 halves = Beat(f=1.0, i=1.25, w=0.75)  # the zero-bubble papers' letters
 assert bubbles(8, f=1.0, b=2.0, w=0.75, pair=3)["zb1p"] == FORMULAS["zb-h1"].bubble(8, halves, 1)
 for p, m in ((2, 6), (3, 8), (4, 8)):
@@ -279,7 +281,8 @@ def my_schedule():
 
 
 # %%
-assert bubbles(8, f=1, b=2, w=1, pair=3) == {"1f1b": 21, "zb1p": 7, "dualpipe": 6}
+found = bubbles(8, f=1, b=2, w=1, pair=3)
+assert found == {"1f1b": 21, "zb1p": 7, "dualpipe": 6}, f"not {found}; b is the whole backward"
 halves = Beat(f=1.0, i=1.25, w=0.75)  # the zero-bubble papers' letters
 assert bubbles(8, f=1.0, b=2.0, w=0.75, pair=3)["zb1p"] == FORMULAS["zb-h1"].bubble(8, halves, 1)
 for p, m in ((2, 6), (3, 8), (4, 8)):

@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallel_core import exchange
 from parallel_core.calls import Register
 from parallel_core.mesh import Mesh
 
@@ -96,19 +97,22 @@ class Comm:
         self._compare("all_gather", axis, shard, name)
         n = self.mesh.degree(axis)
         whole = shard.new_empty((shard.shape[0] * n, *shard.shape[1:])) if out is None else out
-        group = self._groups[axis]
-        return self._through_host(whole, lambda t: _all_gather(t, shard.to(t.device), group))
+        return self._through_host(whole, lambda t: self._gather(t, shard.to(t.device), axis))
 
-    def reduce_scatter(self, x: Tensor, axis: str, *, name: str = "") -> Tensor:
-        """x[N]+ax -> x[N/ax], cut along dim 0; N must divide by the group's size."""
+    def reduce_scatter(
+        self, x: Tensor, axis: str, *, name: str = "", out: Tensor | None = None
+    ) -> Tensor:
+        """x[N]+ax -> x[N/ax], cut along dim 0; N must divide by the group's size.
+
+        Into `out` if given, which may be the rank's own part of x.
+        """
         self._book("reduce_scatter", axis, x)
         self._compare("reduce_scatter", axis, x, name)
         n = self.mesh.degree(axis)
         if x.shape[0] % n:
             raise ValueError(f"reduce_scatter of {x.shape[0]} rows over {axis}={n}: must divide")
-        shard = x.new_empty((x.shape[0] // n, *x.shape[1:]))
-        group = self._groups[axis]
-        return self._through_host(shard, lambda t: _reduce_scatter(t, x.to(t.device), group))
+        shard = x.new_empty((x.shape[0] // n, *x.shape[1:])) if out is None else out
+        return self._through_host(shard, lambda t: self._scatter(t, x.to(t.device), axis))
 
     def all_to_all(
         self, x: Tensor, axis: str, sizes_in: Sequence[int], sizes_out: Sequence[int]
@@ -126,17 +130,27 @@ class Comm:
             out, lambda t: dist.all_to_all_single(t, x.to(t.device), came, gone, group=group)
         )
 
-    def send(self, x: Tensor, peer: int, *, name: str = "") -> None:
+    def send(self, x: Tensor, peer: int, *, name: str = "", control: bool = False) -> None:
         """Hand x to `peer`; returns when it is on its way (gloo: when it has been received)."""
-        self._book("send", "p2p", x)
+        self._book("send", "p2p", x, control)
         self._agree((self.rank, peer), x.dtype, x.shape, name)
         dist.send(x.cpu() if self.staged else x.contiguous(), peer)
 
-    def recv(self, x: Tensor, peer: int, *, name: str = "") -> Tensor:
+    def recv(self, x: Tensor, peer: int, *, name: str = "", control: bool = False) -> Tensor:
         """Fill x with what `peer` sends next."""
-        self._book("recv", "p2p", x)
+        self._book("recv", "p2p", x, control)
         self._agree((peer, self.rank), x.dtype, x.shape, name)
         return self._through_host(x, lambda t: dist.recv(t, peer))
+
+    def recv_any(self, x: Tensor, *, name: str = "", control: bool = False) -> int:
+        """Fill x, a CPU tensor, with what comes first from anybody; the rank it came from.
+
+        gloo alone can do this, and it sleeps until something comes.
+        """
+        self._book("recv", "p2p", x, control)
+        peer = int(dist.recv(x))
+        self._agree((peer, self.rank), x.dtype, x.shape, name)
+        return peer
 
     def hand_over(self, x: Tensor, peer: int) -> None:
         """Send after a run, outside of any program and of every count."""
@@ -161,6 +175,20 @@ class Comm:
                 count, total = table[sent.axis, sent.op]
                 table[sent.axis, sent.op] = (count + 1, total + sent.bytes)
         return dict(table)
+
+    def _gather(self, whole: Tensor, shard: Tensor, axis: str) -> None:
+        group = self._groups[axis]
+        if dist.get_backend(group) == "gloo":
+            ranks = self.mesh.group(self.rank, axis)
+            return exchange.all_gather(whole, shard.contiguous(), ranks, group)
+        _all_gather(whole, shard, group)
+
+    def _scatter(self, shard: Tensor, x: Tensor, axis: str) -> None:
+        group = self._groups[axis]
+        if dist.get_backend(group) == "gloo":
+            ranks = self.mesh.group(self.rank, axis)
+            return exchange.reduce_scatter(shard, x.contiguous(), ranks, group)
+        _reduce_scatter(shard, x, group)
 
     def _book(self, op: str, axis: str, x: Tensor, control: bool = False) -> None:
         self.log.append(Sent(op, axis, x.numel() * x.element_size(), control))

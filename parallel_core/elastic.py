@@ -5,15 +5,16 @@ torchrun --nproc-per-node 4 -m parallel_core.cli run --dp 4
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch.distributed as dist
 
 from parallel_core.fields import PlanError
+from parallel_core.parameter_server_report import view_of
 from parallel_core.rank import torchrun_rank
 from parallel_core.report import RunView
 from parallel_core.request import Request
-from parallel_core.runtime import train
 
 
 def run_under_torchrun(request: Request) -> tuple[RunView, dict[str, Any]] | None:
@@ -28,7 +29,9 @@ def run_under_torchrun(request: Request) -> tuple[RunView, dict[str, Any]] | Non
         raise PlanError("dp", request.plan.dp, rule, rank.world_size)
     events: list[dict[str, Any]] = []
     rank.emit = events.append
-    result = train(rank, **request.args)
+    target, _, args = request.order
+    module, _, name = target.partition(":")
+    result = getattr(import_module(module), name)(rank, **args)
     every: list[Any] = [(result, events)]
     if rank.world_size > 1:
         every = [None] * rank.world_size
@@ -36,7 +39,7 @@ def run_under_torchrun(request: Request) -> tuple[RunView, dict[str, Any]] | Non
     rank.close()
     if rank.rank:
         return None
-    view = RunView(request.plan)
+    view = view_of(request.plan)
     for _, told in every:
         for event in told:
             view.feed(event)

@@ -51,7 +51,7 @@ class Alive:
         weakly: Callable[[Any], Any] = reductions.StorageWeakRef
         with self._lock:
             self._watched.append((kind, weakly(storage), storage.nbytes()))
-            self._count()
+            self._raise_peak()
         return tensor
 
     def leaving(self, tensor: Tensor) -> None:
@@ -63,8 +63,9 @@ class Alive:
 
     def settle(self) -> None:
         """Wait until what is leaving on this lane has left, or patience is at its end."""
-        until = time.perf_counter() + PATIENCE
-        for left in self._leaving.pop(threading.get_ident(), ()):
+        going = self._leaving.pop(threading.get_ident(), None)
+        until = time.perf_counter() + PATIENCE if going else 0.0
+        for left in going or ():
             while not left.expired() and time.perf_counter() < until:
                 time.sleep(20e-6)
 
@@ -72,7 +73,7 @@ class Alive:
         """These bytes of a kind exist from now on: counted elsewhere, since they seldom change."""
         with self._lock:
             self._said[kind] = size
-            self._count()
+            self._raise_peak()
 
     def bytes(self) -> dict[str, int]:
         """Bytes alive by kind."""
@@ -84,9 +85,12 @@ class Alive:
         self._watched = [w for w in self._watched if not w[1].expired()]
         for kind, _, size in self._watched:
             found[kind] = found.get(kind, 0) + size
+        return found
+
+    def _raise_peak(self) -> None:
+        found = self._count()  # between two of these, bytes only fall
         for kind, size in (*found.items(), ("total", sum(found.values()))):
             self.peak[kind] = max(self.peak.get(kind, 0), size)
-        return found
 
 
 class Gauge:

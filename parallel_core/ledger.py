@@ -17,13 +17,13 @@ from typing import Any
 from parallel_core.cost import wire_bytes
 from parallel_core.data.blocks import blocks
 from parallel_core.params import copies_table, held_pieces, pieces, table_spec
-from parallel_core.plan import DType, Optimizer, Plan
+from parallel_core.plan import DType, Optimizer, Plan, Server
 from parallel_core.program import Instr, Op, Program, Value
 
 Counts = Mapping[tuple[str, str], tuple[int, int]]
 """One rank's messages: (axis, op) -> (how many, payload bytes)."""
 
-CONTROL = frozenset({"loss", "tally"})
+CONTROL = frozenset({"loss", "tally", "ticket"})
 """`where` of instructions that move scalars."""
 
 
@@ -93,7 +93,9 @@ def predicted_memory(plan: Plan, *, stepped: bool = True) -> dict[str, list[int]
 def resident_elements(plan: Plan, rank: int) -> tuple[int, int, int]:
     """Elements of weights, gradients and updated weights on a rank, between steps."""
     if not plan.zero:
-        return (held_elements(plan, rank),) * 3
+        whole = held_elements(plan, rank)
+        worker = plan.parameter_server != Server.OFF and rank < plan.dp
+        return whole, whole, 0 if worker else whole  # the server alone updates
     whole = sum(block.padded for block in blocks(plan))
     own = sum(block.shard for block in blocks(plan))
     return own if plan.zero == 3 else whole, whole if plan.zero == 1 else own, own

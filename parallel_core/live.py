@@ -21,8 +21,10 @@ from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
+from parallel_core.cases import PRELOAD
 from parallel_core.cost import Link
 from parallel_core.launch import Pool
+from parallel_core.parameter_server_report import view_of
 from parallel_core.plan import Plan
 from parallel_core.replay import fit_link, fit_link_of
 from parallel_core.report import RunView
@@ -33,8 +35,6 @@ from parallel_core.views.marks import typical_step
 from parallel_core.views.player import Shown, show
 from parallel_core.views.race import Contest
 
-PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
-
 
 def run(*, quiet: bool = False, **flat: Any) -> LiveRun:
     """Train on real processes and wait for the end; `flat` are the fields of a plan and a Request.
@@ -44,7 +44,7 @@ def run(*, quiet: bool = False, **flat: Any) -> LiveRun:
     sentence.
     """
     request = Request.of(**flat).checked()
-    view = RunView(request.plan)
+    view = view_of(request.plan)
     with _bar(request, quiet) as advance, pool().start(*request.order) as going:
         for event in going.events():
             view.feed(event)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
-from parallel_core.oracle import OracleRun, make_optimizer
+from parallel_core.oracle import OracleRun, make_optimizer, round_moments
 from parallel_core.params import pieces
 from parallel_core.plan import Plan
 from parallel_core.text import Sampler, rows_of
@@ -45,6 +45,8 @@ def train_stale(plan: Plan, steps: int, *, snapshot_after: int = 3) -> OracleRun
             for name, master in masters.items():
                 master.grad = grads[name]
             optimizer.step()
+            if plan.moments == "bfloat16":
+                round_moments(optimizer)
             history.append(_copy(masters))
         run.losses.append(loss / plan.microbatches)
         run.grad_norms.append((squares / plan.microbatches) ** 0.5)

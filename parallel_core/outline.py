@@ -135,17 +135,22 @@ class _Level:
 
 
 def _rank_outline(
-    level: _Level, instrs: Sequence[Instr], spans: Sequence[Span], effect: Callable[[Instr], Effect]
+    level: _Level, instrs: Sequence[Instr], spans: Sequence[Span], of: Callable[[Instr], Effect]
 ) -> Iterator[Held]:
-    # at one moment: what ends, then what starts, then what did both at once
-    moments = [(s.t_start, 1, s) for s in spans]
-    moments += [(s.t_done, 0 if s.duration else 2, s) for s in spans]
-    for t, phase, span in sorted(moments, key=lambda m: (m[0], m[1], m[2].index)):
-        instr = instrs[span.index]
-        if phase == 1:
-            level.begin(instr, effect(instr))
+    lanes = [[s for s in spans if s.lane == lane] for lane in Lane]
+    events = [[(t, s) for s in lane for t in (s.t_start, s.t_done)] for lane in lanes]
+    waiting = [(lane, 0) for lane in events if lane]
+    while waiting:
+        # at one moment what ends comes before what starts; a lane's own order is kept
+        lane, at = min(waiting, key=lambda head: (head[0][head[1]][0], head[1] % 2 == 0))
+        waiting.remove((lane, at))
+        waiting += [(lane, at + 1)] if at + 1 < len(lane) else []
+        t, span = lane[at]
+        effect = of(instrs[span.index])
+        if at % 2 == 0:
+            level.begin(instrs[span.index], effect)
         else:
-            yield level.end(span.index, t, effect(instr))
+            yield level.end(span.index, t, effect)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,8 @@ class Agreement:
     """Measured bytes beside the outline, after every instruction of the compute lanes.
 
     Where a message that makes or frees memory is under way at that moment (`open_`), the outline
-    gives a range instead of a number. `differences` are one sentence each.
+    says what there is before it, inside and after it, and the measured bytes must be one of these.
+    `differences` are one sentence each.
     """
 
     exact: int
@@ -175,26 +181,30 @@ def agreement(plan: Plan, program: Program, trace: Trace, gauge: Sequence[Held])
                 instrs = [program.ranks[rank][s.index] for s in spans]
                 steps = _Steps(spans, whole, instrs, [effect(instr) for instr in instrs])
                 readings += steps.readings(_Level(plan, rank, step))
-    exact = sum(reading.low == reading.high for reading in readings)
+    exact = sum(reading.settled for reading in readings)
     return Agreement(exact, len(readings) - exact, tuple(s for r in readings for s in r.wrong()))
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """Bytes by kind after one instruction: as measured, and the least and most of the outline."""
+    """Bytes by kind after one instruction: as measured, and what the outline allows."""
 
     at: str
     measured: Held
-    low: dict[str, int]
-    high: dict[str, int]
+    allowed: dict[str, set[int]]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outline has one number for each kind."""
+        return all(len(sizes) == 1 for sizes in self.allowed.values())
 
     def wrong(self) -> Iterator[str]:
-        """A sentence for each kind that is out of range."""
-        for kind in KINDS:
-            low, high, found = self.low[kind], self.high[kind], self.measured[kind]
-            if not low <= found <= high:
-                says = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-                yield f"{self.at}: {found:,} bytes of {kind}, where the outline says {says}"
+        """A sentence for each kind that is none of what is allowed."""
+        for kind, sizes in self.allowed.items():
+            if self.measured[kind] not in sizes:
+                says = " or ".join(f"{size:,}" for size in sorted(sizes))
+                found = f"{self.measured[kind]:,} bytes of {kind}"
+                yield f"{self.at}: {found}, where the outline says {says}"
 
 
 class _Steps:
@@ -222,17 +232,13 @@ class _Steps:
             row, instr = self._rows[i], self._instrs[i]
             level.begin(instr, self._effects[i])
             now = level.end(span.index, row.t, self._effects[i])
-            others = {kind: self._others(i, kind) for kind in KINDS}
-            low = {kind: now[kind] + least for kind, (least, _) in others.items()}
-            high = {kind: now[kind] + most for kind, (_, most) in others.items()}
-            at = f"rank {row.rank}, step {row.step}, after {instr.label}"
-            yield _Reading(at, row, low, high)
+            allowed = {k: {now[k] + more for more in self._others(i, k)} for k in KINDS}
+            yield _Reading(f"rank {row.rank}, step {row.step}, after {instr.label}", row, allowed)
 
-    def _others(self, i: int, kind: str) -> tuple[int, int]:
-        """The least and the most that the other lane may hold at the reading after span i."""
+    def _others(self, i: int, kind: str) -> set[int]:
+        """What the other lane may hold at the reading after span i."""
         done = bisect_left(self._ends, self._spans[i].t_done)
         begun = bisect_right(self._starts, self._rows[i].t)
         nets = self._nets[kind][done : begun + 1]
         under_way = zip(nets, self._beside[done:begun], strict=False)
-        raised = [net + effect.made.get(kind, 0) for net, effect in under_way]
-        return min(nets), max([*nets, *raised])
+        return {*nets, *(net + effect.made.get(kind, 0) for net, effect in under_way)}

@@ -195,9 +195,11 @@ class Plan:
 
     def _check_pipeline(self) -> None:
         if self.pp == 1:
-            for name in ("stage_layers", "order"):
-                if (value := getattr(self, name)) is not None:
-                    raise PlanError(name, shown(value), "needs stages, pp of 2 or more", NONE)
+            for name in ("order", "schedule", "virtual_stages", "stage_layers", "cap"):
+                usual = type(self).__dataclass_fields__[name].default
+                if (value := getattr(self, name)) != usual:
+                    rule = "needs stages, pp of 2 or more"
+                    raise PlanError(name, shown(value), rule, NONE if usual is None else usual)
             return
         if self.schedule == OWN and self.order is None:
             raise PlanError("schedule", OWN, "needs the order itself in `order`", "1f1b")
@@ -213,6 +215,9 @@ class Plan:
         if self.asynchronous and self.model.tied:
             rule = "has two copies that asynchronous updates would let drift apart"
             raise PlanError("tied", True, rule, False)
+        if self.asynchronous and self.clip is not None:
+            rule = f"needs the norm of all stages at once, and {self.schedule} updates each alone"
+            raise PlanError("clip", self.clip, rule, NONE)
         most = max(Counter(s for held in self.pipeline.held for s in held).values())
         if most > 2:
             rule = f"puts a stage on {most} ranks; two copies of the weights are the most"

@@ -4,7 +4,7 @@ Each backward instruction contributes one term, named by (unit, rank, microbatch
 rewriting a gradient carries its terms along, messages and collectives as terms.py says. When an
 optimizer updates weights, the gradients it reads must hold every term of those weights once: a
 missing one is a reduction forgotten, a double one a reduction done twice. Weights whose gradient
-a rank makes must be updated there.
+a rank makes must be updated there, unless it received them; no term may go without an update.
 """
 
 from __future__ import annotations
@@ -37,25 +37,45 @@ def prove(program: Program) -> int:
             _backward((rank, slice_of(rank)), instr, bag, made)
 
     bags = carry(program, [{} for _ in program.ranks], contribute)
-    proved, updated = 0, set()
+    applied: set[Term] = set()
+    proved, updated = 0, _received(program)
     for rank, index, instr in program:
         if instr.op == Op.O:
             at = f"rank {rank}, instruction {index} ({instr.label})"
-            proved += _complete(at, instr, bags[rank], _slice(made, slice_of(rank)))
+            terms = _complete(at, instr, bags[rank], _slice(made, slice_of(rank)))
+            proved, applied = proved + len(terms), applied | terms
             updated |= {(rank, value.at[0]) for value in instr.reads if value.name in WEIGHTS}
     if not proved:
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
+    _nothing_is_left(made, applied, updated)
+    return proved
+
+
+def _nothing_is_left(made: Wanted, applied: set[Term], updated: set[tuple[int, int | str]]) -> None:
+    """Every gradient that is made updates weights, on the rank that makes it."""
     for (piece, _), terms in made.items():
         for where, rank, _ in terms:
             if piece != "tie" and (rank, piece) not in updated:
                 raise ProgramError(f"rank {rank} never updates {where}, whose gradient it makes")
-    return proved
+    for where, rank, mb in sorted(set().union(*made.values()) - applied):
+        raise ProgramError(f"no update takes the gradient of {where} from rank {rank}, mb{mb}")
 
 
 def _slice(made: Wanted, place: int) -> dict[int | str, set[Term]]:
     """What was made of one slice, by piece."""
     found: dict[int | str, set[Term]] = defaultdict(set)
     return found | {piece: terms for (piece, at), terms in made.items() if at == place}
+
+
+def _received(program: Program) -> set[tuple[int, int | str]]:
+    """(rank, piece) of weights that a rank gets from elsewhere."""
+    return {
+        (rank, value.at[0])
+        for rank, _, instr in program
+        if instr.op == Op.RECV
+        for value in instr.writes
+        if value.name in WEIGHTS
+    }
 
 
 def _backward(where: tuple[int, int], instr: Instr, bag: dict[Value, Bag], made: Wanted) -> None:
@@ -77,8 +97,8 @@ def _backward(where: tuple[int, int], instr: Instr, bag: dict[Value, Bag], made:
 
 def _complete(
     at: str, instr: Instr, bag: dict[Value, Bag], made: dict[int | str, set[Term]]
-) -> int:
-    """Every weight that an optimizer updates needs each of its terms once."""
+) -> set[Term]:
+    """Every weight that an optimizer updates needs each of its terms once; those terms."""
     found: Bag = Counter()
     for value in instr.reads:
         if value.name in GRADIENTS:
@@ -98,4 +118,4 @@ def _complete(
                 f"{at} holds the gradient of {unit}"
                 f" from rank {source}, microbatch {mb}, {found[term]} times; once is right"
             )
-    return len(wanted)
+    return wanted

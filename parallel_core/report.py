@@ -79,13 +79,17 @@ class RunView:
         return {
             "layout": {**self.plan.flat(), "world_size": self.plan.world_size},
             "steps": self.metrics,
-            "ledger": ledger(self.plan, results, steps),
+            "ledger": ledger(self.plan, results, self._times(steps), self.program),
             "replicas": self._replicas.report(),
             "outline": self._agreement(),
             "parity": first.get("parity"),
             "trace": self._about_trace(),
             "provenance": provenance.as_json(self._provenance),
         }
+
+    def _times(self, steps: int) -> int:
+        """How often the program ran."""
+        return steps
 
     def _about_trace(self) -> dict[str, Any]:
         trace = self.trace
@@ -120,9 +124,17 @@ def predict(plan: Plan) -> Trace:
     return simulate(program_of(plan), model_cost(plan))
 
 
-def ledger(plan: Plan, results: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
-    """Predicted beside measured, on the wire and in memory (ledger.py says the shape)."""
-    program, size, n_of = program_of(plan), value_bytes(plan), plan.mesh.degree
+def ledger(
+    plan: Plan,
+    results: Sequence[Mapping[str, Any]],
+    steps: int,
+    program: Program | None = None,
+) -> dict[str, Any]:
+    """Predicted beside measured, on the wire and in memory (ledger.py says the shape).
+
+    `program` ran `steps` times; by default the plan's step.
+    """
+    program, size, n_of = program or program_of(plan), value_bytes(plan), plan.mesh.degree
     scalars = predicted_counts(program, size, steps, control=True)
     measured = [_counts(result["counts"]) for result in results]
     control = [_counts(result["control"]) for result in results]

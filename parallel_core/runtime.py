@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ from parallel_core.tensor_kernels import TensorKernels
 from parallel_core.witness import Witness
 from parallel_core.zero3_kernels import GatherKernels
 from parallel_core.zero_kernels import ZeroKernels
+
+if TYPE_CHECKING:
+    from parallel_core.oracle import OracleRun
 
 AFTERWARDS = ("measuring what is resident", "saving", "the comparison with one process")
 """What a rank does after its last step, named for the heartbeat."""
@@ -68,7 +71,7 @@ def train(
     """
     chosen = Plan.of(**plan)
     backend = choose_backend(rank.local_size)
-    device = _join(rank, chosen, backend)
+    device = join(rank, chosen, backend)
     memory = live_bytes(device)
     comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if chosen.world_size > 1 else None
     kernels = (make or kernels_of(chosen))(chosen, rank.rank, comm, device)
@@ -80,9 +83,9 @@ def train(
     snaps, peak, wire = Snapshots(), 0, 0
     try:
         for step in range(steps):
-            before = _kernel_bytes()
+            before = kernel_bytes()
             metrics = _one_step(chosen, kernels, lanes, step)
-            wire += _kernel_bytes() - before
+            wire += kernel_bytes() - before
             peak = max(peak, sum(state_bytes(kernels).values()))
             _snapshot(snaps, kernels, step)
             snaps.metrics.append(metrics)
@@ -91,7 +94,7 @@ def train(
     finally:
         lanes.close()
     rank.beat(steps, len(instrs))
-    result = _measurements(kernels, comm, snaps, peak, wire)
+    result = measurements(kernels, comm, snaps, peak, wire)
     result["peak"] = witness.peak
     result["backend"] = {"name": backend.name, "device": device.type, "note": backend.note}
     rank.beat(steps, len(instrs) + 1)
@@ -106,7 +109,7 @@ def train(
     return result
 
 
-def _join(rank: Rank, plan: Plan, backend: Backend) -> torch.device:
+def join(rank: Rank, plan: Plan, backend: Backend) -> torch.device:
     """Meet the other ranks, if there are any; the device to work on."""
     if plan.world_size > 1:
         rank.init(backend)
@@ -188,9 +191,11 @@ def _tell(rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int) -> N
         rank.emit({"event": "progress", "steps": steps, **metrics})
 
 
-def _measurements(
+def measurements(
     kernels: TrainKernels, comm: Comm | None, snaps: Snapshots, peak: int, wire: int
 ) -> dict[str, Any]:
+    """What a rank found after its last step, JSON-ready."""
+
     def rows(control: bool) -> list[list[Any]]:
         counts = comm.counts(control=control) if comm else {}
         return [[axis, op, *count] for (axis, op), count in counts.items()]
@@ -200,7 +205,7 @@ def _measurements(
     for micro in kernels.micro.values():
         known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
     stray = unaccounted(kernels, known)  # before another forward runs
-    kept = _activations(kernels)
+    kept = activations(kernels) if kernels.micro else {}
     return {
         "counts": counts,
         "control": control,
@@ -216,7 +221,7 @@ def _measurements(
     }
 
 
-def _activations(kernels: TrainKernels) -> dict[str, int]:
+def activations(kernels: TrainKernels) -> dict[str, int]:
     """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on."""
     micro, kept = kernels.load(0)[v.ids(0)], {}
     rows, seq = micro.ids.shape
@@ -252,6 +257,13 @@ def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:
         truth = oracle_stale.train_stale(plan, steps, snapshot_after=PROBED_STEPS)
     else:
         truth = oracle.train(plan.single(), steps, snapshot_after=PROBED_STEPS, rows_at_once=rows)
+    return compare(plan, snaps, truth, steps)
+
+
+def compare(plan: Plan, snaps: Snapshots, truth: OracleRun, steps: int) -> dict[str, Any]:
+    """The first `steps` steps of a run against the truth."""
+    from parallel_core import oracle
+
     losses = [metric["loss"] for metric in snaps.metrics[:steps]]
     exact = plan.optimizer == Optimizer.SGD or plan.dtype == "float64"
     normed = steps if exact else 1  # later gradients are those of weights that AdamW moved apart
@@ -282,7 +294,7 @@ def _named(numbers: Sequence[float]) -> dict[str, Tensor]:
     return {str(i): torch.tensor(x, dtype=torch.float64) for i, x in enumerate(numbers)}
 
 
-def _kernel_bytes() -> int:
+def kernel_bytes() -> int:
     """Bytes this process has written so far, by the kernel's own count; 0 where it keeps none."""
     try:
         text = Path("/proc/self/io").read_text()

@@ -11,12 +11,11 @@ clockwork.py says how the times are found, network.py how messages share links.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from parallel_core.clockwork import Run
+from parallel_core.collection import collection_paused
 from parallel_core.cost import Cost, UnitCost
 from parallel_core.network import Hop, Network, Traffic
 from parallel_core.numbered import Does, number
@@ -73,18 +72,6 @@ def run_order(program: Program, *, rendezvous: bool) -> list[tuple[Place, ...]]:
         run.finish()
         places = [(rank, at - run.first[rank]) for at, rank in enumerate(work.rank)]
         return [tuple([places[at] for at in together]) for together in run.order]
-
-
-@contextmanager
-def collection_paused() -> Iterator[None]:
-    """A million spans hold no cycles; the search for some would take a quarter of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def trace_of(run: Run, name: str, world_size: int, network: Network | None) -> Trace:

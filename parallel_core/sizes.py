@@ -28,7 +28,7 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
     table = table_spec(plan).numel * width
     fixed = {"ids": 2 * tokens * INT64, "loss": max(width, 4)}
     fixed |= _regions(plan, tokens, width)
-    fixed |= dict.fromkeys(("tally", "total"), 2 * FLOAT64)
+    fixed |= dict.fromkeys(("tally", "total"), 2 * FLOAT64) | {"ticket": INT64}
     fixed |= dict.fromkeys(("table", "tsum", "tcame", "tall", "newtable"), table)
     if plan.pp > 1:
         fixed["tie"] = table  # a copy of its own; in one process it lies in the embedding's
@@ -95,7 +95,7 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
 
     def count(instr: Instr) -> float:
         if instr.op == Op.O:
-            return 12.0 * elements[instr.where]
+            return 12.0 * elements.get(instr.where, elements["weights"])
         if instr.where not in products:
             return 0.0
         times = {Op.F: (1, 1), Op.B: (2, 2), Op.I: (1, 2), Op.W: (1, 0)}.get(instr.op, (0, 0))

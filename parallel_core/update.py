@@ -51,7 +51,9 @@ class AdamWHalfMoments:
         kept = self.state[param]
         assert param.grad is not None
         flat = (param.detach(), param.grad, kept["m"], kept["v"])
-        for w, g, *moments in zip(*(torch.split(t.view(-1), self.CHUNK) for t in flat), strict=True):
+        for w, g, *moments in zip(
+            *(torch.split(t.view(-1), self.CHUNK) for t in flat), strict=True
+        ):
             self._update(w, g, moments)
 
     def _update(self, w: Tensor, g: Tensor, kept: Sequence[Tensor]) -> None:

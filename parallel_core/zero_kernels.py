@@ -57,19 +57,7 @@ class ZeroKernels(TrainKernels):
             return
         for u in self.shards.blocks[b].units:
             for weight in self.shards.parameters[u]:
-                attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
-                attach(self._arrive)
-
-    def _arrive(self, weight: nn.Parameter) -> None:
-        """A gradient has just been made: move it to its place in the block, or add it there."""
-        slot, grad = self.slots[id(weight)], weight.grad
-        assert grad is not None
-        if id(weight) in self.filled:
-            slot.add_(grad)
-        else:
-            slot.copy_(grad)
-            self.filled.add(id(weight))
-        weight.grad = None
+                move_on_arrival(weight, self.slots, self.filled)
 
     def table(self) -> dict[Op, Kernel]:
         """Op -> kernel."""
@@ -208,3 +196,22 @@ class ZeroKernels(TrainKernels):
     def _taken(self, like: Tensor, rank: int) -> Tensor:
         assert self.comm is not None
         return self.comm.take_over(torch.empty_like(like), rank)
+
+
+def move_on_arrival(weight: nn.Parameter, slots: dict[int, Tensor], filled: set[int]) -> None:
+    """Have every new gradient of a weight moved to its place in the block of the moment, or added
+    there. Both are by the weight's id; the hook must not know the kernels, which hold the weight.
+    """
+
+    def move(weight: nn.Parameter) -> None:
+        slot, grad = slots[id(weight)], weight.grad
+        assert grad is not None
+        if id(weight) in filled:
+            slot.add_(grad)
+        else:
+            slot.copy_(grad)
+            filled.add(id(weight))
+        weight.grad = None
+
+    attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
+    attach(move)

@@ -399,6 +399,9 @@ def test_trace_tells_where_the_time_went(finished, tmp_path):
     for row in found["use"]:
         whole = row["compute (ms)"] + row["exposed (ms)"] + row["idle (ms)"]
         assert abs(whole - found["makespan_ms"]) < 0.01
+    for rank in found["bubble"]["ranks"]:
+        whole = rank["work_ms"] + sum(rank["idle_ms"].values())
+        assert abs(whole - found["makespan_ms"]) < 1e-3, "every idle moment has a cause"
     assert abs(sum(found["critical_path"]["shares"].values()) - 1) < 1e-9
     assert json.loads((tmp_path / "p.json").read_text())["traceEvents"]
     assert "default-src 'none'" in (tmp_path / "p.html").read_text()

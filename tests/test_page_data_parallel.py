@@ -6,16 +6,22 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
+from statistics import fmean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from parallel_core import places
 from parallel_core.cost import Link
+from parallel_core.data.parameter_server import Staleness, order_of, staleness
 from parallel_core.plan import Plan
 from parallel_core.report import predict
 from parallel_core.trace import Kind
-from parallel_core.views.race import Contest, race
+from parallel_core.views.race import Contest, outcome, race
+from parallel_core.views.staleness import account, histogram, shares
 
 APP = places.app()
 sys.path.insert(0, str(APP))
@@ -187,6 +193,33 @@ def test_a_race_over_links_too_far_apart_is_not_called():
     assert [sum(", first" in text for text in texts) for texts in flags] == [1, 0]
 
 
+def test_a_lead_within_the_steps_of_one_run_is_not_called():
+    """Steps of one run that differ by more than the two runs do leave no winner."""
+    calm = contest((1e9, 1e9))
+    lead = outcome(calm.own).lead
+    for jitter, called in ((0.5 * lead, True), (1.5 * lead, False)):
+        own = {
+            name: in_steps(trace, [0, 0, round(jitter * 1e6), 0])
+            for name, trace in calm.own.items()
+        }
+        both = replace(calm, own=own)
+        assert both.noise == pytest.approx(jitter, abs=1e-3) and both.called is called
+        assert both.headline.startswith("Bucketed: " if called else "Too noisy to call")
+        assert ("so that is no result" in both.words) is not called
+
+
+def in_steps(trace, late):
+    """The one step of `trace` again and again, each ending so many nanoseconds late."""
+    length, spans = trace.makespan, []
+    for step, more in enumerate(late):
+        for s in trace.spans:
+            at = step * 2 * length
+            done = s.t_done + (more if s.t_done == trace.start + length else 0)
+            moved = {"t_post": s.t_post + at, "t_start": s.t_start + at, "t_done": done + at}
+            spans.append(replace(s, step=step, **moved))
+    return replace(trace, spans=tuple(spans))
+
+
 def test_a_single_bad_rank_turns_the_ledger_red():
     """The fullest rank agrees, another does not; and an operation that nobody predicted counts."""
     predicted, measured = {"params": [8, 8]}, {"params": [8, 4]}
@@ -235,3 +268,88 @@ def test_the_presets_are_plans_that_can_be_laid_out():
     """Each preset, taken from the page's defaults, is legal and small enough."""
     for fields in data_parallel.PRESETS.values():
         assert data_parallel._drawable(Plan.of(**{"dp": 4, **fields}))
+
+
+def stale(*updates):
+    """The staleness of (worker, versions old) of two workers, all of it settled."""
+    ages = sorted({age for _, age in updates})
+    counts = {age: tuple(updates.count((worker, age)) for worker in (0, 1)) for age in ages}
+    own = [[age for worker, age in updates if worker == one] for one in (0, 1)]
+    return Staleness(
+        mean=fmean(age for _, age in updates),
+        by_worker=tuple(fmean(each) if each else None for each in own),
+        histogram=counts,
+        settled=(0, len(updates)),
+        total=sum(age for _, age in updates),
+    )
+
+
+@given(st.lists(st.sampled_from([1, 2, 3, 5]), min_size=2, max_size=6), st.integers(20, 60))
+def test_a_staleness_histogram_loses_no_update(speeds, count):
+    """The shares of each worker sum to one, and their mean is the worker's own."""
+    found = staleness(order_of(speeds, count), len(speeds))
+    for worker, mean in enumerate(found.by_worker):
+        parts = shares(found, worker)
+        assert sum(parts.values()) == pytest.approx(1 if mean is not None else 0)
+        assert sum(age * share for age, share in parts.items()) == pytest.approx(mean or 0)
+
+
+def test_measured_staleness_is_filled_and_simulated_is_an_outline():
+    """Before a run the bars are the simulated shares; after it the measured ones."""
+    simulated, measured = stale((0, 3), (0, 3), (1, 9)), stale((0, 2), (0, 3), (1, 8))
+    names = {0: "worker 0", 1: "worker 1, 3 times slower"}
+    for ran, want in ((None, [(3,), (9,)]), (measured, [(2, 3), (8,)])):
+        figure = histogram(simulated, ran, names=names, badges=["b"])
+        bars = [trace for trace in figure.data if trace.type == "bar"]
+        assert [bar.x for bar in bars] == want
+        outline = next(trace for trace in figure.data if trace.name == "simulated")
+        assert {x for x in outline.x if x is not None} == {2.6, 3.4, 8.6, 9.4}
+        assert ("measured 2.50" in account(simulated, ran, names)) == (ran is not None)
+
+
+SERVER = {**SMALL, "dp": 4, "sums": "a server", "parameter_server": "async"}
+
+
+def test_with_a_server_the_mean_staleness_is_asked_for_and_then_shown():
+    """Four workers, one of them slow: the mean is 3 and the straggler's 9, by the simulation."""
+    at = open_page(**{**SERVER, "steps": 40}, speeds="1,1,1,3")
+    assert not at.exception and not headings(at)
+    at.number_input(key="parameter_server.number").set_value(9.0).run()
+    button(at, "Lock my guess").click().run()
+    assert not at.exception
+    mean = float(re.search(r"You said 9 versions; it is ([\d.]+) versions", words(at))[1])
+    assert mean == pytest.approx(3, abs=0.1)
+    assert headings(at) == ["Workers and server", "How stale", "What it does to the loss"]
+    assert re.search(r"worker 3, 3 times slower: mean 9\.\d+ simulated", words(at))
+    assert layers(at)["trace"]["kind"] == Kind.MODELLED
+
+
+def test_in_step_nothing_is_stale():
+    """A synchronous server applies what was computed on the weights it still has."""
+    at = open_page(**{**SERVER, "parameter_server": "sync"})
+    button(at, "Skip").click().run()
+    assert not at.exception
+    assert "**Answer:** 0 versions" in words(at) and "How stale" not in headings(at)
+
+
+def test_speeds_that_fit_nobody_are_told_at_the_field():
+    """One sentence, and a button that mends it."""
+    at = open_page(**SERVER, speeds="1,2")
+    assert not at.exception and "must name dp=4 numbers" in at.error[0].value
+    next(found for found in at.button if found.label.startswith("Use speeds=")).click().run()
+    assert not at.exception and not at.error
+
+
+@pytest.mark.live
+def test_in_step_and_out_of_step_run_on_real_workers_and_stand_side_by_side():
+    """One press, two real runs with a server: staleness measured, losses on one axis, the proof."""
+    at = open_page(**{**SERVER, "dp": 2, "steps": 6, "pace_ms": 10}, speeds="1,3")
+    button(at, "Run sync against async").click().run()
+    at = until(at, lambda page: "The same run from a terminal:" in words(page))
+    kinds = {name: layer["kind"] for name, layer in layers(at).items()}
+    assert kinds == {"trace": Kind.MEASURED, "own": Kind.REPLAYED, "model": Kind.MODELLED}
+    assert re.search(r"worker 1, 3 times slower: mean [\d.]+ simulated, measured \d", words(at))
+    assert "Paced compute" in words(at) and "paced compute" in json.dumps(figures(at))
+    assert "sync, run #1" in words(at) and "async, run #2" in words(at)
+    assert "They agree to the byte" in words(at)
+    assert "max |parallel" in " ".join(found.proto.body for found in at.get("html"))

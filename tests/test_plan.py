@@ -122,6 +122,17 @@ def test_each_field_refuses_each_nonsense_in_one_sentence(name):
             assert meta["kind"] in (bool, str) or meta["low"] <= got <= meta["high"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("schedule", "zb-h1"), ("virtual_stages", 2), ("stage_layers", "2,2"), ("cap", 4)],
+)
+def test_what_is_of_a_pipeline_is_refused_without_one(name, value):
+    """A forgotten --pp must not end in a run that ignores the schedule."""
+    with pytest.raises(PlanError, match=f"{name}=.* needs stages, pp of 2 or more") as caught:
+        Plan.of(**{name: value})
+    assert Plan.of(**{name: caught.value.nearest}) == Plan.of()
+
+
 def test_the_number_that_works_is_the_nearest():
     """Ends of a range, rounding, divisors and multiples: the advice is the closest there is."""
     for flat, field, nearest in [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -47,7 +47,7 @@ def _train(rank: Rank, plan: dict[str, Any], steps: int, more: dict[str, Any]) -
 def _hash(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for _, tensor in sorted(tensors.items()):
-        found.update(tensor.contiguous().numpy().data)
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -91,19 +91,33 @@ class LeakedGradient3(LeakedGradient, GatherKernels):
 
 
 class Diverging(ZeroKernels):
-    """The last rank's weights move by one bit's worth after the second update."""
+    """On the last rank one gathered weight is a bit off after the second update."""
+
+    def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        self.updates = getattr(self, "updates", 0) + 1
+        return super().optimize(instr, reads)
+
+    def all_gather(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        made = super().all_gather(instr, reads)
+        if self.updates == 2 and self.rank == self.plan.world_size - 1:
+            nudge(self.shards.whole(self.shards.params, 0))
+        return made
+
+
+class Diverging3(GatherKernels):
+    """The same of a shard, where each group has one."""
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         made = super().optimize(instr, reads)
         self.updates = getattr(self, "updates", 0) + 1
-        if self.rank == self.plan.world_size - 1 and self.updates == 2:
-            weight = self.shards.own(self.shards.params, 0)[:1]
-            weight.copy_(torch.nextafter(weight, weight + 1))
+        if self.updates == 2 and self.rank == self.plan.world_size - 1:
+            nudge(self.shards.params)
         return made
 
 
-class Diverging3(Diverging, GatherKernels):
-    """The same in stage 3."""
+def nudge(weights: Tensor) -> None:
+    """The next number after the first weight."""
+    weights[:1] = torch.nextafter(weights[:1], weights[:1] + 1)
 
 
 class MeanOfShards(ZeroKernels):
@@ -116,17 +130,10 @@ class MeanOfShards(ZeroKernels):
 
 
 class SkippedScatter(ZeroKernels):
-    """Takes its own shard of its own gradient for the sum over the ranks."""
+    """Takes its own shard of its own gradient for the sum over the ranks (stage 1)."""
 
     def reduce_scatter(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        assert self.comm is not None
-        theirs = self.comm.reduce_scatter
-        n, me = self.plan.shards, self.shards.me
-        self.comm.reduce_scatter = lambda x, *_, **__: x.chunk(n)[me].clone()  # type: ignore
-        try:
-            return super().reduce_scatter(instr, reads)
-        finally:
-            self.comm.reduce_scatter = theirs  # type: ignore[method-assign]  # as it was
+        return 0, *([True] * len(instr.writes))
 
 
 FAULTS: dict[str, type[TrainKernels]] = {
@@ -160,10 +167,21 @@ def beside_torch(rank: Rank, runs: list[list[Any]], steps: int) -> list[dict[str
     Rank 0 compares; the others say nothing.
     """
     rank.init()
-    return [_beside(rank, Plan.of(**plan), peer, steps) for plan, peer in runs]
+    plans = [Plan.of(**plan) for plan, _ in runs]
+    ours = [_ours(rank, plan, steps) for plan in plans]  # first: torch's wrappers leave tensors
+    told = []
+    for plan, (_, peer), (losses, weights) in zip(plans, runs, ours, strict=True):
+        train = _with_ddp if peer == "ddp" else _with_fsdp2
+        their_losses, theirs = train(rank, plan, steps)
+        if rank.rank == 0:
+            moved = oracle.relative_error(weights, _start(plan))
+            apart = oracle.relative_error(weights, theirs)
+            loss = float((losses - their_losses).abs().max())
+            told.append({"loss": loss, "weights": apart, "moved": moved})
+    return told
 
 
-def _beside(rank: Rank, plan: Plan, peer: str, steps: int) -> dict[str, Any]:
+def _ours(rank: Rank, plan: Plan, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
     made: list[TrainKernels] = []
 
     def make(*args: Any) -> TrainKernels:
@@ -171,17 +189,9 @@ def _beside(rank: Rank, plan: Plan, peer: str, steps: int) -> dict[str, Any]:
         return made[0]
 
     result = runtime.train(rank, plan=plan.flat(), steps=steps, make=make, parity=False)
-    ours = made[0].collect(made[0].snapshot()[1]) if made[0].speaks else {}
-    losses, theirs = (_with_ddp if peer == "ddp" else _with_fsdp2)(rank, plan, steps)
-    if rank.rank:
-        return {}
-    mine = torch.tensor([row["loss"] for row in result["metrics"]], dtype=torch.float64)
-    return {
-        "loss": float((mine - losses).abs().max()),
-        "weights": oracle.relative_error(ours, theirs),
-        "moved": oracle.relative_error(ours, _start(plan)),
-        "same bits": _hash(ours) == _hash(theirs),
-    }
+    weights = made[0].collect(made[0].snapshot()[1]) if made[0].speaks else {}
+    losses = torch.tensor([row["loss"] for row in result["metrics"]], dtype=torch.float64)
+    return losses, {name: weight.clone() for name, weight in weights.items()}
 
 
 def _start(plan: Plan) -> dict[str, Tensor]:
@@ -221,13 +231,12 @@ def _with_fsdp2(rank: Rank, plan: Plan, steps: int) -> tuple[Tensor, dict[str, T
     mesh = init_device_mesh("cpu", grid, mesh_dim_names=("replicate", "shard"))
     chosen = mesh["shard"] if grid[0] == 1 else mesh
     again = plan.zero == 3 and not plan.keep_gathered
-    policy = MixedPrecisionPolicy()
     for name, unit in model.units.items():
         if name.startswith("layer"):
-            fully_shard(unit, mesh=chosen, reshard_after_forward=again, mp_policy=policy)
+            fully_shard(unit, mesh=chosen, reshard_after_forward=again)
     # embedding and head are called by their weights as well: they belong to the root
     whole = Loss(model)
-    fully_shard(whole, mesh=chosen, reshard_after_forward=again, mp_policy=policy)
+    fully_shard(whole, mesh=chosen, reshard_after_forward=again)
     losses = _loop(rank, plan, whole, steps)
     found = {}
     for name, weight in model.named_parameters():
@@ -240,7 +249,7 @@ def _loop(rank: Rank, plan: Plan, model: nn.Module, steps: int) -> Tensor:
     """torch's own training of a wrapped model: it averages gradients, so losses are times dp."""
     optimizer = oracle.make_optimizer(list(model.parameters()), plan)
     sampler, losses = Sampler(plan), torch.zeros(steps, dtype=torch.float64)
-    here = plan.dp_index(rank.rank) if hasattr(plan, "dp_index") else rank.rank
+    here = plan.mesh.coordinate(rank.rank)["dp"]
     for step in range(steps):
         batch = sampler.batch(step)
         valid = int((batch.labels != IGNORED).sum())

@@ -14,7 +14,7 @@ from parallel_core.views import buckets as lanes
 from parallel_core.views.exposure import Use, exposure_curve, use
 from parallel_core.views.marks import typical_step
 from parallel_core.views.race import race
-from screens import chrome, dp_runs, live, results
+from screens import chrome, data_parallel_server, dp_runs, live, results
 
 PAGE = "data_parallel"
 MAIN = ("dp", "dp_method", "bucket_mb", "microbatches")
@@ -48,6 +48,9 @@ def page() -> None:
         "be summed over all ranks. Sent in buckets while the backward goes on, most of that hides.",
     )
     live.warm()
+    if data_parallel_server.chosen():
+        data_parallel_server.half()
+        return
     request = _controls()
     if request is None or not _drawable(request.plan):
         return

@@ -24,6 +24,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from parallel_core.jobs import Jobs, JobState, QueueFull, Status
 from parallel_core.launch import Pool
+from parallel_core.parameter_server_report import view_of
 from parallel_core.report import RunView
 from parallel_core.request import Request
 from parallel_core.trace import Trace
@@ -192,7 +193,7 @@ def current(page: str) -> Follower | None:
     try:
         if asked is not None and name not in runs:
             unread = JobState(id=asked.job, status=Status.QUEUED)
-            runs[name] = Follower(asked, RunView(asked.request.plan), unread)
+            runs[name] = Follower(asked, view_of(asked.request.plan), unread)
             for old in list(runs)[:-MOST]:
                 del runs[old]
         found = runs[name]

@@ -163,7 +163,8 @@ def sketch(choice: Choice, draft: Draft) -> arena.Sketch:
 def par(choice: Choice, board: Board) -> tuple[float, str] | None:
     """The shortest schedule of the table on this board, within the cap; None where none fits.
 
-    The asynchronous ones do not count: their weights are other ones.
+    Of several as short, the one that holds least. The asynchronous ones do not count: their
+    weights are other ones.
     """
     found = []
     for name, line in SCHEDULES.items():
@@ -173,10 +174,14 @@ def par(choice: Choice, board: Board) -> tuple[float, str] | None:
             order = replace(choice, name=name).order
         except PlanError:
             continue
-        fits = choice.cap is None or peak(order) <= choice.cap + 1e-9
+        held = peak(order)
+        fits = choice.cap is None or held <= choice.cap + 1e-9
         if fits and board.placement_of(order):
-            found.append((seen(order, choice.times).figures.makespan, name))
-    return min(found, default=None)
+            found.append((round(seen(order, choice.times).figures.makespan, 9), held, name))
+    if not found:
+        return None
+    beats, _, name = min(found, key=lambda each: each[:2])
+    return beats, name
 
 
 # -- around the editor -----------------------------------------------------------------------------
@@ -253,7 +258,7 @@ def _own(choice: Choice, draft: Draft) -> None:
         return
     found = seen(order, choice.times)
     best = par(choice, draft.board)
-    against = "" if best is None else f" Par is {best[0]:g}, by {best[1]}."
+    against = "" if best is None else f" {arena.par_words(best)}"
     st.markdown(
         f"**Legal.** {found.figures.makespan:g} beats, {found.figures.bubble_fraction:.1%} of all "
         f"time idle, at most {found.peak:g} microbatches in flight on a rank.{plain(against)} "

@@ -12,7 +12,15 @@ from parallel_core.quantities import bytes_text
 from parallel_core.request import Request
 from parallel_core.views.shards import describe_grid, shard_grid
 from parallel_core.views.shards_traffic import at_stage, elements
-from screens import chrome, live, results, shard_bench_pair, shard_bench_river, shard_bench_stages
+from screens import (
+    chrome,
+    live,
+    results,
+    shard_bench_fits,
+    shard_bench_pair,
+    shard_bench_river,
+    shard_bench_stages,
+)
 from screens import shard_bench_runs as runs
 
 PAGE = "shard_bench"
@@ -169,6 +177,7 @@ def _results(plan: Plan, guess: chrome.Guess, capacity: float | None) -> None:
     chrome.reveal(guess, found.total / base.total, "times")
     if here is not None:
         results.parity(here.done.report["parity"], plan.dtype)
+        _replicas(here.done.report.get("replicas"))
     shard_bench_stages.memory(plan, capacity)
     shard_bench_river.show(plan, here, capacity)
     shard_bench_stages.sent(plan)
@@ -180,5 +189,19 @@ def _results(plan: Plan, guess: chrome.Guess, capacity: float | None) -> None:
         st.code(command, language="bash", wrap_lines=True)
         forget = {"on_click": runs.forget_all, "args": (PAGE,), "type": "tertiary"}
         st.button("Forget my runs", key=f"{PAGE}.forget", **forget)
+    shard_bench_fits.show()
     trace = runs.modelled(plan) if here is None else here.done.trace
     chrome.export(trace, f"zero{plan.zero}", PAGE)
+
+
+def _replicas(found: dict[str, Any] | None) -> None:
+    """Whether ranks that hold the same weights still did after every step."""
+    if not found or not found["steps"]:
+        return
+    if found["equal"]:
+        st.markdown(
+            f"**Replicas are equal to the bit** after each of {found['steps']} steps: the hashes "
+            "of all ranks that hold the same weights."
+        )
+    else:
+        st.error(chrome.sentence(f"replicas differ: {found['first_difference']}"))

@@ -55,7 +55,9 @@ def show(plan: Plan) -> None:
     st.header("A against B", anchor=False)
     columns = {"A, chosen": _figures(plan), "B, pinned": _figures(other)}
     names = list(columns["A, chosen"])
-    chrome.table([{"": name, **{who: col[name] for who, col in columns.items()}} for name in names])
+    chrome.table(
+        [{"figure": name, **{who: col[name] for who, col in columns.items()}} for name in names]
+    )
 
 
 def _figures(plan: Plan) -> dict[str, str]:

@@ -41,9 +41,9 @@ def show(plan: Plan, run: Kept | None, capacity: float | None) -> None:
     left, right = st.columns([3, 2])
     with left:
         _chart(river(shown, at=at, dark=chrome.dark()), f"The gather/free river. {words}")
-        st.caption("Click on a dot, or type an instruction's number, to see what exists then.")
+        st.markdown("Click on a dot, or type an instruction's number, to see what exists then.")
     with right:
-        st.caption(f"The program of rank {rank}, in the order in which it began")
+        st.markdown(f"The program of rank {rank}, in the order in which it began:")
         st.dataframe(instruction_rows(plan, trace, rank), height=440, hide_index=True)
     st.markdown(words)
     _agreement(run)

@@ -18,9 +18,9 @@ from parallel_core.analysis.blame import Blame
 from parallel_core.analysis.cause import LATE, Cause, Idle, late_cause
 from parallel_core.analysis.record import Record
 from parallel_core.analysis.slots import TASKS, Kind, Slot, tile
+from parallel_core.collection import collection_paused
 from parallel_core.meetings import is_message
 from parallel_core.program import Op, Program
-from parallel_core.simulate import collection_paused
 from parallel_core.trace import Kind as Source
 from parallel_core.trace import Span, Trace
 

@@ -2,7 +2,9 @@
 
     measurement.py   a median with its interval, and the report every bench returns
     interleave.py    two contenders take turns in one run, so that drift hits both alike
+    peaks.py         peak bytes of contenders that live in one process
     dp.py            our bucketed data parallelism beside DistributedDataParallel
+    zero.py          our ZeRO stages beside torch's, in speed and in peak bytes
     start.py         how long until a run's ranks have met, and until its first step is over
     recorder.py      what watching a run costs
     collectives.py   our all-reduces beside gloo's own
@@ -18,6 +20,7 @@ from collections.abc import Callable
 
 BENCHES = {
     "dp": "tokens/s of our bucketed data parallelism beside DistributedDataParallel",
+    "zero": "tokens/s and peak bytes of ZeRO beside DDP, ZeroRedundancyOptimizer and fully_shard",
     "start": "latency from a request to the first all-reduce and the first step",
     "recorder": "cost of the recorder, an instruction and a message, and its share of a step",
     "collectives": "our all-reduces beside gloo's own, 1 KiB to 64 MiB",

@@ -8,11 +8,6 @@ asks it again and again what a step adds at most.
 
 from __future__ import annotations
 
-import gc
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -24,7 +19,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from parallel_core import values as v
 from parallel_core.bench.dp_ranks import CPU, Load, Peer
-from parallel_core.bench.interleave import OURS, PEER, take_turns, turns
+from parallel_core.bench.interleave import OURS, PEER, take_turns
+from parallel_core.bench.peaks import kept, watch
 from parallel_core.bench.zero import DDP, KEPT, ZRO, Race
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
@@ -35,9 +31,6 @@ from parallel_core.plan import Optimizer, Plan
 from parallel_core.rank import Rank
 from parallel_core.resident import live_bytes, state_bytes, storage_bytes
 from parallel_core.runtime import kernels_of
-
-LOOK_S = 1e-4
-"""How long the watcher of the allocator sleeps between two looks."""
 
 
 class Side(Protocol):
@@ -93,7 +86,7 @@ class Replicated(Peer):
         if sharded:
             kind = torch.optim.SGD if plan.optimizer == Optimizer.SGD else torch.optim.AdamW
             options: dict[str, Any] = {"lr": plan.learning_rate, "fused": True}
-            self.optimizer = ZeroRedundancyOptimizer(
+            self.optimizer: Any = ZeroRedundancyOptimizer(
                 self.parameters, kind, parameters_as_bucket_view=True, **options
             )
 
@@ -210,19 +203,19 @@ def contend(rank: Rank, *, plan: dict[str, Any], peer: str, race: dict[str, Any]
         rank.emit({"event": "turn"})
         dist.barrier()
 
-    with _kept(read) as ours_keeps:
+    with kept(read) as ours_keeps:
         ours = Ours(chosen, rank, norm=settings.norm)
         for _ in range(settings.warmup):
             ours.step()
     try:
-        with _kept(read) as peer_keeps:
+        with kept(read) as peer_keeps:
             theirs = peer_of(peer, chosen, ours.kernels.load, settings)
             for _ in range(settings.warmup):
                 theirs.step()
         sides: dict[str, Side] = {OURS: ours, PEER: theirs}
         keeps = {OURS: ours_keeps[0], PEER: peer_keeps[0]}
-        peaks = watch(sides, keeps, settings.memory_rounds, read, meet)
         steps = {name: side.step for name, side in sides.items()}
+        peaks = watch(steps, keeps, settings.memory_rounds, read=read, meet=meet)
         blocks = take_turns(steps, settings.rounds, settings.turn_steps, meet)
     finally:
         ours.lanes.close()
@@ -245,50 +238,3 @@ def rehearse(plan: Plan, rank: Rank, peer: str, chosen: Race) -> None:
         theirs.step()
     finally:
         ours.lanes.close()
-
-
-@contextmanager
-def _kept(read: Callable[[], int]) -> Iterator[list[int]]:
-    """The bytes that a block leaves behind, in a list of one."""
-    gc.collect()
-    before, found = read(), list[int]()
-    yield found
-    gc.collect()
-    found.append(read() - before)
-
-
-def watch(
-    sides: Mapping[str, Side],
-    keeps: Mapping[str, int],
-    rounds: int,
-    read: Callable[[], int],
-    meet: Callable[[], None],
-) -> dict[str, list[int]]:
-    """Peak bytes of each side, a number a round: what it keeps, and what a step adds to that."""
-    found: dict[str, dict[int, int]] = {name: {} for name in sides}
-    for number, name in turns(rounds):
-        meet()
-        gc.collect()
-        before = read()
-        peak = keeps[name] + highest(sides[name].step, read) - before
-        found[name][number] = max(peak, found[name].get(number, 0))
-    return {name: list(each.values()) for name, each in found.items()}
-
-
-def highest(call: Callable[[], None], read: Callable[[], int]) -> int:
-    """The highest reading during a call, by a thread that looks every 0.1 ms."""
-    looks, over = [read()], threading.Event()
-
-    def look() -> None:
-        while not over.is_set():
-            looks[0] = max(looks[0], read())
-            time.sleep(LOOK_S)
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        call()
-    finally:
-        over.set()
-        watcher.join()
-    return max(looks[0], read())

@@ -17,6 +17,7 @@ COMMANDS = {
     "schedule": "simulate a pipeline's order, one of ours or your own; then run it",
     "collective": "run one collective message by message, or simulate it on a cluster",
     "link": "measure what a message costs here: latency and bandwidth",
+    "memory": "bytes a rank holds by ZeRO stage, and the largest model that fits",
     "bench": "measure our speed beside a peer's, interleaved in one run",
     "lesson": "list the lessons, or open one in Jupyter",
     "doctor": "say what this machine can run",

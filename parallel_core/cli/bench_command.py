@@ -127,6 +127,29 @@ def collectives(as_json: bool, **options: Any) -> None:
     _run("collectives", options, as_json)
 
 
+@command.command("zero")
+@plan_options
+@count("rounds", "rounds of four turns, a peer  [default: 12]")
+@count("memory-rounds", "untimed rounds in which memory is watched  [default: 6]")
+@count("turn-steps", "steps a turn  [default: 1]")
+@count("warmup", "untimed steps a side  [default: 4]")
+@count("peer-bucket-mb", "DistributedDataParallel's bucket_cap_mb  [default: 25]")
+@click.option("--norm/--no-norm", default=None, help="both measure the gradient norm, or neither")
+@AS_JSON
+def zero(as_json: bool, **options: Any) -> None:
+    """Tokens/s and peak bytes of ZeRO beside torch's DDP, ZeroRedundancyOptimizer and FSDP2.
+
+    Both train the same units on the same ranks, batches and threads, and take turns in one run.
+    Without --zero: stages 1, 2 and 3, each beside the peers that do the same.
+
+    \b
+    Examples:
+      shardlab bench zero --zero 3 --dp 4 --rounds 40
+      shardlab bench zero --json | jq .rows
+    """
+    _run("zero", options, as_json)
+
+
 @command.command("pipeline")
 @plan_options
 @count("rounds", "rounds of four turns, a schedule  [default: 16]")
@@ -209,6 +232,12 @@ def _bench(name: str, options: dict[str, Any]) -> Bench:
             race = dp.Race(**_taken(flat, dp.Race))
             plan = dp.plan_of(**flat)
             return lambda say: dp.measure(plan, race, say)
+        case "zero":
+            from parallel_core.bench import zero
+
+            matches = zero.Race(**_taken(flat, zero.Race))
+            stages = zero.plans_of(**flat)
+            return lambda say: zero.measure(stages, matches, say)
         case "start":
             from parallel_core.bench import start
 

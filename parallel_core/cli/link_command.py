@@ -104,7 +104,8 @@ def _model(link: Link, measured: list[Point]) -> dict[str, Any]:
 
 def _show(found: dict[str, Any]) -> None:
     out = Console()
-    table = Table("message", "measured", "alpha-beta", "off by", "ramp", "off by", title="one way, the fastest tenth")
+    columns = ("message", "measured", "alpha-beta", "off by", "ramp", "off by")
+    table = Table(*columns, title="one way, the fastest tenth")
     plain, ramp = found["models"]["alpha_beta"], found["models"]["ramp"]
     for i, point in enumerate(found["points"]):
         cells = [bytes_text(point["bytes"]), time_text(point["low"] * 1e9)]

@@ -97,8 +97,9 @@ def follow(request: Request) -> tuple[RunView, dict[str, Any]]:
     """Run on a pool of this command's own, with a progress bar on stderr; Ctrl-C ends it."""
     from parallel_core.cases import PRELOAD
     from parallel_core.launch import Pool
+    from parallel_core.parameter_server_report import view_of
 
-    view = RunView(request.plan)
+    view = view_of(request.plan)
     bar = progress_bar(request.steps, request.plan.layout)
     with Pool(preload=PRELOAD) as pool, bar as advance, pool.start(*request.order) as run:
         for event in run.events():

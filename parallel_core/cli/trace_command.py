@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from parallel_core.analysis.bubble import Bubble, bubble
 from parallel_core.analysis.compare import Comparison, compare, medians
 from parallel_core.analysis.critical_path import critical_path
 from parallel_core.analysis.exposed import exposed
@@ -19,11 +20,13 @@ from parallel_core.importers.load import load_many
 from parallel_core.program import Op
 from parallel_core.quantities import time_text
 from parallel_core.trace import Trace
+from parallel_core.views.reading import bubble_text
 from parallel_core.views.tables import Row, compare_rows, total_rows, use_rows
 
 FILE = click.Path(exists=True, dir_okay=False)
 OUT = click.Path(dir_okay=False)
 LONGEST = 8
+MANY = 6  # ranks: more get no column each
 
 
 @click.command("trace")
@@ -62,19 +65,20 @@ def command(
         from parallel_core.views.player import html as player_html
 
         Path(html).write_text(player_html(trace), encoding="utf-8")
-    found = summary(trace, warmup)
+    idle = bubble(trace)
+    found = summary(trace, idle, warmup)
     if as_json:
         compared = None if both is None else {"account": both.account, "ops": compare_rows(both)}
         click.echo(strict_json({**found, "comparison": compared}))
     else:
-        _print(found, both)
+        _print(found, idle, both)
 
 
 def _load(files: tuple[str, ...]) -> Trace:
     return load_many([(Path(file).name, Path(file).read_bytes()) for file in files])
 
 
-def summary(trace: Trace, warmup: int) -> dict[str, Any]:
+def summary(trace: Trace, idle: Bubble, warmup: int) -> dict[str, Any]:
     """What a trace tells, JSON-ready; times in milliseconds, the first `warmup` steps left out
     of the shares and the medians."""
     path = critical_path(trace)
@@ -89,6 +93,7 @@ def summary(trace: Trace, warmup: int) -> dict[str, Any]:
         "makespan_ms": trace.makespan / 1e6,
         "use": use_rows(exposed(trace, warmup=warmup)),
         "messages": total_rows(totals(waits(trace))),
+        "bubble": _bubble(idle),
         "critical_path": {"account": path.account, "shares": path.shares},
         "longest": [
             {"op": one.label, "median_ms": one.median_ns / 1e6, "times_run": one.count}
@@ -98,7 +103,25 @@ def summary(trace: Trace, warmup: int) -> dict[str, Any]:
     }
 
 
-def _print(found: dict[str, Any], both: Comparison | None) -> None:
+def _bubble(found: Bubble) -> dict[str, Any]:
+    """Idle time by cause, JSON-ready: of all steps together, what lies between them included."""
+    return {
+        "bubble_fraction": found.bubble_fraction,
+        "internal_fraction": found.internal_fraction,
+        "ranks": [
+            {
+                "rank": rank.rank,
+                "work_ms": rank.work_ns / 1e6,
+                "idle_ms": {cause.value: ns / 1e6 for cause, ns in rank.causes.items()},
+                "peak_in_flight": rank.in_flight,
+                "peak_bytes": rank.memory,
+            }
+            for rank in found.ranks
+        ],
+    }
+
+
+def _print(found: dict[str, Any], idle: Bubble, both: Comparison | None) -> None:
     out = Console()
     makespan = time_text(found["makespan_ms"] * 1e6)
     out.print(
@@ -113,6 +136,8 @@ def _print(found: dict[str, Any], both: Comparison | None) -> None:
     out.print(_table("how each rank spent its time", hidden_and_exposed))
     if found["messages"]:
         out.print(_table("messages: waiting told apart from the wire", found["messages"]))
+    out.print(_table("why they stood still, all steps together", _cause_rows(idle)))
+    out.print(f"idle of all ranks' time: {bubble_text(idle)}")
     out.print(f"critical path: {found['critical_path']['account']}")
     slowest = ", ".join(f"{o['op']} {time_text(o['median_ms'] * 1e6)}" for o in found["longest"])
     out.print(f"longest ops (median over steps): {slowest}")
@@ -121,6 +146,20 @@ def _print(found: dict[str, Any], both: Comparison | None) -> None:
     if both is not None:
         out.print(_table("against the trace before", compare_rows(both)[:LONGEST]))
         out.print(both.account)
+
+
+def _cause_rows(idle: Bubble) -> list[Row]:
+    """A line a cause; a column a rank, or one for all where they are many."""
+    ranks = {f"rank {one.rank} (ms)": one.causes for one in idle.ranks}
+    columns = ranks if len(ranks) <= MANY else {"all ranks (ms)": idle.causes}
+    return [
+        {"cause": cause.value, **{n: _ms(each.get(cause, 0)) for n, each in columns.items()}}
+        for cause in idle.causes
+    ]
+
+
+def _ms(ns: int) -> float:
+    return round(ns / 1e6, 3)
 
 
 def _table(title: str, rows: list[Row]) -> Table:

@@ -6,8 +6,8 @@
 
 At most two units' gradients are whole at a time: before the third backward the compute lane waits
 for the first sum (a tied table's is whole from the head's backward to its own). What stays is a
-shard of Ψ/n. The price comes with accumulation: every microbatch
-scatters, m of them move (m+1)Ψ elements where stage 1 moves 2Ψ. arXiv:1910.02054, section 5.2.
+shard of Ψ/n. The price comes with accumulation: every microbatch scatters, m of them move (m+1)Ψ
+elements where stage 1 moves 2Ψ. arXiv:1910.02054, section 5.2.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from parallel_core import values as v
+from parallel_core.collection import collection_paused
 from parallel_core.mesh import Mesh
 from parallel_core.pipeline.order import Order, Task, runnable
 from parallel_core.program import Instr, Lane, Op, Program, Value
-from parallel_core.simulate import collection_paused
 
 Cell = tuple[Value, int, int]
 """A value that travels, its microbatch, and the stage it comes from."""

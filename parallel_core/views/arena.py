@@ -197,8 +197,13 @@ def account(sketch: Sketch) -> str:
             f" with the rest placed greedily it would take {whole:g}."
         )
     if sketch.par is not None:
-        lines.append(f"Par is {sketch.par[0]:g}, by {sketch.par[1]}.")
+        lines.append(par_words(sketch.par))
     return "\n".join(lines)
+
+
+def par_words(par: tuple[float, str]) -> str:
+    """What par is, for a reader who plays no golf."""
+    return f"Par, the shortest of the table on this board, is {par[0]:g} beats, by {par[1]}."
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,13 @@ def typical_step(trace: Trace) -> int:
     return sorted(steps, key=lambda step: trace.only(step).makespan)[len(steps) // 2]
 
 
+def spread(trace: Trace) -> float:
+    """Milliseconds between the shortest step and the longest, the first left out if it can be."""
+    steps = trace.steps[1:] or trace.steps
+    lengths = [trace.only(step).makespan for step in steps]
+    return (max(lengths) - min(lengths)) / 1e6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Which of two runs won: names, milliseconds of the typical step, the most memory held.
@@ -67,7 +74,7 @@ NOISY = "Too noisy to call"
 def result(runs: Mapping[str, Trace], reading: Reading, *, called: bool = True) -> str:
     """Who ends first and by how much, in one sentence; unless `called`, that nobody can tell."""
     if not called:
-        return f"{NOISY}: no one link describes these runs"
+        return f"{NOISY}: the difference may be the machine's doing"
     return "; ".join(outcome.words for outcome in outcomes(runs, reading))
 
 

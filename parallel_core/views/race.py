@@ -21,7 +21,7 @@ from parallel_core.views.marks import (
     origin_of,
     work,
 )
-from parallel_core.views.outcome import NOISY, Outcome, typical_step
+from parallel_core.views.outcome import NOISY, Outcome, spread, typical_step
 
 MOST_APART = 3.0
 """Links fitted to two runs alone may differ by this factor; beyond it the machine decides."""
@@ -77,9 +77,14 @@ class Contest:
         return max(betas) / min(betas)
 
     @property
+    def noise(self) -> float:
+        """Milliseconds by which the steps of one and the same run differ, on own devices."""
+        return max(spread(trace) for trace in self.own.values())
+
+    @property
     def called(self) -> bool:
         """Whether the machine held still enough to say who won."""
-        return self.apart <= MOST_APART
+        return self.apart <= MOST_APART and outcome(self.own).lead >= self.noise
 
     @property
     def headline(self) -> str:
@@ -98,15 +103,23 @@ class Contest:
     def words(self) -> str:
         """What the headline rests on: the gap, and the link of both replays; one or two sentences.
 
-        Without a call, how far the links are apart, what the wall clock says, and what to do.
+        Without a call, how far the links or the steps of one run are apart, what the wall clock
+        says, and what to do.
         """
-        if not self.called:
+        if self.apart > MOST_APART:
             each = ", ".join(f"{name} {x.beta / 1e9:.2g} GB/s" for name, x in self.alone.items())
             return (
                 f"Fitted to each run alone, the links differ by a factor {self.apart:.1f} ({each}),"
                 f" more than {MOST_APART:g}: no one link describes both, so own devices have no"
                 f" winner. By the wall clock, {outcome(self.wall).words}; that may be the machine's"
                 " doing. Race again when nothing else runs here."
+            )
+        if not self.called:
+            return (
+                f"On own devices, {outcome(self.own).words}; but the steps of a single run differ"
+                f" by {self.noise:.1f} ms there, so that is no result. By the wall clock,"
+                f" {outcome(self.wall).words}. Race again with more steps, or when nothing else"
+                " runs here."
             )
         return (
             f"On own devices, {outcome(self.own).words}. Both were replayed over the one link"

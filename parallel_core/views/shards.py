@@ -75,7 +75,7 @@ def stage_bars(
         figure.add_hline(y=capacity, line={"color": ink(dark), "width": 3})
         figure.add_annotation(
             x=1, xref="paper", y=capacity, text=f"capacity {bytes_text(capacity)}",
-            showarrow=False, xanchor="right", yanchor="bottom",
+            showarrow=False, xanchor="right", yanchor="bottom", bgcolor=PAGES[dark],
         )  # fmt: skip
     framed(figure, badges, height=440, dark=dark)
     width = stages[0].ranks + 1
@@ -85,7 +85,7 @@ def stage_bars(
         ticktext=[stage.name for stage in stages],
         range=[-0.9, len(stages) * width - 1.1],
     )
-    return figure.update_yaxes(title="bytes on a rank", range=[0, 1.12 * most], **byte_ticks(most))
+    return figure.update_yaxes(range=[0, 1.12 * most], **byte_ticks(most))
 
 
 def _places(stages: Sequence[Stage]) -> Iterator[tuple[float, Stage, int]]:

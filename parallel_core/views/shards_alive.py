@@ -97,12 +97,14 @@ def _first(trace: Trace) -> bool:
 def events(trace: Trace, rank: int) -> list[tuple[Span, bool]]:
     """(span, whether it is over) for each begin and end of a span of the rank.
 
-    Of those at one time the ends come first, but never before their own begin.
+    At one time: first what ends, then in the program's order what takes no time at all (nobody
+    can depend on it before), then what begins.
     """
     keyed = []
     for span in trace.by_rank[rank]:
-        keyed.append(((span.t_start, 1, span.index), span, False))
-        keyed.append(((span.t_done, 0 if span.duration else 2, span.index), span, True))
+        begins, ends = (2, 0) if span.duration else (1, 1)
+        keyed.append(((span.t_start, begins, span.index, 0), span, False))
+        keyed.append(((span.t_done, ends, span.index, 1), span, True))
     return [(span, over) for _, span, over in sorted(keyed, key=lambda event: event[0])]
 
 
@@ -170,10 +172,9 @@ def instruction_rows(plan: Plan, trace: Trace, rank: int) -> list[dict[str, str]
     instrs = program_of(plan).ranks[rank]
     return [
         {
-            "#": str(moment.at),
-            "instruction": moment.label,
-            "what it does to memory": "; ".join(_deeds(plan, instrs[moment.at])),
-            "bytes meanwhile": f"{moment.total:,}",
+            "instruction": f"{moment.at}  {moment.label}",
+            "makes (+), frees (−)": "; ".join(_deeds(plan, instrs[moment.at])),
+            "bytes": f"{moment.total:,}",
         }
         for moment in moments(plan, trace, rank)
         if not moment.over
@@ -181,8 +182,5 @@ def instruction_rows(plan: Plan, trace: Trace, rank: int) -> list[dict[str, str]
 
 
 def _deeds(plan: Plan, instr: Instr) -> Iterator[str]:
-    comes, goes = made(plan, instr), gone(plan, instr)
-    if comes:
-        yield f"makes {', '.join(tensor.words for tensor in comes)}"
-    if goes:
-        yield f"frees {', '.join(tensor.words for tensor in goes)}"
+    yield from (f"+ {tensor.words}" for tensor in made(plan, instr))
+    yield from (f"− {tensor.words}" for tensor in gone(plan, instr))

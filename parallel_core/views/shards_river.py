@@ -84,7 +84,7 @@ def river(shown: River, *, at: int | None = None, dark: bool = False) -> go.Figu
         figure.add_hline(y=shown.capacity, line={"color": ink(dark), "width": 3})
         figure.add_annotation(
             x=0, xref="paper", y=shown.capacity, text=f"capacity {bytes_text(shown.capacity)}",
-            showarrow=False, xanchor="left", yanchor="bottom",
+            showarrow=False, xanchor="left", yanchor="bottom", bgcolor=PAGES[dark],
         )  # fmt: skip
     return _frame(figure, shown, dark)
 
@@ -151,7 +151,7 @@ def _names(
             figure.add_annotation(
                 x=times[0] + 0.2 * (times[-1] - times[0]), y=low + size / 2,
                 text=TENSORS[kind].meaning, showarrow=False, captureevents=False,
-                font={"color": letters, "size": 12},
+                font={"color": letters, "size": 12}, bgcolor=fill, borderpad=1,
             )  # fmt: skip
         low += size
 
@@ -179,11 +179,11 @@ def _cursor(figure: go.Figure, shown: River, at: int | None, dark: bool) -> None
         type="line", x0=x, x1=x, y0=0, y1=1, yref="paper",
         line={"color": ink(dark), "width": 1.5, "dash": "dot"},
     )  # fmt: skip
-    late = ms(top.time, shown.origin) > shown.trace.makespan / 2e6
+    share = ms(top.time, shown.origin) / max(shown.trace.makespan / 1e6, 1e-9)
     figure.add_annotation(
-        x=ms(top.time, shown.origin), y=top.total, arrowhead=2, arrowcolor=ink(dark),
-        text=f"<b>peak {bytes_text(top.total)}</b> {safe(top.words)}",
-        ax=-10 if late else 10, ay=-26, xanchor="right" if late else "left",
+        x=ms(top.time, shown.origin), y=top.total, arrowhead=2, arrowcolor=ink(dark), ax=0, ay=-22,
+        text=f"<b>peak {bytes_text(top.total)}</b><br>{safe(top.words)}", align="left",
+        xanchor="left" if share < 1 / 3 else "center" if share < 2 / 3 else "right",
     )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def _frame(figure: go.Figure, shown: River, dark: bool) -> go.Figure:
     )  # fmt: skip
     grid = figure.layout.yaxis.gridcolor
     figure.update_layout(
-        yaxis={"domain": _RIVER, "title": "bytes alive", "range": [0, 1.18 * shown.most],
+        yaxis={"domain": _RIVER, "range": [0, 1.3 * shown.most],
                **byte_ticks(shown.most)},
         yaxis2={"domain": _LANES, "tickvals": [0, 1], "ticktext": ["compute", "messages"],
                 "range": [1.6, -0.6], "gridcolor": grid, "zeroline": False, "automargin": True},
@@ -242,8 +242,9 @@ def account(shown: River) -> str:
         found = max(shown.measured, key=lambda row: sum(row[kind] for kind in KINDS))
         size = sum(found[kind] for kind in KINDS)
         lines.append(
-            f"Read after every instruction, the most was {bytes_text(size)}; while an instruction "
-            "runs it may be more."
+            f"Read after every instruction, the most was {bytes_text(size)}. Where the dashed line "
+            "stands above the fill, something exists only while an instruction runs, such as a sum "
+            "that lands: no reading falls inside, but the run's peak above counts it."
         )
     if shown.capacity and top.total > shown.capacity:
         lines.append(f"That is more than the capacity of {bytes_text(shown.capacity)}.")

@@ -1,12 +1,8 @@
 """What a rank sends in a step under each ZeRO stage: by the formula, predicted, and counted.
 
-    stage 0     all-reduce                                  2Ψ
-    stage 1     reduce-scatter, all-gather                  2Ψ
-    stage 2     m reduce-scatters, an all-gather            (m+1)Ψ
-    stage 3     m x (two all-gathers, a reduce-scatter)     3mΨ;  2mΨ if gathered weights are kept
-
-Ψ elements, m microbatches, each to be multiplied by (n-1)/n for n ranks that share: that is what
-a ring sends. Rajbhandari et al. 2019, arXiv:1910.02054, section 7; with accumulation, counted.
+predicted   what the plan's program hands over, message by message
+counted     what the tensors of a run were
+formula     a coefficient times Ψ(n-1)/n, for n ranks that share (data/traffic.py)
 """
 
 from __future__ import annotations
@@ -16,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parallel_core.cases import program_of
+from parallel_core.data.traffic import times_around
 from parallel_core.ledger import predicted_counts, wire
 from parallel_core.params import pieces
 from parallel_core.plan import DType, Plan
@@ -66,8 +63,7 @@ def formula(plan: Plan) -> str:
 
 def coefficient(plan: Plan) -> int:
     """The formula's number for this plan."""
-    m = plan.microbatches
-    return {"2mΨ": 2 * m, "3mΨ": 3 * m, "(m+1)Ψ": m + 1, "2Ψ": 2}[formula(plan)]
+    return times_around(plan.zero, microbatches=plan.microbatches, keep_gathered=plan.keep_gathered)
 
 
 def at_stage(plan: Plan, zero: int) -> Plan:
@@ -88,23 +84,32 @@ def sent(table: Mapping[str, Mapping[str, Any]], plan: Plan, steps: int) -> Sent
 
 
 def rows(stages: Sequence[Traffic]) -> list[dict[str, str]]:
-    """The table, one row a stage; the first row is what the last column compares with."""
+    """The table: a column a stage, a row a figure; the first stage is what the last row compares
+    with. Elements of one rank in a step, over each mesh axis.
+    """
     base = stages[0].total
+    axes = dict.fromkeys(axis for one in stages for axis in one.predicted)
+    figures = {
+        "formula": [_formula(one.plan) for one in stages],
+        "in Ψ(n-1)/n": [f"{one.in_psi:.5g}" for one in stages],
+    }
+    for axis in axes:
+        figures[f"predicted, {axis}"] = [_said(one.predicted, axis) for one in stages]
+        figures[f"counted, {axis}"] = [
+            _said(one.counted, axis) if axis in one.predicted else "" for one in stages
+        ]
+    figures["equal"] = [{None: "", True: "yes", False: "NO"}[one.equal] for one in stages]
+    figures["to plain DP"] = [f"{one.total / base:.4g} x" if base else "" for one in stages]
+    names = [f"ZeRO-{one.plan.zero}" if one.plan.zero else "plain DP" for one in stages]
     return [
-        {
-            "": f"ZeRO-{one.plan.zero}" if one.plan.zero else "plain DP",
-            "formula": formula(one.plan) + (" + 2Ψ/k" if one.plan.shard_axis != "dp" else ""),
-            "in Ψ(n-1)/n": f"{one.in_psi:.4g}",
-            "a rank sends": _said(one.predicted),
-            "counted": "not run yet" if one.counted is None else _said(one.counted),
-            "equal": {None: "", True: "yes", False: "NO"}[one.equal],
-            "times plain DP": f"{one.total / base:.4g}" if base else "",
-        }
-        for one in stages
+        {"a rank sends": name, **dict(zip(names, cells, strict=True))}
+        for name, cells in figures.items()
     ]
 
 
-def _said(found: Sent) -> str:
-    if len(found) == 1:
-        return f"{next(iter(found.values())):,.10g}"
-    return " + ".join(f"{count:,.10g} ({axis})" for axis, count in found.items()) or "0"
+def _formula(plan: Plan) -> str:
+    return formula(plan) + (" + 2Ψ/k" if plan.shard_axis != "dp" else "")
+
+
+def _said(found: Sent | None, axis: str) -> str:
+    return "not run" if found is None else f"{found[axis]:,.10g}" if axis in found else ""
