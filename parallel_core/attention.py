@@ -27,7 +27,12 @@ ROPE_THETA = 10000.0
 
 
 class Attention(nn.Module):
-    """Attention of one layer. Parameters: q, k, v, o, with biases in the gpt dialect."""
+    """Attention of one layer. Parameters: q, k, v, o, with biases in the gpt dialect.
+
+    `first_head` is the number of the first head that is here, 0 where all are.
+    """
+
+    first_head = 0
 
     def __init__(self, plan: Plan, name: str) -> None:
         super().__init__()
@@ -68,10 +73,8 @@ class Attention(nn.Module):
         scores_bhst = q_bhsk @ k_bhtk.mT / math.sqrt(self.head_dim)
         scores_bhst = scores_bhst.masked_fill(at[:, None] < at[None, :], -math.inf)
         p_bhst = torch.softmax(wide(scores_bhst), dim=-1).to(v_bhtk.dtype)
-        every_head = torch.arange(heads, device=at.device)
-        index = grid(
-            (place.rows, self.plan.global_batch), (every_head, heads), (at, seq), (at, seq)
-        )
+        here = torch.arange(q_bhsk.shape[1], device=at.device) + self.first_head
+        index = grid((place.rows, self.plan.global_batch), (here, heads), (at, seq), (at, seq))
         p_bhst = dropout(p_bhst, self.plan.model.dropout, f"{self.name}.probs", place, index)
         return p_bhst @ v_bhtk
 

@@ -75,6 +75,13 @@ class Comm:
         self._compare("all_reduce", axis, x, name)
         return self._through_host(x, lambda t: dist.all_reduce(t, group=self._groups[axis]))
 
+    def all_reduce_max(self, x: Tensor, axis: str) -> Tensor:
+        """The largest of the group's x, element by element, in place."""
+        self._book("all_reduce", axis, x)
+        self._compare("all_reduce", axis, x, "max")
+        group, largest = self._groups[axis], dist.ReduceOp.MAX
+        return self._through_host(x, lambda t: dist.all_reduce(t, largest, group=group))
+
     def broadcast(self, x: Tensor, axis: str, *, name: str = "") -> Tensor:
         """x of the first rank of the group, on every rank of it, in place."""
         self._book("broadcast", axis, x)

@@ -29,7 +29,7 @@ from parallel_core.deferred import install
 from parallel_core.flat import TABLE, Flat
 from parallel_core.lanes import Kernel
 from parallel_core.ledger import CONTROL
-from parallel_core.model import IGNORED, Place, Transformer, init_weights, loss_sum
+from parallel_core.model import IGNORED, Place, Transformer, init_weights
 from parallel_core.params import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
@@ -60,7 +60,7 @@ class TrainKernels:
         self.pieces = pieces(plan)
         self.numbers = {piece.name: u for u, piece in enumerate(self.pieces)}
         mine = [unit for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
-        self.model = Transformer(plan, only=mine).to(device)
+        self.model = self.make_model(mine).to(device)
         self.split = install(self.model) if plan.pp > 1 and plan.pipeline.splits else None
         self.lay_out()
         self.sampler = Sampler(plan)
@@ -71,6 +71,10 @@ class TrainKernels:
         self._begun: set[int] = set()  # weights whose gradient this step has begun, by id
         self.noted: Callable[[Tensor], None] | None = None  # a meter, where forwards hide from it
 
+    def make_model(self, units: Sequence[str]) -> Transformer:
+        """The rank's part of the model: the units it holds."""
+        return Transformer(self.plan, only=units)
+
     @property
     def placeholders(self) -> list[Tensor]:
         """Tensors that stand for weights that are not here; they hold no values."""
@@ -79,7 +83,8 @@ class TrainKernels:
     def lay_out(self) -> None:
         """Put weights and gradients into their buffers, and fill the weights."""
         flat = self.flat = Flat(self.plan, self.model, self.device, self.rank)
-        init_weights(self.model, self.plan)
+        place = self.plan.mesh.coordinate(self.rank)
+        init_weights(self.model, self.plan, place.get("tp", 0))
         for weights, views in zip(flat.parameters.values(), flat.views.values(), strict=True):
             for weight, view in zip(weights, views, strict=True):
                 settle_in(weight, view)
@@ -152,7 +157,7 @@ class TrainKernels:
             y = self.model.forward_unit(unit, y, micro.place)
         if u < len(self.pieces) - 1:
             return (x, get_gradient_edge(y)), y.detach()
-        loss = loss_sum(y, micro.labels) / micro.valid_tokens
+        loss = self.model.loss_sum(y, micro.labels) / micro.valid_tokens
         before = next((reads[value] for value in instr.reads if value.name == "loss"), None)
         return (x, loss), loss.detach() if before is None else before + loss.detach()
 

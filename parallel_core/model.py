@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from parallel_core.attention import Attention
 from parallel_core.dropout import Place, dropout, grid
 from parallel_core.layers import empty, mlp, norm, wide
-from parallel_core.params import ParamSpec, param_specs, units
+from parallel_core.params import ParamSpec, cut, param_specs, units
 from parallel_core.plan import Dialect, Plan
 from parallel_core.rng import normal
 
@@ -170,6 +170,10 @@ class Transformer(nn.Module):
             return cast(Tensor, self.head(x, table.weight))
         return cast(Tensor, self.get_submodule(unit)(x, place))
 
+    def loss_sum(self, logits_bsv: Tensor, labels_bs: Tensor) -> Tensor:
+        """The summed cross-entropy of the head's logits."""
+        return loss_sum(logits_bsv, labels_bs)
+
     def forward(self, ids_bs: Tensor, labels_bs: Tensor, place: Place, valid_tokens: int) -> Tensor:
         """The loss of these rows: their summed cross-entropy over the *global* batch's tokens."""
         x = ids_bs
@@ -204,14 +208,29 @@ def draw(spec: ParamSpec, seed: int, start: int, stop: int) -> Tensor:
     return values
 
 
-def init_weights(model: nn.Module, plan: Plan) -> None:
-    """Fill every parameter of `model`, on any device, with its initial values in its dtype."""
+def init_weights(model: nn.Module, plan: Plan, me: int = 0) -> None:
+    """Fill every parameter of `model`, on any device, with its initial values in its dtype.
+
+    `me` is the rank's place in its tensor-parallel group, which says what it holds of each.
+    """
     weights = dict(model.named_parameters())
     with torch.no_grad():
         for spec in param_specs(plan):
             if spec.name not in weights:
                 continue  # of a part that is not here
-            flat = weights[spec.name].view(-1)
-            for at in range(0, spec.numel, CHUNK):
-                stop = min(at + CHUNK, spec.numel)
-                flat[at:stop] = draw(spec, plan.seed, at, stop)
+            part = cut(plan, spec, me)
+            if part is None:
+                _fill(weights[spec.name].view(-1), spec, plan.seed, 0)
+            elif part.dim == 0:
+                row = spec.numel // spec.shape[0]
+                _fill(weights[spec.name].view(-1), spec, plan.seed, part.start * row)
+            else:
+                for i, row_here in enumerate(weights[spec.name]):
+                    _fill(row_here, spec, plan.seed, i * spec.shape[1] + part.start)
+
+
+def _fill(flat: Tensor, spec: ParamSpec, seed: int, start: int) -> None:
+    """Neighbouring elements of a whole parameter, from number `start` on."""
+    for at in range(0, flat.numel(), CHUNK):
+        stop = min(at + CHUNK, flat.numel())
+        flat[at:stop] = draw(spec, seed, start + at, start + stop)

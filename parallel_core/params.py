@@ -13,7 +13,7 @@ A *piece* is what one F or B instruction runs: a unit, or in a pipeline a stage,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from parallel_core.pipeline.lower import stage_name
@@ -65,10 +65,57 @@ class Piece:
         return sum(spec.numel for spec in self.specs)
 
 
+COLUMN = frozenset({"q", "k", "v", "gate", "up", "tokens", "out"})
+"""Modules whose matrices (and biases) tensor parallelism cuts by rows, each row an output."""
+
+ROW = frozenset({"o", "down"})
+"""Modules whose matrices it cuts by columns; their biases stay whole."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Elements `start` to `stop` along `dim`; `copies` ranks hold the same ones."""
+
+    dim: int
+    start: int
+    stop: int
+    copies: int = 1
+
+
+def cut(plan: Plan, spec: ParamSpec, me: int) -> Cut | None:
+    """What rank `me` of a tensor-parallel group holds of a whole parameter; None for all of it.
+
+    Where there are fewer key/value heads than ranks, neighbours hold the same one: its gradient is
+    the sum of theirs. Under sequence parallelism a whole parameter's is such a sum as well.
+    """
+    *_, module, kind = spec.name.split(".")
+    if plan.tp == 1 or module not in COLUMN | ROW or (module in ROW and kind == "bias"):
+        return None
+    dim = 1 if module in ROW else 0
+    copies = plan.kv_copies if module in ("k", "v") else 1
+    size = spec.shape[dim] // (plan.tp // copies)
+    at = me // copies
+    return Cut(dim, at * size, (at + 1) * size, copies)
+
+
+def local(plan: Plan, spec: ParamSpec) -> ParamSpec:
+    """The parameter as a rank holds it: the same on every rank but for where it is cut."""
+    part = cut(plan, spec, 0)
+    if part is None:
+        return replace(spec, partial=(*spec.partial, "tp")) if plan.sp else spec
+    shape = list(spec.shape)
+    shape[part.dim] = part.stop - part.start
+    partial = (*spec.partial, "kv_copy") if part.copies > 1 else spec.partial
+    return replace(spec, shape=tuple(shape), cut=((part.dim, "tp"),), partial=partial)
+
+
 @lru_cache(maxsize=256)
 def pieces(plan: Plan) -> tuple[Piece, ...]:
-    """The pieces of a plan in forward order: its units, or the stages of its pipeline."""
-    specs, every = param_specs(plan), units(plan.model)
+    """The pieces of a plan in forward order: its units, or the stages of its pipeline.
+
+    Their parameters have the shapes that a rank holds.
+    """
+    specs, every = [local(plan, spec) for spec in param_specs(plan)], units(plan.model)
     runs: dict[str, tuple[str, ...]] = {}
     if plan.pp == 1:
         runs = {unit: (unit,) for unit in every}

@@ -57,6 +57,7 @@ OWN = "own"
 LAYOUT = (
     *("dp", "dp_method", "bucket_mb", "microbatches", "zero", "shard", "prefetch", "keep_gathered"),
     *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
+    *("tp", "sp"),
     *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
 )
 """The fields that say how a step is split; the others say what is trained."""
@@ -105,6 +106,8 @@ class Plan:
     staleness_bound: int | None = whole(None, 0, 1000, "updates a worker may be ahead (async)")
     speeds: str | None = words(None, "how long each worker's gradient takes, as in 1,1,1,3")
     pace_ms: float | None = real(None, 0.0, 60000.0, "ms a gradient takes at least")
+    tp: int = whole(1, 1, 256, "tensor-parallel ranks")
+    sp: bool = switch(False, "cut what lies outside the matrices along the sequence (with tp)")
     pp: int = whole(1, 1, 64, "pipeline ranks")
     schedule: str = choice("1f1b", (*SCHEDULES, OWN), "order in which a pipeline computes")
     virtual_stages: int | None = whole(None, 1, 64, "stages a pipeline rank; default: the fewest")
@@ -126,7 +129,28 @@ class Plan:
         self._check_batch()
         self._check_sharding()
         self._check_server()
+        self._check_tensor()
         self._check_pipeline()
+
+    def _check_tensor(self) -> None:
+        if self.tp == 1:
+            if self.sp:
+                raise PlanError("sp", True, "needs tensor-parallel ranks, tp of 2 or more", False)
+            return
+        for name, usual in (("pp", 1), ("zero", 0), ("parameter_server", Server.OFF)):
+            if (value := getattr(self, name)) != usual:
+                raise PlanError(name, value, "does not work with tp yet", usual)
+        m, fits = self.model, [n for n in range(1, self.tp + 1) if self._tensor_fits(n)]
+        if self.tp not in fits:
+            sizes = f"heads={m.heads}, ffn={m.mlp}, vocab={m.vocab}"
+            sizes += f", seq={self.seq}" if self.sp else ""
+            rule = f"must divide {sizes}, and kv_heads={m.kv} or be a multiple of it"
+            raise PlanError("tp", self.tp, rule, nearest_where(self.tp, fits))
+
+    def _tensor_fits(self, n: int) -> bool:
+        m = self.model
+        whole = (m.heads, m.mlp, m.vocab, *([self.seq] if self.sp else []))
+        return not any(size % n for size in whole) and (m.kv % n == 0 or n % m.kv == 0)
 
     def _check_sharding(self) -> None:
         if self.zero and self.pp > 1:
@@ -281,8 +305,19 @@ class Plan:
         if self.shard_axis == "shard":
             axes = (("shard", self.shards), ("replica", self.dp // self.shards))
             return Mesh(axes, joins=(("dp", ("shard", "replica")),))
-        ranks = (("dp", self.dp), ("pp", self.pp))
-        return Mesh(ranks[:1] if self.pp == 1 else ranks)
+        ranks = (*self._tensor_axes, ("dp", self.dp), *((("pp", self.pp),) if self.pp > 1 else ()))
+        return Mesh(ranks, joins=(("tp", ("kv_copy", "kv")),) if self.kv_copies > 1 else ())
+
+    @property
+    def _tensor_axes(self) -> tuple[tuple[str, int], ...]:
+        if self.kv_copies > 1:
+            return (("kv_copy", self.kv_copies), ("kv", self.model.kv))
+        return (("tp", self.tp),) if self.tp > 1 else ()
+
+    @property
+    def kv_copies(self) -> int:
+        """Ranks of a tensor-parallel group that hold the same key/value head."""
+        return max(self.tp // self.model.kv, 1)
 
     @property
     def shards(self) -> int:
@@ -324,6 +359,8 @@ class Plan:
     def layout(self) -> str:
         """The layout in one phrase, for badges and tables."""
         parts = [f"dp={self.dp} ({self._sharing})"] if self.dp > 1 or self.zero else []
+        if self.tp > 1:
+            parts.append(f"tp={self.tp}" + (" + sp" if self.sp else ""))
         if self.pp > 1:
             v = self.pipeline.stages // self.pp
             several = f" v={v}" if v > 1 else ""

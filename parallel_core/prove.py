@@ -15,8 +15,9 @@ from parallel_core.program import Instr, Op, Program, ProgramError, Value
 from parallel_core.terms import Bag, Term, carry
 from parallel_core.values import GRADIENTS, TABLE
 
-Piece = int | str
-"""A piece of the model by number, or "tie": the head's share of a tied embedding."""
+Piece = tuple[int | str, int]
+"""A piece of the model by number, or "tie" (the head's share of a tied embedding), and which
+slice of it: a rank's place along tp."""
 
 WEIGHTS = frozenset({"w", "ws"})
 """Names of what an optimizer updates: weights, or this rank's shard of them."""
@@ -28,9 +29,12 @@ def prove(program: Program) -> int:
     """The number of terms proved; raises ProgramError naming the term that is wrong."""
     made: Wanted = defaultdict(set)
 
+    def slice_of(rank: int) -> int:
+        return program.mesh.coordinate(rank).get("tp", 0)
+
     def contribute(rank: int, instr: Instr, bag: dict[Value, Bag]) -> None:
         if instr.op in (Op.B, Op.W):
-            _backward(rank, instr, bag, made)
+            _backward((rank, slice_of(rank)), instr, bag, made)
 
     bags = carry(program, [{} for _ in program.ranks], contribute)
     applied: set[Term] = set()
@@ -38,21 +42,32 @@ def prove(program: Program) -> int:
     for rank, index, instr in program:
         if instr.op == Op.O:
             at = f"rank {rank}, instruction {index} ({instr.label})"
-            terms = _complete(at, instr, bags[rank], made)
+            terms = _complete(at, instr, bags[rank], _slice(made, slice_of(rank)))
             proved, applied = proved + len(terms), applied | terms
             updated |= {(rank, value.at[0]) for value in instr.reads if value.name in WEIGHTS}
     if not proved:
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
-    for piece, terms in made.items():
+    _nothing_is_left(made, applied, updated)
+    return proved
+
+
+def _nothing_is_left(made: Wanted, applied: set[Term], updated: set[tuple[int, int | str]]) -> None:
+    """Every gradient that is made updates weights, on the rank that makes it."""
+    for (piece, _), terms in made.items():
         for where, rank, _ in terms:
             if piece != "tie" and (rank, piece) not in updated:
                 raise ProgramError(f"rank {rank} never updates {where}, whose gradient it makes")
     for where, rank, mb in sorted(set().union(*made.values()) - applied):
         raise ProgramError(f"no update takes the gradient of {where} from rank {rank}, mb{mb}")
-    return proved
 
 
-def _received(program: Program) -> set[tuple[int, Piece]]:
+def _slice(made: Wanted, place: int) -> dict[int | str, set[Term]]:
+    """What was made of one slice, by piece."""
+    found: dict[int | str, set[Term]] = defaultdict(set)
+    return found | {piece: terms for (piece, at), terms in made.items() if at == place}
+
+
+def _received(program: Program) -> set[tuple[int, int | str]]:
     """(rank, piece) of weights that a rank gets from elsewhere."""
     return {
         (rank, value.at[0])
@@ -63,7 +78,8 @@ def _received(program: Program) -> set[tuple[int, Piece]]:
     }
 
 
-def _backward(rank: int, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> None:
+def _backward(where: tuple[int, int], instr: Instr, bag: dict[Value, Bag], made: Wanted) -> None:
+    rank, place = where
     ties = any(value.name == "tie" for value in instr.writes)
     for value in instr.writes:
         if value.name not in GRADIENTS:
@@ -75,11 +91,13 @@ def _backward(rank: int, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> N
                 before += bag[source]
         tied = value.name == "tie"
         term = (f"{instr.where} (tied)" if tied else instr.where, rank, instr.mb or 0)
-        made["tie" if tied else value.at[0]].add(term)
+        made["tie" if tied else value.at[0], place].add(term)
         bag[value] = before + Counter([term])
 
 
-def _complete(at: str, instr: Instr, bag: dict[Value, Bag], made: Wanted) -> set[Term]:
+def _complete(
+    at: str, instr: Instr, bag: dict[Value, Bag], made: dict[int | str, set[Term]]
+) -> set[Term]:
     """Every weight that an optimizer updates needs each of its terms once; those terms."""
     found: Bag = Counter()
     for value in instr.reads:

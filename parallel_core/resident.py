@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,12 +33,20 @@ def unaccounted(kernels: TrainKernels, known: Iterable[Tensor] = ()) -> int:
     owned = [tensor for tensors in kernels.state().values() for tensor in tensors]
     owned += [kernels.flat.params, kernels.flat.grads, *kernels.placeholders, *known]
     addresses = {t.untyped_storage().data_ptr() for t in owned}
-    stray = [
-        t
-        for t in (o for o in gc.get_objects() if issubclass(type(o), Tensor))
-        if t.nbytes >= 1024 and t.untyped_storage().data_ptr() not in addresses
-    ]
-    return storage_bytes(stray)
+    for _ in range(3):
+        gc.collect()  # what only a cycle holds is nobody's
+        found = storage_bytes(_strangers(addresses))
+        if not found:
+            break
+        time.sleep(0.05)  # a collection that another thread is in the middle of
+    return found
+
+
+def _strangers(addresses: set[int]) -> Iterator[Tensor]:
+    tensors = (o for o in gc.get_objects() if issubclass(type(o), Tensor))
+    return (
+        t for t in tensors if t.nbytes >= 1024 and t.untyped_storage().data_ptr() not in addresses
+    )
 
 
 class _MallInfo2(ctypes.Structure):

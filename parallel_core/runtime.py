@@ -31,6 +31,7 @@ from parallel_core.resident import live_bytes, state_bytes, unaccounted
 from parallel_core.saving import save_outputs
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.stash_kernels import StashKernels
+from parallel_core.tensor_kernels import TensorKernels
 from parallel_core.witness import Witness
 from parallel_core.zero3_kernels import GatherKernels
 from parallel_core.zero_kernels import ZeroKernels
@@ -136,6 +137,8 @@ def kernels_of(plan: Plan) -> type[TrainKernels]:
     """The kernels that the plan's axes need."""
     if plan.zero:
         return ZeroKernels if plan.zero < 3 else GatherKernels
+    if plan.tp > 1:
+        return TensorKernels
     if plan.pp == 1:
         return TrainKernels
     return StashKernels if plan.asynchronous else StageKernels
@@ -197,19 +200,20 @@ def measurements(
         counts = comm.counts(control=control) if comm else {}
         return [[axis, op, *count] for (axis, op), count in counts.items()]
 
-    # before `known`: it loads a batch of its own
-    kept = activations(kernels) if kernels.micro else {}
+    counts, control = rows(control=False), rows(control=True)  # of the steps alone
     known = [*snaps.grads.values(), *snaps.params.values()]
     for micro in kernels.micro.values():
         known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
+    stray = unaccounted(kernels, known)  # before another forward runs
+    kept = activations(kernels) if kernels.micro else {}
     return {
-        "counts": rows(control=False),
-        "control": rows(control=True),
+        "counts": counts,
+        "control": control,
         "memory": state_bytes(kernels),
         "weight_copies": kernels.copies,
         "peak_state_bytes": peak or sum(state_bytes(kernels).values()),
         "activations": kept,
-        "unaccounted": unaccounted(kernels, known),
+        "unaccounted": stray,
         "kernel_wire_bytes": wire,
         "metrics": snaps.metrics,
         "sources": kernels.sources(),
@@ -220,7 +224,8 @@ def measurements(
 def activations(kernels: TrainKernels) -> dict[str, int]:
     """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on."""
     micro, kept = kernels.load(0)[v.ids(0)], {}
-    shape = (*micro.ids.shape, kernels.plan.model.hidden)
+    rows, seq = micro.ids.shape
+    shape = (rows, seq // kernels.plan.tp if kernels.plan.sp else seq, kernels.plan.model.hidden)
     for u in (u for u in reversed(kernels.flat.specs) if u != TABLE):
         x = kernels.flat.params.new_zeros(shape)
         name = kernels.pieces[u].name

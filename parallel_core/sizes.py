@@ -27,7 +27,7 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
     held = [sum(held_bytes(plan, unit) for unit in piece.units) for piece in every]
     table = table_spec(plan).numel * width
     fixed = {"ids": 2 * tokens * INT64, "loss": max(width, 4)}
-    fixed |= dict.fromkeys(("act", "dact"), tokens * plan.model.hidden * width)
+    fixed |= _regions(plan, tokens, width)
     fixed |= dict.fromkeys(("tally", "total"), 2 * FLOAT64) | {"ticket": INT64}
     fixed |= dict.fromkeys(("table", "tsum", "tcame", "tall", "newtable"), table)
     if plan.pp > 1:
@@ -54,6 +54,17 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
         return fixed.get(value.name, 0)
 
     return size
+
+
+def _regions(plan: Plan, tokens: int, width: int) -> dict[str, int]:
+    """Activations between the units, and what tensor parallelism's messages hand over."""
+    whole = tokens * plan.model.hidden * width
+    sizes = {"region": whole, "cutregion": whole // plan.tp, "row": tokens * max(width, 4)}
+    sizes |= dict.fromkeys(("act", "dact"), whole // plan.tp if plan.sp else whole)
+    for name, axis in (("whole", "tp"), ("copies", "kv_copy")):
+        specs = (spec for piece in pieces(plan) for spec in piece.specs)
+        sizes[name] = sum(spec.numel for spec in specs if axis in spec.partial) * width
+    return sizes
 
 
 def _cut(plan: Plan, width: int) -> tuple[list[int], dict[int, int]]:

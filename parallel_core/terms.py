@@ -95,6 +95,8 @@ def _collective(instrs: list[tuple[int, Instr]], bags: Bags) -> None:
 def _outcome(instr: Instr, member: int, read: list[list[Bag]]) -> list[Bag]:
     """What member number `member` of the group has after the collective, write by write."""
     op, writes, n = instr.op, len(instr.writes), len(read)
+    if not writes:
+        return []  # sums parts of what it reads, in place
     if op == Op.BROADCAST:
         return max(read, key=len)
     whole = len(read[member]) == writes

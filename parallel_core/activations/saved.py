@@ -10,6 +10,9 @@ b bytes an element, w bytes in norms, softmax and loss (4 where b is 2, else b).
                     attention   4b·n·D + n·w·H        q, k, v, out, log-sum-exp
                     mlp norm    as the attn norm      mlp   2b·n·F   before and after GELU
 
+With tp = t, heads, F, E and V are a rank's own, H/t and so on; under sequence parallelism norms and
+dropout masks see n/t tokens, and what enters a region is kept as the rank's shard of it.
+
 These are this model's own tensors, in the types really kept, with a fused attention. The classic
 sbh(34 + 5as/h) counts 16-bit unfused attention with dropout (Korthikanti et al. 2022,
 arXiv:2205.05198, section 4.1). The meter (meter.py) measures the same, and a test holds the two
@@ -32,7 +35,8 @@ def saved_bytes(plan: Plan, unit: str) -> int:
 def saved_rows(plan: Plan, unit: str) -> Rows:
     """The same, block by block."""
     if unit == "embed":
-        return _dropout_mask(plan, "dropout")
+        words = {"own words": 8 * _tokens(plan), "foreign": _tokens(plan)} if plan.tp > 1 else {}
+        return words | _dropout_mask(plan, "dropout")
     if unit == "head":
         return _head(plan)
     return _layer(plan)
@@ -47,12 +51,17 @@ def _widths(plan: Plan) -> tuple[int, int]:
     return b, max(b, 4)
 
 
+def _outside(plan: Plan) -> int:
+    """Tokens outside tensor-parallel regions: under sequence parallelism a rank's share."""
+    return _tokens(plan) // (plan.tp if plan.sp else 1)
+
+
 def _dropout_mask(plan: Plan, name: str) -> Rows:
-    return {name: _tokens(plan) * plan.model.hidden} if plan.model.dropout else {}
+    return {name: _outside(plan) * plan.model.hidden} if plan.model.dropout else {}
 
 
 def _norm(plan: Plan, name: str) -> Rows:
-    n, d, (b, w) = _tokens(plan), plan.model.hidden, _widths(plan)
+    n, d, (b, w) = _outside(plan), plan.model.hidden, _widths(plan)
     if plan.model.dialect == Dialect.GPT:
         return {
             f"{name} input": n * d * b,
@@ -70,18 +79,19 @@ def _norm(plan: Plan, name: str) -> Rows:
 
 def _attention(plan: Plan) -> Rows:
     m, n, (b, w) = plan.model, _tokens(plan), _widths(plan)
-    kv = m.kv * m.head_dim
-    rows = {"q": n * m.hidden * b, "k, v": 2 * n * kv * b, "attention output": n * m.hidden * b}
+    heads, kv = m.heads // plan.tp, max(m.kv // plan.tp, 1) * m.head_dim
+    q = n * heads * m.head_dim * b
+    rows = {"q": q, "k, v": 2 * n * kv * b, "attention output": q}
     if m.dialect == Dialect.LLAMA:
         rows["cos, sin"] = 4 * plan.seq * m.head_dim * b
-    scores = n * m.heads * plan.seq
+    scores = n * heads * plan.seq
     if m.dropout:
         rows["causal mask"] = plan.seq * plan.seq
         rows["softmax"] = scores * w
         rows["softmax dropout"] = scores
         rows["softmax dropped"] = scores * b
         return rows
-    rows["log-sum-exp"] = n * m.heads * w
+    rows["log-sum-exp"] = n * heads * w
     return rows
 
 
@@ -89,13 +99,18 @@ def _layer(plan: Plan) -> Rows:
     n, (b, _) = _tokens(plan), _widths(plan)
     hidden_tensors = 4 if plan.model.dialect == Dialect.LLAMA else 2
     rows = _norm(plan, "attn norm") | _attention(plan) | _dropout_mask(plan, "attention dropout")
-    rows |= _norm(plan, "mlp norm") | {"mlp": hidden_tensors * n * plan.model.mlp * b}
+    rows |= _norm(plan, "mlp norm") | {"mlp": hidden_tensors * n * plan.model.mlp // plan.tp * b}
     if plan.mixed and plan.model.dialect == Dialect.LLAMA:
-        rows["mlp norm input"] -= n * plan.model.hidden * b  # nothing else holds that one
+        rows["mlp norm input"] -= (
+            _outside(plan) * plan.model.hidden * b
+        )  # nothing else holds that one
     return rows | _dropout_mask(plan, "mlp dropout")
 
 
 def _head(plan: Plan) -> Rows:
     n, (_, w) = _tokens(plan), _widths(plan)
-    log_softmax = {"log-softmax": n * plan.model.vocab * w, "count": w}
-    return _norm(plan, "norm") | log_softmax
+    if plan.tp > 1:
+        loss = {"softmax": n * plan.model.vocab // plan.tp * w, "target": 8 * n, "masks": 2 * n}
+    else:
+        loss = {"log-softmax": n * plan.model.vocab * w, "count": w}
+    return _norm(plan, "norm") | loss

@@ -1,0 +1,146 @@
+"""The transformer, its matrices cut over tp.   Shapes: B, S, D model, H heads, G kv heads, K = D/H.
+
+    enter (f)      x[B, S, D] -> x[B, S, D]                 gathers S under sequence parallelism
+    q, k, v        column    -> [B, H/tp, S, K], [B, G/tp, S, K]
+    attention      each rank its own heads, no message
+    o              row       -> [B, S, D] +tp, leave (g)
+    MLP            column, nonlinearity, row                 likewise
+
+Two sums forward and two backward a layer. Where there are fewer kv heads than ranks, several ranks
+hold the same one, and its gradient is the sum of theirs. Norms are whole on every rank; under
+sequence parallelism each sees S/tp tokens, so that their gradients are parts of a sum over tp.
+Shoeybi et al. 2019, arXiv:1909.08053; Korthikanti et al. 2022, arXiv:2205.05198.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from parallel_core.attention import Attention
+from parallel_core.dropout import Place
+from parallel_core.layers import GeluMLP, SwiGLU, norm
+from parallel_core.model import Head, Layer, Residual, Table, Transformer
+from parallel_core.params import units
+from parallel_core.plan import Dialect, Plan
+from parallel_core.tensor.conjugate import Region
+from parallel_core.tensor.cross_entropy import vocab_loss_sum
+from parallel_core.tensor.embedding import VocabTable
+from parallel_core.tensor.linear import ColumnLinear, RowLinear
+
+
+def kv_here(plan: Plan, n: int) -> int:
+    """Key/value heads on a rank of n: its share, or the one it holds together with others."""
+    return max(plan.model.kv // n, 1)
+
+
+class TensorAttention(Attention):
+    """The attention of H/tp heads; `first_head` numbers them for dropout."""
+
+    def __init__(self, plan: Plan, name: str, region: Region) -> None:
+        super().__init__(plan, name)
+        m = plan.model
+        heads, kv = m.heads // region.n, kv_here(plan, region.n)
+        self.first_head = region.me * heads
+        self.q = ColumnLinear(plan, heads * m.head_dim, m.hidden)
+        self.k = ColumnLinear(plan, kv * m.head_dim, m.hidden)
+        self.v = ColumnLinear(plan, kv * m.head_dim, m.hidden)
+        self.o = RowLinear(plan, m.hidden, heads * m.head_dim, region)
+
+
+def tensor_mlp(plan: Plan, region: Region) -> GeluMLP | SwiGLU:
+    """The dialect's MLP with F/tp hidden features."""
+    made = (SwiGLU if plan.model.dialect == Dialect.LLAMA else GeluMLP)(plan)
+    inner, outer = plan.model.mlp // region.n, plan.model.hidden
+    if isinstance(made, SwiGLU):
+        made.gate = ColumnLinear(plan, inner, outer)
+    made.up = ColumnLinear(plan, inner, outer)
+    made.down = RowLinear(plan, outer, inner, region)
+    return made
+
+
+def place_here(place: Place, region: Region) -> Place:
+    """Where the activations outside a region stand: this rank's S/tp positions, or all."""
+    if not region.sequence:
+        return place
+    return replace(place, positions=place.positions.chunk(region.n)[region.me])
+
+
+class TensorEmbed(Residual):
+    """The unit "embed": ids[B, S] -> x[B, S, D], or x[B, S/tp, D]."""
+
+    def __init__(self, plan: Plan, region: Region) -> None:
+        super().__init__(plan)
+        self.region = region
+        self.tokens = VocabTable(plan, region)
+        self.positions = Table(plan, plan.seq) if plan.model.dialect == Dialect.GPT else None
+
+    def forward(self, ids_bs: Tensor, place: Place) -> Tensor:
+        """Rows of the tables, added (gpt)."""
+        here = place_here(place, self.region)
+        x_bsd: Tensor = self.tokens(ids_bs)
+        if self.positions is not None:
+            x_bsd = x_bsd + self.positions(here.positions)
+        return self.drop(x_bsd, "embed", here)
+
+
+class TensorLayer(Layer):
+    """A unit "layer<i>": x[B, S, D] -> x[B, S, D], or with S/tp."""
+
+    def __init__(self, plan: Plan, name: str, region: Region) -> None:
+        super().__init__(plan, name)
+        self.region = region
+        self.attn = TensorAttention(plan, f"{name}.attn", region)
+        self.mlp = tensor_mlp(plan, region)
+
+    def forward(self, x_bsd: Tensor, place: Place) -> Tensor:
+        """Attention, then MLP, each entered, left and added to what came in."""
+        here = place_here(place, self.region)
+        a_bsd = self.attn(self.region.enter(self.attn_norm(x_bsd)), place)
+        x_bsd = x_bsd + self.drop(a_bsd, f"{self.name}.attn.out", here)
+        h_bsd = self.mlp(self.region.enter(self.mlp_norm(x_bsd)))
+        return x_bsd + self.drop(h_bsd, f"{self.name}.mlp.out", here)
+
+
+class TensorHead(nn.Module):
+    """The unit "head": x -> logits[B, S, V/tp] of this rank's words."""
+
+    product = Head.product
+
+    def __init__(self, plan: Plan, region: Region) -> None:
+        super().__init__()
+        self.region = region
+        self.norm = norm(plan)
+        self.out = None if plan.model.tied else VocabTable(plan, region)
+
+    def forward(self, x_bsd: Tensor, weight_vd: Tensor) -> Tensor:
+        """The norm, then the scalar product with each of the rank's rows."""
+        return self.product(self.region.enter(self.norm(x_bsd)), weight_vd)
+
+
+class TensorTransformer(Transformer):
+    """One rank's slice of the model, with the names of the whole one; shapes are its own."""
+
+    def __init__(self, plan: Plan, region: Region, only: Collection[str] | None = None) -> None:
+        nn.Module.__init__(self)
+        self.plan, self.region = plan, region
+        first, *middle, last = units(plan.model)
+        chosen = units(plan.model) if only is None else only
+        if first in chosen or (plan.model.tied and last in chosen):
+            self.add_module(first, TensorEmbed(plan, region))
+        for name in middle:
+            if name in chosen:
+                self.add_module(name, TensorLayer(plan, name, region))
+        if last in chosen:
+            self.add_module(last, TensorHead(plan, region))
+
+    def forward_unit(self, unit: str, x: Tensor, place: Place) -> Tensor:
+        """One unit; the head gives this rank's logits[B, S, V/tp]."""
+        with self.region.keeping_shards():
+            return super().forward_unit(unit, x, place)
+
+    def loss_sum(self, logits_bsv: Tensor, labels_bs: Tensor) -> Tensor:
+        """The loss of logits whose vocabulary is cut."""
+        return vocab_loss_sum(logits_bsv, labels_bs, self.region)

@@ -1,0 +1,112 @@
+"""A tensor-parallel training step: the step of one slice, and the messages inside its tasks.
+
+    F layer   ! all_reduce @tp, all_reduce @tp            after attention and after the MLP
+    B layer   ! all_reduce @tp, all_reduce @tp
+    F embed   ! all_reduce @tp                F head ! all_reduce @tp, three, of one number a token
+    B head    ! all_reduce @tp
+
+    with sp   F layer ! all_gather, reduce_scatter, all_gather, reduce_scatter
+              B layer ! all_gather, all_gather, reduce_scatter, twice: what had entered is
+                        gathered again, since only its shard was kept
+
+What is whole on every rank (norms) has the same gradient there, or under sp a part of it: those
+parts are summed over tp once a step, in one message; so are key/value heads held in copies. The
+norm of the gradient counts what is whole once. Shoeybi et al. 2019, arXiv:1909.08053; Korthikanti
+et al. 2022, arXiv:2205.05198, section 4.2.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from parallel_core import data
+from parallel_core import values as v
+from parallel_core.params import units
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Lane, Message, Op, Program, Value
+
+WHOLE, COPIES, TALLY = "whole", "copies", "tally"
+"""`where` of the sums over tp: parts of whole parameters, key/value copies, loss and norm."""
+
+
+def tensor_step(plan: Plan) -> Program:
+    """The data-parallel step of a slice of the model, with tensor parallelism's messages."""
+    base = data.program(plan)
+    instrs = [step for instr in base.ranks[0] for step in _with_messages(plan, instr)]
+    n = plan.world_size
+    keeps = tuple(value for value in base.keeps[0] if value.name != "loss")
+    return Program(
+        plan.mesh,
+        (tuple(instrs),) * n,
+        base.holds,
+        ((*keeps, v.TOTAL),) * n,
+        f"{base.name} tp={plan.tp}" + (" sp" if plan.sp else ""),
+    )
+
+
+def _with_messages(plan: Plan, instr: Instr) -> list[Instr]:
+    if instr.op in (Op.F, Op.B):
+        return [replace(instr, inner=_inner(plan, instr))]
+    return [*_before_update(plan, instr)] if instr.op == Op.O else [instr]
+
+
+def _inner(plan: Plan, instr: Instr) -> tuple[Message, ...]:
+    """The messages of one task, in order. A gather hands over a shard, a scatter the whole."""
+    mb, forward = instr.mb or 0, instr.op == Op.F
+    whole = Value("region", (mb,))
+    total = Message(Op.ALL_REDUCE, "tp", whole)
+    gather = Message(Op.ALL_GATHER, "tp", Value("cutregion", (mb,)))
+    scatter = Message(Op.REDUCE_SCATTER, "tp", whole)
+    number = Message(Op.ALL_REDUCE, "tp", Value("row", (mb,)))
+    first, *_, last = units(plan.model)
+    if instr.where == first:
+        if plan.sp:
+            return (scatter,) if forward else (gather,)
+        return (total,) if forward else ()
+    again = (gather, scatter)  # what entered was kept as a shard
+    if instr.where == last:
+        if forward:
+            return (*((gather,) if plan.sp else ()), number, number, number)
+        return again if plan.sp else (total,)
+    if plan.sp:
+        return (gather, scatter) * 2 if forward else (gather, *again) * 2
+    return (total,) * 2
+
+
+def _before_update(plan: Plan, update: Instr) -> list[Instr]:
+    """The sums over tp that an update needs, the norm, then the update itself."""
+    gradients = [value for value in update.reads if value.name in ("grad", "gsum")]
+    instrs: list[Instr] = []
+    if plan.sp:
+        instrs.append(_sum(plan, WHOLE, "tp", gradients))
+    if plan.kv_copies > 1:
+        instrs.append(_sum(plan, COPIES, "kv_copy", gradients))
+    loss = v.TOTAL_LOSS if plan.dp > 1 else v.loss(plan.microbatches - 1)
+    norm = Instr(
+        op=Op.NORM, where=TALLY, reads=(*gradients, loss), writes=(v.TALLY,), frees=(loss,)
+    )
+    total = Instr(
+        op=Op.ALL_REDUCE,
+        where=TALLY,
+        lane=Lane.COMM,
+        axis="tp",
+        reads=(v.TALLY,),
+        writes=(v.TOTAL,),
+        frees=(v.TALLY,),
+    )
+    clips = (v.TOTAL,) if plan.clip else ()
+    return [*instrs, norm, total, replace(update, reads=(*update.reads, *clips))]
+
+
+def _sum(plan: Plan, where: str, axis: str, gradients: list[Value]) -> Instr:
+    """One message for all of them: their parts lie in many pieces, and are sent together.
+
+    On the compute lane: nothing is left to overlap with it.
+    """
+    return Instr(
+        op=Op.ALL_REDUCE,
+        where=where,
+        axis=axis,
+        reads=tuple(gradients),
+        inner=(Message(Op.ALL_REDUCE, axis, Value(where)),),
+    )
