@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from parallel_core import values as v
-from parallel_core.cases import program_of
+from parallel_core.assemble import program as program_of
 from parallel_core.data.blocks import block_of
 from parallel_core.ledger import predicted_memory
 from parallel_core.outline import KINDS, effects

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parallel_core.cases import program_of
+from parallel_core.assemble import program as program_of
 from parallel_core.data.traffic import times_around
 from parallel_core.ledger import predicted_counts, wire
 from parallel_core.params import pieces
