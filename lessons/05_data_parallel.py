@@ -48,7 +48,15 @@ my_guess_equal = 1.0  # change me: mean staleness, four equal workers
 my_guess_mean, my_guess_slow, my_guess_others = 5.0, 3.0, 1.0  # change me: one takes 3x as long
 
 # %%
-served = {"dp": 4, "steps": 12, "pace_ms": 150, "parity": False}
+served = {
+    "dp": 4,
+    "steps": 12,
+    "pace_ms": 100,
+    "parity": False,
+    "layers": 2,
+    "hidden": 64,
+    "seq": 64,
+}
 even = run(**served, parameter_server="async")
 uneven = run(**served, parameter_server="async", speeds="1,1,1,3")
 in_step = run(**served, parameter_server="sync", speeds="1,1,1,3")
@@ -58,7 +66,7 @@ badges = [uneven.trace.provenance.badge, "dashed: simulated, speeds 1 1 1 3"]
 display(histogram(told, seen, names=names, badges=badges))
 mean = even.report["staleness"]["mean"]
 print(f"You said {my_guess_equal} for equal workers: 3; in your run {mean:.2f}.")
-print(f"You said {my_guess_mean}, {my_guess_slow} and {my_guess_others} with a straggler: 3, 9, 2.3.")
+print(f"With a straggler {my_guess_mean}, {my_guess_slow} and {my_guess_others}: 3, 9 and 2.3.")
 print("In your run, warm-up and end left out:")
 print(account(told, seen, names))
 for name, done in (("asynchronous", uneven), ("in step", in_step)):
@@ -85,10 +93,10 @@ for bound in (None, 4, 0):
 # updates old. Ten updates in that time are $\frac{10}3$ in a third of it; without its own, a fast worker's gradient is $\frac73$ or
 # **2.3** old, and $\frac{1\cdot9 + 9\cdot\frac73}{10} = 3$. (At the end of a run, when no more are asked for, the last ones see fewer others.)
 #
-# An old gradient points where the weights no longer are: some of the updates that nobody waited for are wasted, and with a large
-# learning rate they do harm. **In step**, nothing is stale, and all wait for the slowest. A **bound** on how far a worker may be ahead
-# evens out delays that pass; of a worker that is always slow the others soon stand at the bound, and take its pace. And whatever
-# the order, all gradients and weights pass the server's one wire, $2W\Psi$ a round, where an all-reduce sends $2\Psi$ a rank. So data
+# Your run shows the good side: from as many gradients 48 updates instead of 12, in less than half of the time if your machine kept the pace.
+# But an old gradient points where the weights no longer are, and with many workers or a large learning rate that does harm. **In
+# step** nothing is stale, and all wait for the slowest. A **bound** on how far a worker may be ahead evens out delays that pass; of a
+# worker that is always slow the others soon stand at the bound, and take its pace. And whatever the order, all gradients and weights pass the server's one wire, $2W\Psi$ a round, where an all-reduce sends $2\Psi$ a rank. So data
 # parallelism today is an all-reduce ([`parameter_server.py`](../parallel_core/data/parameter_server.py) has the other way).
 #
 # ## Predict: how much communication stays exposed?

@@ -155,7 +155,7 @@ def test_nonsense_in_the_url_is_told(name, value):
 def test_more_than_the_machine_bears_is_told():
     """A run that does not fit this machine is refused before it starts, with what fits."""
     at = open_page("start", dp=512, global_batch=512)
-    assert "more ranks than this machine bears" in at.error[0].value
+    assert "more than this machine bears" in at.error[0].value
     assert button(at, "Run").disabled
 
 

@@ -320,7 +320,7 @@ def test_with_a_server_the_mean_staleness_is_asked_for_and_then_shown():
     mean = float(re.search(r"You said 9 versions; it is ([\d.]+) versions", words(at))[1])
     assert mean == pytest.approx(3, abs=0.1)
     assert headings(at) == ["Workers and server", "How stale", "What it does to the loss"]
-    assert re.search(r"worker 3, 3 times slower: mean 9\.\d+ simulated", words(at))
+    assert re.search(r"worker 3 \(3x\): mean 9\.\d+ simulated", words(at))
     assert layers(at)["trace"]["kind"] == Kind.MODELLED
 
 
@@ -348,7 +348,7 @@ def test_in_step_and_out_of_step_run_on_real_workers_and_stand_side_by_side():
     at = until(at, lambda page: "The same run from a terminal:" in words(page))
     kinds = {name: layer["kind"] for name, layer in layers(at).items()}
     assert kinds == {"trace": Kind.MEASURED, "own": Kind.REPLAYED, "model": Kind.MODELLED}
-    assert re.search(r"worker 1, 3 times slower: mean [\d.]+ simulated, measured \d", words(at))
+    assert re.search(r"worker 1 \(3x\): mean [\d.]+ simulated, measured \d", words(at))
     assert "Paced compute" in words(at) and "paced compute" in json.dumps(figures(at))
     assert "sync, run #1" in words(at) and "async, run #2" in words(at)
     assert "They agree to the byte" in words(at)

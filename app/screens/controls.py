@@ -113,7 +113,7 @@ def complain(error: PlanError, key: str = "", *, mend: bool = True) -> None:
 
 
 def _take(widget: str, value: object) -> None:
-    st.session_state[widget] = value
+    st.session_state[widget] = None if value == "none" else value
 
 
 def _key(prefix: str, name: str) -> str:
@@ -131,6 +131,8 @@ def _widget(spec: Field[Any], key: str, default: Any) -> Any:
         return st.selectbox(label, words, index=words.index(str(default)), **common)
     if meta["kind"] is bool:
         return st.toggle(label, value=bool(default), **common)
+    if meta["kind"] is str:
+        return st.text_input(label, value=default, placeholder="none", **common)
     as_kind = meta["kind"]
     return st.number_input(
         label,

@@ -166,6 +166,11 @@ def _results(request: Request, guess: chrome.Guess) -> None:
     chrome.reveal(guess, truth.mean, "versions")
     if here is not None:
         results.parity(here.done.report["parity"], plan.dtype)
+        if plan.parameter_server == Server.ASYNC:
+            st.markdown(
+                "The one process it is compared with applied the same stale gradients in the same "
+                "order. Plain training would differ."
+            )
     _lanes(plan, here)
     if plan.parameter_server == Server.ASYNC:
         _stale(plan, simulated, measured, here)
@@ -225,7 +230,7 @@ def _stale(
     """The histogram of each worker."""
     st.header("How stale", anchor=False)
     names = {
-        worker: f"worker {worker}" + (f", {speed:g} times slower" if speed > 1 else "")
+        worker: f"worker {worker}" + (f" ({speed:g}x)" if speed != 1 else "")
         for worker, speed in enumerate(plan.worker_speeds)
     }
     words = account(simulated, measured, names)

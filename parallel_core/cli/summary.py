@@ -53,6 +53,13 @@ def print_summary(view: RunView, report: dict[str, Any]) -> None:
             f" gradients; relative error {parity['max_rel_error']:.3g}"
             f" ({', '.join(parity['counted'])})"
         )
+    stale = report.get("staleness")
+    if stale:
+        ages = ", ".join("-" if age is None else f"{age:.2g}" for age in stale["by_worker"])
+        out.print(
+            f"a gradient is {stale['mean']:.2f} versions old on average"
+            f" (W-1 = {stale['expected_mean']:g}); by worker {ages}"
+        )
     out.print(report["provenance"]["badge"], style="dim")
 
 
@@ -81,6 +88,8 @@ def _ledger(report: dict[str, Any]) -> Table:
     for axis, op in sorted({(a, o) for side in sides for a, ops in side.items() for o in ops}):
         want, got = (side.get(axis, {}).get(op, none) for side in sides)
         totals = (want["wire_bytes"], got["wire_bytes"])
+        if op == "recv" and want == got:
+            continue  # the other end of what was sent
         table.add_row(f"wire {axis} {op}, all ranks", *_compared(totals, equal=want == got))
     for kind, each in memory["predicted"].items():
         counted = memory["measured"][kind]
