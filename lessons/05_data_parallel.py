@@ -93,11 +93,12 @@ for bound in (None, 4, 0):
 # updates old. Ten updates in that time are $\frac{10}3$ in a third of it; without its own, a fast worker's gradient is $\frac73$ or
 # **2.3** old, and $\frac{1\cdot9 + 9\cdot\frac73}{10} = 3$. (At the end of a run, when no more are asked for, the last ones see fewer others.)
 #
-# Your run shows the good side: from as many gradients 48 updates instead of 12, in less than half of the time if your machine kept the pace.
-# But an old gradient points where the weights no longer are, and with many workers or a large learning rate that does harm. **In
-# step** nothing is stale, and all wait for the slowest. A **bound** on how far a worker may be ahead evens out delays that pass; of a
-# worker that is always slow the others soon stand at the bound, and take its pace. And whatever the order, all gradients and weights pass the server's one wire, $2W\Psi$ a round, where an all-reduce sends $2\Psi$ a rank. So data
-# parallelism today is an all-reduce ([`parameter_server.py`](../parallel_core/data/parameter_server.py) has the other way).
+# Your run shows the good side: from as many gradients 48 updates instead of 12, in less than half of the time if your machine kept
+# the pace. But an old gradient points where the weights no longer are, and with many workers or a large learning rate that does
+# harm. **In step** nothing is stale, and all wait for the slowest. A **bound** on how far a worker may be ahead evens out delays
+# that pass; of a worker that is always slow the others soon stand at the bound, and take its pace. And whatever the order, all
+# gradients and weights pass the server's one wire, $2W\Psi$ a round, where an all-reduce sends $2\Psi$ a rank. So data parallelism
+# today is an all-reduce ([`parameter_server.py`](../parallel_core/data/parameter_server.py) has the other way).
 #
 # ## Predict: how much communication stays exposed?
 #
@@ -253,7 +254,7 @@ def exposed_in(spans):
 # %% tags=["raises-exception"]
 for done in (even, uneven):  # an update makes three gradients one older
     ages = staleness_of(done.report["replay_order"])
-    assert ages == [update.staleness for update in done.view.updates]
+    assert ages == [update.staleness for update in done.view.updates], done.report["replay_order"]
     assert sum(ages) == 3 * len(ages) - 6, "the last three, two, one and none were alone"
     assert abs(sum(ages) / len(ages) - 3) < 0.2, "the mean is W - 1, whatever the speeds"
 assert round(exposed(t_b=100, t_c=60, k=6)) == 10
@@ -297,7 +298,7 @@ def exposed_in(spans):
 # %%
 for done in (even, uneven):  # an update makes three gradients one older
     ages = staleness_of(done.report["replay_order"])
-    assert ages == [update.staleness for update in done.view.updates]
+    assert ages == [update.staleness for update in done.view.updates], done.report["replay_order"]
     assert sum(ages) == 3 * len(ages) - 6, "the last three, two, one and none were alone"
     assert abs(sum(ages) / len(ages) - 3) < 0.2, "the mean is W - 1, whatever the speeds"
 assert round(exposed(t_b=100, t_c=60, k=6)) == 10

@@ -9,8 +9,7 @@ import streamlit as st
 
 from parallel_core.data import server_step
 from parallel_core.data.parameter_server import Staleness, Update, order_of, staleness
-from parallel_core.jobs import JobState, Status
-from parallel_core.parameter_server_report import modelled, view_of
+from parallel_core.parameter_server_report import modelled
 from parallel_core.plan import Plan, Server
 from parallel_core.request import Request
 from parallel_core.trace import Trace
@@ -96,7 +95,6 @@ def _controls() -> Request | None:
 
 def _current() -> live.Follower | None:
     """The run being followed, if a server takes part; the second of a pair is started."""
-    _follow_updates()
     run = live.current(PAGE)
     if run is None or run.asked.request.plan.parameter_server == Server.OFF:
         st.session_state.pop(f"{PAGE}.waiting", None)
@@ -109,17 +107,6 @@ def _current() -> live.Follower | None:
             runs.keep(run, done, PAGE)
             runs.next_of(PAGE)
     return run
-
-
-def _follow_updates() -> None:
-    """Follow the run in the URL with the view that knows a server's updates."""
-    name = st.query_params.get("job") or st.session_state.get(f"{PAGE}.job")
-    asked = live.desk().find(name) if name else None
-    followed: dict[str, live.Follower] = st.session_state.setdefault("live.runs", {})
-    if asked is None or asked.name in followed or not isinstance(asked.request, Request):
-        return
-    unread = JobState(id=asked.job, status=Status.QUEUED)
-    followed[asked.name] = live.Follower(asked, view_of(asked.request.plan), unread)
 
 
 def _buttons(request: Request, guess: chrome.Guess, *, going: bool) -> None:
