@@ -55,6 +55,9 @@ class Microbatch:
 class TrainKernels:
     """The state of one rank's training (model, gradients, optimizer) and the ops that move it."""
 
+    computes = True
+    """Whether the rank runs forwards; a parameter server does not."""
+
     def __init__(self, plan: Plan, rank: int, comm: Comm | None, device: torch.device) -> None:
         self.plan, self.rank, self.comm, self.device = plan, rank, comm, device
         self.pieces = pieces(plan)

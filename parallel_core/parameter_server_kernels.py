@@ -124,6 +124,8 @@ class WorkerKernels(TrainKernels):
 class ServerKernels(TrainKernels):
     """The server: weights, optimizer, and one gradient at a time."""
 
+    computes = False
+
     def __init__(self, plan: Plan, rank: int, comm: Comm | None, device: torch.device) -> None:
         super().__init__(plan, rank, comm, device)
         self.came_from = 0  # whose loss came last

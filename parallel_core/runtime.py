@@ -205,7 +205,7 @@ def measurements(
     for micro in kernels.micro.values():
         known += [micro.ids, micro.labels, micro.place.rows, micro.place.positions]
     stray = unaccounted(kernels, known)  # before another forward runs
-    kept = activations(kernels) if kernels.micro else {}
+    kept = activations(kernels) if kernels.computes else {}
     return {
         "counts": counts,
         "control": control,

@@ -100,7 +100,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 def test_the_report_has_the_promised_keys(finished):
     """stdout is one object; its parts are there, and only byte-exact kinds in wire and memory."""
     report, _ = finished
-    assert set(report) == {"layout", "steps", "ledger", "parity", "trace", "provenance"}
+    parts = {"layout", "steps", "ledger", "parity", "trace", "provenance"}
+    assert set(report) == parts | {"replicas", "outline"}
     assert report["layout"]["dp"] == report["layout"]["world_size"] == 2
     assert [row["step"] for row in report["steps"]] == [0, 1]
     for row in report["steps"]:
