@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise, product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from parallel_core.check import check
@@ -266,6 +266,7 @@ def test_a_wrong_cell_is_named_with_its_line(text: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
+@example("(\t)")
 @given(st.text(st.sampled_from('FBIWfx0123456789 ,;()#\n"[]{}:rank_OVERLAP\t-'), max_size=80))
 def test_any_text_is_an_order_or_one_sentence(text: str) -> None:
     """Whatever is typed: an Order, or a ProgramError; then `legal` gives its own verdict."""

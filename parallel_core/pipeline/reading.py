@@ -111,6 +111,7 @@ def _tasks(cell: str, rank: int, where: str) -> Iterator[Task]:
 
 
 def _wrong(cell: str) -> str:
+    cell = " ".join(cell.split())  # the sentence stays on one line
     shown = cell if len(cell) <= WIDE else f"{cell[:WIDE]}..."
     if _MESSAGE.fullmatch(cell):
         return (
