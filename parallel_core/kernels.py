@@ -211,8 +211,19 @@ class TrainKernels:
         """Summed gradients -> new weights, in place; also the global gradient norm."""
         if self.measure_norm or self.plan.clip:
             self.grad_norm = norm_of(self.flat.grads)
+        self.clip_by(float(self.grad_norm))
+        self.update.step()
+        return [None] * len(instr.writes)
+
+    def clip_by(self, norm: float) -> None:
+        """Scale every gradient by what the global norm asks for, where the plan clips."""
         if self.plan.clip:
-            self.update.scale(clip_factor(float(self.grad_norm), self.plan.clip))
+            self.update.scale(clip_factor(norm, self.plan.clip))
+
+    def update_after_tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """New weights in this rank's part; to clip, it needs the norm over all ranks."""
+        if self.plan.clip:
+            self.clip_by(float(reads[v.TOTAL][1]) ** 0.5)
         self.update.step()
         return [None] * len(instr.writes)
 

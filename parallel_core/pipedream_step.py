@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from parallel_core import values as v
+from parallel_core.data import step
 from parallel_core.pipeline.lower import Weights
 from parallel_core.pipeline.order import Task
-from parallel_core.pipeline_step import lowering_of, tally
+from parallel_core.pipeline_step import lowering_of
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Op, Program, Value
 
@@ -71,7 +72,7 @@ def _instrs(plan: Plan, rank: int) -> list[Instr]:
     if loss and plan.dp > 1:
         mine, loss = loss, [v.TOTAL_LOSS]
         instrs.append(_reduced("loss", None, mine[0], loss[0]))
-    return [*instrs, *tally(loss, loss)]
+    return [*instrs, *step.tally(loss, loss, "pp")]
 
 
 def _update(plan: Plan, where: str, task: Task, versions: _Versions) -> list[Instr]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from parallel_core import values as v
+from parallel_core.data import step
 from parallel_core.params import copies_table, pieces
 from parallel_core.pipeline.lower import Lowering, lane_to
 from parallel_core.pipeline.order import Task
@@ -27,20 +28,17 @@ from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 TABLE = "table"
 """`where` of the messages that keep the two copies of a tied embedding equal."""
 
-TALLY = "tally"
-"""`where` of the message that sums loss and gradient norm over the stages."""
-
 
 def pipeline_step(plan: Plan) -> Program:
     """The training step of a plan with a pipeline, synchronous."""
     ranks, holds, keeps = [], [], []
     for rank in range(plan.world_size):
-        step = _Step(plan, rank)
-        ranks.append(tuple(step.instrs()))
-        table = [v.TABLE] if step.copied else []
-        new = [v.NEW_TABLE] if step.copied else []
-        holds.append((*step.tokens, *map(v.weight, step.mine), *table))
-        keeps.append((*step.tokens, *map(v.updated, step.mine), *new, v.TOTAL))
+        mine = _Step(plan, rank)
+        ranks.append(tuple(mine.instrs()))
+        table = [v.TABLE] if mine.copied else []
+        new = [v.NEW_TABLE] if mine.copied else []
+        holds.append((*mine.tokens, *map(v.weight, mine.mine), *table))
+        keeps.append((*mine.tokens, *map(v.updated, mine.mine), *new, v.TOTAL))
     return Program(plan.mesh, tuple(ranks), tuple(holds), tuple(keeps), plan.layout)
 
 
@@ -190,7 +188,7 @@ class _Step:
         table = [self.table] if self.copied and self.table is not None else []
         whole = [*(self.ready[s] for s in self.mine), *table]
         loss = [] if self.loss is None else [self.loss]
-        yield from tally([*whole, *loss], loss)
+        yield from step.tally([*whole, *loss], loss, "pp")
         old = [*map(v.weight, self.mine), *([v.TABLE] if self.copied else [])]
         new = [*map(v.updated, self.mine), *([v.NEW_TABLE] if self.copied else [])]
         yield Instr(
@@ -200,12 +198,6 @@ class _Step:
             writes=tuple(new),
             frees=(*old, *whole),
         )
-
-
-def tally(reads: list[Value], frees: list[Value]) -> Iterator[Instr]:
-    """Loss and gradient norm, summed over the stages: two numbers, booked as control traffic."""
-    yield Instr(op=Op.NORM, where=TALLY, reads=tuple(reads), writes=(v.TALLY,), frees=tuple(frees))
-    yield _summed(TALLY, "pp", (v.TALLY,), (v.TOTAL,))
 
 
 def _summed(where: str, axis: str, mine: tuple[Value, ...], total: tuple[Value, ...]) -> Instr:

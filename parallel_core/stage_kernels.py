@@ -26,7 +26,6 @@ from parallel_core.lanes import Kernel
 from parallel_core.params import ParamSpec, held_pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
-from parallel_core.update import clip_factor
 
 
 class StageKernels(TrainKernels):
@@ -131,11 +130,7 @@ class StageKernels(TrainKernels):
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """New weights from the summed gradients, clipped by the norm over all stages."""
-        if self.plan.clip:
-            norm = float(reads[v.TOTAL][1]) ** 0.5
-            self.update.scale(clip_factor(norm, self.plan.clip))
-        self.update.step()
-        return [None] * len(instr.writes)
+        return self.update_after_tally(instr, reads)
 
     def collect(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every stage's tensors on rank 0, each from the first rank that has it."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parallel_core import values as v
 from parallel_core.kernels import Reads, TrainKernels, norm_of
 from parallel_core.lanes import Kernel
 from parallel_core.params import ParamSpec, cut, param_specs
@@ -16,7 +15,6 @@ from parallel_core.program import Instr, Op
 from parallel_core.tensor.block import TensorTransformer
 from parallel_core.tensor.conjugate import Region
 from parallel_core.tensor_step import COPIES, WHOLE
-from parallel_core.update import clip_factor
 
 
 class TensorKernels(TrainKernels):
@@ -82,11 +80,7 @@ class TensorKernels(TrainKernels):
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """New weights, clipped by the norm over all ranks."""
-        if self.plan.clip:
-            norm = float(reads[v.TOTAL][1]) ** 0.5
-            self.update.scale(clip_factor(norm, self.plan.clip))
-        self.update.step()
-        return [None] * len(instr.writes)
+        return self.update_after_tally(instr, reads)
 
     def collect(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors on rank 0, from the slices of its tensor-parallel group."""

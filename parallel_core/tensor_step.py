@@ -21,18 +21,19 @@ from dataclasses import replace
 
 from parallel_core import data
 from parallel_core import values as v
+from parallel_core.data import step
 from parallel_core.params import units
 from parallel_core.plan import Plan
-from parallel_core.program import Instr, Lane, Message, Op, Program, Value
+from parallel_core.program import Instr, Message, Op, Program, Value
 
-WHOLE, COPIES, TALLY = "whole", "copies", "tally"
-"""`where` of the sums over tp: parts of whole parameters, key/value copies, loss and norm."""
+WHOLE, COPIES = "whole", "copies"
+"""`where` of the sums over tp: parts of whole parameters, key/value copies."""
 
 
 def tensor_step(plan: Plan) -> Program:
     """The data-parallel step of a slice of the model, with tensor parallelism's messages."""
     base = data.program(plan)
-    instrs = [step for instr in base.ranks[0] for step in _with_messages(plan, instr)]
+    instrs = [one for instr in base.ranks[0] for one in _with_messages(plan, instr)]
     n = plan.world_size
     keeps = tuple(value for value in base.keeps[0] if value.name != "loss")
     return Program(
@@ -82,20 +83,9 @@ def _before_update(plan: Plan, update: Instr) -> list[Instr]:
     if plan.kv_copies > 1:
         instrs.append(_sum(plan, COPIES, "kv_copy", gradients))
     loss = v.TOTAL_LOSS if plan.dp > 1 else v.loss(plan.microbatches - 1)
-    norm = Instr(
-        op=Op.NORM, where=TALLY, reads=(*gradients, loss), writes=(v.TALLY,), frees=(loss,)
-    )
-    total = Instr(
-        op=Op.ALL_REDUCE,
-        where=TALLY,
-        lane=Lane.COMM,
-        axis="tp",
-        reads=(v.TALLY,),
-        writes=(v.TOTAL,),
-        frees=(v.TALLY,),
-    )
     clips = (v.TOTAL,) if plan.clip else ()
-    return [*instrs, norm, total, replace(update, reads=(*update.reads, *clips))]
+    total = step.tally((*gradients, loss), (loss,), "tp")
+    return [*instrs, *total, replace(update, reads=(*update.reads, *clips))]
 
 
 def _sum(plan: Plan, where: str, axis: str, gradients: list[Value]) -> Instr:

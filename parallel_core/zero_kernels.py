@@ -22,7 +22,7 @@ from parallel_core.lanes import Kernel
 from parallel_core.model import init_weights
 from parallel_core.program import Instr, Op, Value
 from parallel_core.shards import Shards, padded
-from parallel_core.update import Update, clip_factor
+from parallel_core.update import Update
 
 
 class ZeroKernels(TrainKernels):
@@ -153,11 +153,7 @@ class ZeroKernels(TrainKernels):
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """New weights in the rank's own shards, clipped by the norm over all of them."""
-        if self.plan.clip:
-            norm = float(reads[v.TOTAL][1]) ** 0.5
-            self.update.scale(clip_factor(norm, self.plan.clip))
-        self.update.step()
-        return [None] * len(instr.writes)
+        return self.update_after_tally(instr, reads)
 
     def all_gather(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """w[N/ax] -> w[N], in place."""

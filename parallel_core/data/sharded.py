@@ -17,9 +17,6 @@ from parallel_core.data.blocks import Block, blocks
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 
-TALLY = "tally"
-"""`where` of the message that sums the squared norm over shards."""
-
 
 def scatter(plan: Plan, b: int, block: Block, mb: int, *, adds: bool) -> list[Instr]:
     """Sum block b of microbatch mb over the group, each rank its shard; add it to those before."""
@@ -90,22 +87,7 @@ def ending(plan: Plan) -> Iterator[Instr]:
         reads = tuple(summed(plan, u) for u in block.units)
         yield Instr(op=Op.WAIT, where=block_name(plan, b), reads=reads)
     gradients = tuple(summed(plan, u) for u in every)
-    yield Instr(
-        op=Op.NORM,
-        where=TALLY,
-        reads=(*gradients, v.TOTAL_LOSS),
-        writes=(v.TALLY,),
-        frees=(v.TOTAL_LOSS,),
-    )
-    yield Instr(
-        op=Op.ALL_REDUCE,
-        where=TALLY,
-        lane=Lane.COMM,
-        axis=plan.shard_axis,
-        reads=(v.TALLY,),
-        writes=(v.TOTAL,),
-        frees=(v.TALLY,),
-    )
+    yield from step.tally((*gradients, v.TOTAL_LOSS), (v.TOTAL_LOSS,), plan.shard_axis)
     old = tuple((v.shard if plan.zero == 3 else v.weight)(u) for u in every)
     yield Instr(
         op=Op.O,

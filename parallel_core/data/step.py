@@ -109,6 +109,25 @@ def reduce_loss(shape: Shape) -> Instr:
     )
 
 
+TALLY = "tally"
+"""`where` of the message that sums loss and gradient norm over what shares a model."""
+
+
+def tally(reads: Sequence[Value], frees: Sequence[Value], axis: str) -> list[Instr]:
+    """Loss and squared gradient norm, summed over `axis`: two numbers, control traffic."""
+    norm = Instr(op=Op.NORM, where=TALLY, reads=tuple(reads), writes=(v.TALLY,), frees=tuple(frees))
+    total = Instr(
+        op=Op.ALL_REDUCE,
+        where=TALLY,
+        lane=Lane.COMM,
+        axis=axis,
+        reads=(v.TALLY,),
+        writes=(v.TOTAL,),
+        frees=(v.TALLY,),
+    )
+    return [norm, total]
+
+
 def replicate(plan: Plan, instrs: Sequence[Instr], name: str) -> Program:
     """The program in which every rank of the mesh runs the same instructions."""
     shape, n = Shape.of(plan), plan.world_size
