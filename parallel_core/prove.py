@@ -1,6 +1,7 @@
 """Does every gradient term reach every optimizer exactly once? Proved on names, without numbers.
 
-Each backward instruction contributes one term, named by (unit, rank, microbatch). Reading and
+Each backward instruction contributes one term, named by (unit, rank, microbatch), and each forward
+wants it. Reading and
 rewriting a gradient carries its terms along, messages and collectives as terms.py says. When an
 optimizer updates weights, the gradients it reads must hold every term of those weights once: a
 missing one is a reduction forgotten, a double one a reduction done twice. Weights whose gradient
@@ -33,7 +34,9 @@ def prove(program: Program) -> int:
         return program.mesh.coordinate(rank).get("tp", 0)
 
     def contribute(rank: int, instr: Instr, bag: dict[Value, Bag]) -> None:
-        if instr.op in (Op.B, Op.W):
+        if instr.op == Op.F:
+            _forward((rank, slice_of(rank)), instr, made)
+        elif instr.op in (Op.B, Op.W):
             _backward((rank, slice_of(rank)), instr, bag, made)
 
     bags = carry(program, [{} for _ in program.ranks], contribute)
@@ -54,7 +57,7 @@ def prove(program: Program) -> int:
 def _nothing_is_left(made: Wanted, applied: set[Term], updated: set[tuple[int, int | str]]) -> None:
     """Every gradient that is made updates weights, on the rank that makes it."""
     for (piece, _), terms in made.items():
-        for where, rank, _ in terms:
+        for where, rank, _ in sorted(terms):
             if piece != "tie" and (rank, piece) not in updated:
                 raise ProgramError(f"rank {rank} never updates {where}, whose gradient it makes")
     for where, rank, mb in sorted(set().union(*made.values()) - applied):
@@ -76,6 +79,14 @@ def _received(program: Program) -> set[tuple[int, int | str]]:
         for value in instr.writes
         if value.name in WEIGHTS
     }
+
+
+def _forward(where: tuple[int, int], instr: Instr, made: Wanted) -> None:
+    """What keeps something for a backward wants its gradient, whether or not there is one."""
+    rank, place = where
+    for value in instr.writes:
+        if value.name == "saved":
+            made[value.at[1], place].add((instr.where, rank, instr.mb or 0))
 
 
 def _backward(where: tuple[int, int], instr: Instr, bag: dict[Value, Bag], made: Wanted) -> None:

@@ -187,3 +187,25 @@ def test_an_output_is_freed_once_it_is_sent(schedule, on_ranks):
     assert gone == [[True] * 4, []]
     gone = on_ranks(2, "pipeline_targets:outputs_gone", plan=plan, keep=True)
     assert gone == [[False] * 4, []]
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_a_backward_that_is_not_there_is_missed(schedule):
+    """A forward wants its gradient: the proof does not count only what backwards happen to make."""
+    program = program_of(Plan.of(**SMALL, schedule=schedule))
+    assert prove(program)
+    last = max(
+        i for i, instr in enumerate(program.ranks[0]) if instr.op in (Op.B, Op.W) and instr.mb
+    )
+    gone = program.ranks[0][last]
+    before = next(value for value in gone.reads if value.name == "grad")
+    after = next(value for value in gone.writes if value.name == "grad")
+    rest = [
+        replace(i, **{k: tuple(before if x == after else x for x in getattr(i, k)) for k in FLOW})
+        for i in program.ranks[0][:last] + program.ranks[0][last + 1 :]
+    ]
+    with pytest.raises(ProgramError, match=f"{gone.where} from rank 0, microbatch {gone.mb}"):
+        prove(replace(program, ranks=(tuple(rest), *program.ranks[1:])))
+
+
+FLOW = ("reads", "writes", "frees")
