@@ -3,7 +3,6 @@
     resident   buffers that stay: what ledger.predicted_memory counts
     +          values with memory of their own, from the start of the instruction that writes them
                to the end of the one that frees them: full, gpart, and from stage 2 on grad and tie
-    +          where a reduce-scatter's sum lands, while it runs
 
 `memory_outline` follows one trace, `agreement` lays measured bytes beside it (peak.py: the most
 that any timing allows). Activations and message buffers are left out.
@@ -79,10 +78,6 @@ def effects(plan: Plan) -> Callable[[Instr], Effect]:
         takes_over = {"tie", "grad"} if any(r.name == "tie" for r in instr.reads) else set()
         made = _sum(own(value) for value in instr.writes if value.name not in takes_over)
         freed = _sum(own(value) for value in instr.frees if value.name not in takes_over)
-        if instr.op == Op.REDUCE_SCATTER:
-            landed = sum(shards.get(v.at[0], 0) for v in instr.writes if v.name == "gshard")
-            made["grads"] = made.get("grads", 0) + landed
-            freed["grads"] = freed.get("grads", 0) + landed
         return Effect(made, freed)
 
     return effect

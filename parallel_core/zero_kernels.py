@@ -120,15 +120,14 @@ class ZeroKernels(TrainKernels):
             whole = self.shards.whole(self.shards.grads, b)
         else:
             whole = reads[instr.reads[0]]
-        shard = self.comm.reduce_scatter(whole, instr.axis, name=instr.where)
-        self.alive.watch("grads", shard)
+        one_of_many = instr.writes[0].name == "gpart"
+        place = None if one_of_many else self.shards.own(self.shards.grads, b)
+        shard = self.comm.reduce_scatter(whole, instr.axis, name=instr.where, out=place)
         if self.plan.zero > 1:
             self.alive.leaving(whole)
-        if instr.writes[0].name == "gpart":
-            return whole.nbytes, *([shard] * len(instr.writes))
-        self.shards.own(self.shards.grads, b).copy_(shard)
-        self.alive.leaving(shard)
-        return whole.nbytes, *([True] * len(instr.writes))
+        if one_of_many:
+            self.alive.watch("grads", shard)
+        return whole.nbytes, *([shard if one_of_many else True] * len(instr.writes))
 
     def add(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """This microbatch's shard to the sum of those before, in place."""
@@ -159,7 +158,7 @@ class ZeroKernels(TrainKernels):
         """w[N/ax] -> w[N], in place."""
         assert self.comm is not None and instr.axis is not None
         b = self.shards.number(instr.reads[0].at[0])
-        shard = self.shards.own(self.shards.params, b).clone()  # it lies inside its own output
+        shard = self.shards.own(self.shards.params, b)
         whole = self.shards.whole(self.shards.params, b)
         self.comm.all_gather(shard, instr.axis, name=instr.where, out=whole)
         return shard.nbytes, *([None] * len(instr.writes))

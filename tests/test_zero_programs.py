@@ -240,10 +240,12 @@ def most_of_stage_3(chosen: Plan) -> int:
 
 
 def most_of_gradients(chosen: Plan) -> int:
-    """Own shards, two blocks that follow one another and where the first one's sum lands."""
+    """Own shards, two blocks that follow one another, and where the first one's sum lands if it is
+    one of several: a single one lands among the own shards."""
     whole, shard, own = sizes(chosen)
     order = [*reversed(range(max(whole) + 1))] * chosen.microbatches
-    pairs = [whole[a] + whole[b] + shard[a] for a, b in pairwise(order)]
+    several = chosen.microbatches > 1
+    pairs = [whole[a] + whole[b] + several * shard[a] for a, b in pairwise(order)]
     return own + max(pairs)
 
 

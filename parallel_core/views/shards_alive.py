@@ -135,15 +135,14 @@ def made(plan: Plan, instr: Instr) -> list[Tensor]:
 
 def gone(plan: Plan, instr: Instr) -> list[Tensor]:
     """What had, and is let go at its end."""
-    landed = [value for value in instr.writes if value.name == "gshard"]
-    return list(_passing(plan, instr, (*instr.frees, *landed)))
+    return list(_passing(plan, instr, instr.frees))
 
 
 def _passing(plan: Plan, instr: Instr, values: Iterable[Value]) -> Iterator[Tensor]:
     """Those of the values that have memory of their own for a part of the step.
 
-    The backward that takes in a tied embedding's gradient goes on in the same block, and a shard
-    has a buffer of its own only while its sum lands.
+    The backward that takes in a tied embedding's gradient goes on in the same block, and a sum of
+    one microbatch of several lands in a buffer of its own before it is added.
     """
     takes_over = any(value.name == "tie" for value in instr.reads)
     whole = {"full": ("params", "{} gathered whole")}
@@ -156,7 +155,7 @@ def _passing(plan: Plan, instr: Instr, values: Iterable[Value]) -> Iterator[Tens
             kind, words = whole[value.name]
             size = value_bytes(plan)(v.block(block_of(plan, unit)))
             yield Tensor(kind, words.format(names[unit]), size)
-        elif value.name == "gpart" or (value.name == "gshard" and instr.op == Op.REDUCE_SCATTER):
+        elif value.name == "gpart":
             size = value_bytes(plan)(value)
             if size:  # a block of several units is booked on its first
                 yield Tensor("grads", f"{names[unit]}'s summed shard, landing", size)

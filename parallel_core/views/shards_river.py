@@ -243,8 +243,8 @@ def account(shown: River) -> str:
         size = sum(found[kind] for kind in KINDS)
         lines.append(
             f"Read after every instruction, the most was {bytes_text(size)}. Where the dashed line "
-            "stands above the fill, something exists only while an instruction runs, such as a sum "
-            "that lands: no reading falls inside, but the run's peak above counts it."
+            "stands above the fill, something exists only while an instruction runs: no reading "
+            "falls inside, but the run's peak above counts it."
         )
     if shown.capacity and top.total > shown.capacity:
         lines.append(f"That is more than the capacity of {bytes_text(shown.capacity)}.")
