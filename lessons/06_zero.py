@@ -64,7 +64,8 @@ bars = [Stage(zero=zero, predicted=each["predicted"], peak=each["predicted_peak"
 step = (cut := stages[3]).trace.only(1)
 display(stage_bars(bars, badges=[step.provenance.badge]))
 read = [row for row in cut.view.gauge if (row.rank, row.step) == (0, 1)]
-display(river(River(trace=step, rank=0, moments=moments(cut.plan, step, 0), measured=read)))
+alive = moments(cut.plan, cut.view.program, step, 0)
+display(river(River(trace=step, rank=0, moments=alive, measured=read)))
 print("\n".join(map(str, stages)))
 
 # %%
@@ -140,7 +141,8 @@ for reader, wrong in ((check, stale), (prove, apart)):
 # NBVAL_CHECK_OUTPUT
 def sends(plan):
     """Ψ that each rank sends in a step, by axis, counted on the messages of its program."""
-    return {axis: count / elements(plan) for axis, count in predicted(plan).items()}
+    counts = predicted(plan, program_of(plan))
+    return {axis: count / elements(plan) for axis, count in counts.items()}
 
 
 billion = Plan.of(dialect="gpt", layers=20, hidden=2048, heads=16, vocab=2048, seq=1024,

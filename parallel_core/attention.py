@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from parallel_core.dropout import Place, dropout, grid
-from parallel_core.layers import Linear, wide
+from parallel_core.layers import Linear
 from parallel_core.plan import Dialect, Plan
 
 ROPE_THETA = 10000.0
@@ -47,36 +47,50 @@ class Attention(nn.Module):
 
     def forward(self, x_bsd: Tensor, place: Place) -> Tensor:
         """x[B, S, D] -> [B, S, D], before it is added to the residual stream."""
-        q_bhsk = self._heads(self.q(x_bsd))
-        k_bgtk = self._heads(self.k(x_bsd))
-        v_bgtk = self._heads(self.v(x_bsd))
+        q_bhsk, k_bgtk, v_bgtk = map(self._heads, self.into(x_bsd))
         if self.rotary:
             q_bhsk = rotate(q_bhsk, place.positions)
             k_bgtk = rotate(k_bgtk, place.positions)
-        if self.plan.model.dropout == 0:
-            a_bhsk = F.scaled_dot_product_attention(
-                q_bhsk, k_bgtk, v_bgtk, is_causal=True, enable_gqa=True
-            )
-        else:
-            a_bhsk = self._attend_with_dropout(q_bhsk, k_bgtk, v_bgtk, place)
+        a_bhsk = self.attend(q_bhsk, k_bgtk, v_bgtk, place)
         out: Tensor = self.o(a_bhsk.transpose(1, 2).flatten(2))
         return out
+
+    def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
+        """x[B, S, D] -> q[B, S, H·K], k and v[B, S, G·K]."""
+        return self.q(x_bsd), self.k(x_bsd), self.v(x_bsd)
 
     def _heads(self, x_bsd: Tensor) -> Tensor:
         return x_bsd.view(*x_bsd.shape[:2], -1, self.head_dim).transpose(1, 2)
 
-    def _attend_with_dropout(
-        self, q_bhsk: Tensor, k_bhtk: Tensor, v_bhtk: Tensor, place: Place
-    ) -> Tensor:
-        """The formula written out, since a fused kernel would draw its own mask."""
+    def attend(self, q_bhsk: Tensor, k_bgtk: Tensor, v_bgtk: Tensor, place: Place) -> Tensor:
+        """softmax(q k' / sqrt K) v, causal: what selective recomputation runs again."""
+        if self.plan.model.fused:
+            return F.scaled_dot_product_attention(
+                q_bhsk, k_bgtk, v_bgtk, is_causal=True, enable_gqa=True
+            )
+        return self._written_out(q_bhsk, k_bgtk, v_bgtk, place)
+
+    def _written_out(self, q_bhsk: Tensor, k_bgtk: Tensor, v_bgtk: Tensor, place: Place) -> Tensor:
+        """The formula step by step, its scores in memory.
+
+        Query heads that share a key/value head stand one below the other, so that none is copied.
+        The mask is added: what is added need not be kept.
+        """
+        at, shared = place.positions, k_bgtk.shape[:2]
+        scores = q_bhsk.reshape(*shared, -1, self.head_dim) @ k_bgtk.mT / math.sqrt(self.head_dim)
+        later_st = at[:, None] < at[None, :]
+        mask_st = scores.new_zeros(later_st.shape).masked_fill(later_st, -math.inf)
+        p_bhst = torch.softmax(scores.view(*q_bhsk.shape[:3], -1) + mask_st, dim=-1)
+        p_bhst = self._drop(p_bhst, place)
+        return (p_bhst.view(*scores.shape) @ v_bgtk).view(q_bhsk.shape)
+
+    def _drop(self, p_bhst: Tensor, place: Place) -> Tensor:
+        if self.plan.model.dropout == 0:
+            return p_bhst
         at, heads, seq = place.positions, self.plan.model.heads, self.plan.seq
-        scores_bhst = q_bhsk @ k_bhtk.mT / math.sqrt(self.head_dim)
-        scores_bhst = scores_bhst.masked_fill(at[:, None] < at[None, :], -math.inf)
-        p_bhst = torch.softmax(wide(scores_bhst), dim=-1).to(v_bhtk.dtype)
-        here = torch.arange(q_bhsk.shape[1], device=at.device) + self.first_head
+        here = torch.arange(p_bhst.shape[1], device=at.device) + self.first_head
         index = grid((place.rows, self.plan.global_batch), (here, heads), (at, seq), (at, seq))
-        p_bhst = dropout(p_bhst, self.plan.model.dropout, f"{self.name}.probs", place, index)
-        return p_bhst @ v_bhtk
+        return dropout(p_bhst, self.plan.model.dropout, f"{self.name}.probs", place, index)
 
 
 def rotate(x_bhsk: Tensor, positions: Tensor) -> Tensor:

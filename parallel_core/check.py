@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from parallel_core.inside import opened
 from parallel_core.program import Instr, Lane, Op, Program, ProgramError, Value
 from parallel_core.simulate import run_order
 
@@ -28,9 +29,11 @@ def check(program: Program) -> None:
     for rank in range(program.mesh.size):
         _values_live_once(program, rank)
         _frees_come_last(program, rank)
-    _collectives_agree(program)
-    _sends_meet_receives(program)
-    run_order(program, rendezvous=True)  # raises on deadlock
+    inside = opened(program)
+    whole = program if inside is None else inside.program  # ranks meet inside their tasks as well
+    _collectives_agree(whole)
+    _sends_meet_receives(whole)
+    run_order(whole, rendezvous=True)  # raises on deadlock
 
 
 def _at(rank: int, index: int, instr: Instr) -> str:

@@ -19,9 +19,7 @@ do not match end with a sentence, where gloo would abort the process or add up t
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +28,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel_core import exchange
+from parallel_core.booked import Booked, Counts, Sent
 from parallel_core.calls import Register
 from parallel_core.mesh import Mesh
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One message as it was handed over: op, axis, payload bytes; `control` marks scalars."""
-
-    op: str
-    axis: str
-    bytes: int
-    control: bool
 
 
 class Comm:
@@ -55,7 +44,7 @@ class Comm:
 
     def __init__(self, mesh: Mesh, rank: int, *, staged: bool = False) -> None:
         self.mesh, self.rank, self.staged = mesh, rank, staged
-        self.log: list[Sent] = []
+        self.booked = Booked()
         self._groups: dict[str, dist.ProcessGroup] = {}
         self._directory = common_directory()
         self._registers: dict[str, Register] = {}
@@ -68,6 +57,11 @@ class Comm:
                 if rank in ranks and group is not None:
                     self._groups[axis] = group
                     self._register(axis, ranks)
+
+    @property
+    def log(self) -> list[Sent]:
+        """Every message so far, in the order in which they were handed over."""
+        return self.booked.log
 
     def all_reduce(self, x: Tensor, axis: str, *, name: str = "", control: bool = False) -> Tensor:
         """x+ax -> x, in place."""
@@ -113,6 +107,48 @@ class Comm:
             raise ValueError(f"reduce_scatter of {x.shape[0]} rows over {axis}={n}: must divide")
         shard = x.new_empty((x.shape[0] // n, *x.shape[1:])) if out is None else out
         return self._through_host(shard, lambda t: self._scatter(t, x.to(t.device), axis))
+
+    def all_gather_tiles(self, shard: Tensor, axis: str, whole: Tensor) -> Iterator[int]:
+        """all_gather into `whole`, telling of each member's part when it is there. The rank's own
+        is there at once, and the others' are on their way by then."""
+        sent = self._book("all_gather", axis, shard)
+        self._compare("all_gather", axis, shard)
+        ranks, group = self.mesh.group(self.rank, axis), self._groups[axis]
+        me = ranks.index(self.rank)
+        if self.staged:
+            self._through_host(whole, lambda t: self._gather(t, shard.to(t.device), axis))
+            yield from sorted(range(len(ranks)), key=lambda member: member != me)
+        elif dist.get_backend(group) == "gloo":
+            yield from exchange.all_gather_tiles(whole, shard, ranks, group)
+        else:
+            whole[me * len(shard) : (me + 1) * len(shard)] = shard  # in place for NCCL
+            mine = whole[me * len(shard) : (me + 1) * len(shard)]
+            work = dist.all_gather_into_tensor(whole, mine, group=group, async_op=True)
+            yield me
+            work.wait()
+            yield from (member for member in range(len(ranks)) if member != me)
+        self.booked.over(sent)
+
+    def begin_reduce_scatter(self, x: Tensor, axis: str) -> Callable[[], Tensor]:
+        """reduce_scatter, begun; what it gives is there when the answer is called."""
+        ranks, group = self.mesh.group(self.rank, axis), self._groups[axis]
+        if self.staged:
+            shard = self.reduce_scatter(x, axis)
+            return lambda: shard
+        sent = self._book("reduce_scatter", axis, x)
+        self._compare("reduce_scatter", axis, x)
+        shard = x.new_empty((x.shape[0] // len(ranks), *x.shape[1:]))
+        if dist.get_backend(group) == "gloo":
+            wait = exchange.begin_reduce_scatter(shard, x, ranks, group)
+        else:
+            wait = dist.reduce_scatter_tensor(shard, x, group=group, async_op=True).wait
+
+        def finish() -> Tensor:
+            wait()
+            self.booked.over(sent)
+            return shard
+
+        return finish
 
     def all_to_all(
         self, x: Tensor, axis: str, sizes_in: Sequence[int], sizes_out: Sequence[int]
@@ -167,14 +203,9 @@ class Comm:
         self._compare("barrier", axis, nothing)
         dist.barrier(group=self._groups[axis])
 
-    def counts(self, *, control: bool = False) -> dict[tuple[str, str], tuple[int, int]]:
+    def counts(self, *, control: bool = False) -> Counts:
         """(axis, op) -> (messages, payload bytes), as the ledger wants them."""
-        table: dict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
-        for sent in self.log:
-            if sent.control == control:
-                count, total = table[sent.axis, sent.op]
-                table[sent.axis, sent.op] = (count + 1, total + sent.bytes)
-        return dict(table)
+        return self.booked.counts(control=control)
 
     def _gather(self, whole: Tensor, shard: Tensor, axis: str) -> None:
         group = self._groups[axis]
@@ -190,8 +221,8 @@ class Comm:
             return exchange.reduce_scatter(shard, x.contiguous(), ranks, group)
         _reduce_scatter(shard, x, group)
 
-    def _book(self, op: str, axis: str, x: Tensor, control: bool = False) -> None:
-        self.log.append(Sent(op, axis, x.numel() * x.element_size(), control))
+    def _book(self, op: str, axis: str, x: Tensor, control: bool = False) -> Sent:
+        return self.booked.begin(op, axis, x.numel() * x.element_size(), control=control)
 
     def _register(self, axis: str, ranks: Sequence[int]) -> None:
         """Open what the members of a group compare their calls in, if they can share a file."""
@@ -223,9 +254,11 @@ class Comm:
     def _through_host(self, x: Tensor, call: Callable[[Tensor], object]) -> Tensor:
         if not self.staged:
             call(x)
+            self.booked.over()
             return x
         host = x.cpu()
         call(host)
+        self.booked.over()
         return x.copy_(host)
 
 

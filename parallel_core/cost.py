@@ -132,6 +132,7 @@ class ModelCost:
     link: Link
     kind: Kind = Kind.MODELLED
     latency: float = 0.0
+    to_host: float = 8e9  # bytes a second: a copy within this machine's memory, or PCIe 3
 
     @property
     def text(self) -> str:
@@ -139,7 +140,9 @@ class ModelCost:
         return f"{self.rate / 1e9:.3g} GFLOP/s a rank, {self.link}"
 
     def seconds(self, rank: int, instr: Instr) -> float:
-        """FLOPs over rate, or the link's time."""
+        """FLOPs over rate, the link's time, or bytes over the rate of copies to the host."""
+        if instr.op.is_copy:
+            return self.size(instr.reads[0]) / self.to_host
         if not instr.op.is_message:
             return self.flops(instr) / self.rate
         n = self.n.get(instr.axis or "", 2)

@@ -19,7 +19,7 @@ Splitting: Qi et al. 2023, arXiv:2401.10241.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,9 +98,13 @@ class Split:
         finally:
             self.queue = None
 
+    def again(self) -> AbstractContextManager[None]:
+        """The same queue, or none, for a forward that is run again later."""
+        return nullcontext() if self.queue is None else self.into(self.queue)
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x[..., in], w[out, in], b[out] -> y[..., out]."""
-        if self.queue is None:
+        if self.queue is None or not torch.is_grad_enabled():  # a layer that will be run again
             return F.linear(x, weight, bias)
         assert (
             x.requires_grad

@@ -16,7 +16,7 @@ in one order (its owner, then the rank before it, and so on), so results repeat 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,21 +67,60 @@ def reduce_scatter(
         send.wait()
 
 
+def begin_reduce_scatter(
+    shard: Tensor, x: Tensor, ranks: Sequence[int], group: dist.ProcessGroup
+) -> Callable[[], None]:
+    """The same, begun: all is on its way when this returns, and summed when the answer is called.
+
+    It needs room for what comes, (n-1)/n of x; the sums are made in the same order.
+    """
+    n, me = len(ranks), dist.get_rank(group)
+    chunks, mine = x.view(n, -1), shard.view(-1)
+    rooms = [torch.empty_like(mine) for _ in range(1, n)]
+    sends, coming = [], []
+    for k, room in enumerate(rooms, start=1):
+        coming.append(_receive(room, ranks[(me - k) % n], group, SCATTER))
+        sends.append(_send(chunks[(me + k) % n], ranks[(me + k) % n], group, SCATTER))
+
+    def finish() -> None:
+        mine.copy_(chunks[me])
+        for message, room in zip(coming, rooms, strict=True):
+            message.wait()
+            mine.add_(room)
+        for send in sends:
+            send.wait()
+
+    return finish
+
+
 def all_gather(
     whole: Tensor, shard: Tensor, ranks: Sequence[int], group: dist.ProcessGroup
 ) -> None:
     """shard[N/r] -> whole[N]; both contiguous. The shard may lie at its own place in the whole."""
+    for _ in all_gather_tiles(whole, shard, ranks, group):
+        pass
+
+
+def all_gather_tiles(
+    whole: Tensor, shard: Tensor, ranks: Sequence[int], group: dist.ProcessGroup
+) -> Iterator[int]:
+    """The same, telling of each member's part when it is there; the rank's own is there at once,
+    and all is on its way by then."""
     n, me = len(ranks), dist.get_rank(group)
     places = whole.view(n, -1)
     if places[me].data_ptr() != shard.data_ptr():
         places[me].copy_(shard.view(-1))
-    under_way = []
+    sends, coming = [], []
     for k in range(1, n):
         before, after = (me - k) % n, (me + k) % n
-        under_way.append(_receive(places[before], ranks[before], group, GATHER))
-        under_way.append(_send(places[me], ranks[after], group, GATHER))
-    for message in under_way:
+        coming.append((before, _receive(places[before], ranks[before], group, GATHER)))
+        sends.append(_send(places[me], ranks[after], group, GATHER))
+    yield me
+    for member, message in coming:
         message.wait()
+        yield member
+    for send in sends:
+        send.wait()
 
 
 def _send(x: Tensor, peer: int, group: dist.ProcessGroup, tag: int) -> Any:

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from parallel_core.lanes import now
-from parallel_core.program import Instr, Op
+from parallel_core.program import Instr, Lane, Op
 
-Row = tuple[int, int, int, int, int, int]
-"""step, index, t in nanoseconds, bytes of params, grads, optimizer"""
+Row = tuple[int, ...]
+"""step, index, t in nanoseconds, bytes of params, grads, optimizer, activations, host"""
 
 
 PATIENCE = 20e-3
@@ -42,6 +42,8 @@ class Alive:
         self._lock = threading.Lock()  # lanes make buffers side by side
         self._said: dict[str, int] = {}
         self._leaving: dict[int, list[Any]] = {}  # by thread: lanes know of each other's nothing
+        self._noticed: dict[int, Any] = {}  # address -> storage
+        self.inside: list[tuple[int, dict[str, int]]] = []
         self.read = False  # by a Gauge
         self.peak: dict[str, int] = {}
 
@@ -53,6 +55,22 @@ class Alive:
             self._watched.append((kind, weakly(storage), storage.nbytes()))
             self._raise_peak()
         return tensor
+
+    def notice(self, kind: str, tensor: Tensor) -> None:
+        """The same of a tensor that may share its storage with one that is watched already; `look`
+        is to be called when there are no more of them."""
+        storage = tensor.untyped_storage()
+        weakly: Callable[[Any], Any] = reductions.StorageWeakRef
+        with self._lock:
+            known = self._noticed.get(storage.data_ptr())
+            if known is None or known.expired():
+                self._noticed[storage.data_ptr()] = seen = weakly(storage)
+                self._watched.append((kind, seen, storage.nbytes()))
+
+    def look(self) -> None:
+        """This moment may be the fullest; what is there inside an instruction is worth a row."""
+        with self._lock:
+            self.inside.append((now(), self._raise_peak()))
 
     def leaving(self, tensor: Tensor) -> None:
         """Whoever calls this drops the tensor in the instruction that now runs on its lane."""
@@ -78,7 +96,7 @@ class Alive:
     def bytes(self) -> dict[str, int]:
         """Bytes alive by kind."""
         with self._lock:
-            return self._count()
+            return self._raise_peak()
 
     def _count(self) -> dict[str, int]:
         found = dict(self._said)
@@ -87,10 +105,12 @@ class Alive:
             found[kind] = found.get(kind, 0) + size
         return found
 
-    def _raise_peak(self) -> None:
+    def _raise_peak(self) -> dict[str, int]:
         found = self._count()  # between two of these, bytes only fall
-        for kind, size in (*found.items(), ("total", sum(found.values()))):
+        here = sum(size for kind, size in found.items() if kind != "host")
+        for kind, size in (*found.items(), ("total", here)):
             self.peak[kind] = max(self.peak.get(kind, 0), size)
+        return found
 
 
 class Gauge:
@@ -109,12 +129,19 @@ class Gauge:
             self._ask()
         self.alive.settle()
         found = self.alive.bytes()
-        params, grads = found.get("params", 0), found.get("grads", 0)
-        self.rows.append((step, index, now(), params, grads, found["optimizer"]))
+        if instr.lane == Lane.COMPUTE:
+            inside, self.alive.inside = self.alive.inside, []
+            self.rows += [(step, index, t, *_by_kind(then)) for t, then in inside]
+        self.rows.append((step, index, now(), *_by_kind(found)))
 
     def _ask(self) -> None:
         storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in self._state())}
         self.alive.say("optimizer", sum(storages.values()))
+
+
+def _by_kind(found: dict[str, int]) -> tuple[int, ...]:
+    kinds = ("params", "grads", "optimizer", "activations", "host")
+    return tuple(found.get(kind, 0) for kind in kinds)
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

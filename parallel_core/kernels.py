@@ -14,19 +14,22 @@ Every loss is divided by the global count of valid tokens, once: ranks then sum,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from parallel_core import values as v
+from parallel_core.activations import recompute
 from parallel_core.comm import Comm
 from parallel_core.deferred import install
 from parallel_core.flat import TABLE, Flat
+from parallel_core.grads import norm_of, settle_in
+from parallel_core.keeping import Keeper, Shelf
 from parallel_core.lanes import Kernel
 from parallel_core.ledger import CONTROL
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
@@ -37,9 +40,6 @@ from parallel_core.text import Sampler, rows_of
 from parallel_core.update import Update, clip_factor
 
 Reads = Mapping[Value, Any]
-
-NORM_ROW = 1 << 12
-"""Elements of a row whose squares are summed in one float32 sum."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,20 @@ class TrainKernels:
         self.plan, self.rank, self.comm, self.device = plan, rank, comm, device
         self.pieces = pieces(plan)
         self.numbers = {piece.name: u for u, piece in enumerate(self.pieces)}
+        self.keeper = Keeper()
         mine = [unit for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
         self.model = self.make_model(mine).to(device)
         self.split = install(self.model) if plan.pp > 1 and plan.pipeline.splits else None
+        recompute.install(self.model, plan, self.again)
         self.lay_out()
         self.sampler = Sampler(plan)
         self.grad_norm = torch.zeros(())
         self.measure_norm = True
         self.copies = 1  # of the weights, at most
         self.micro: dict[int, Microbatch] = {}
+        self._data: list[Tensor] = []
+        self.shelves: dict[tuple[int, int], Shelf] = {}  # by microbatch and piece
         self._begun: set[int] = set()  # weights whose gradient this step has begun, by id
-        self.noted: Callable[[Tensor], None] | None = None  # a meter, where forwards hide from it
 
     def make_model(self, units: Sequence[str]) -> Transformer:
         """The rank's part of the model: the units it holds."""
@@ -127,6 +130,8 @@ class TrainKernels:
             Op.B: self.backward,
             Op.ALL_REDUCE: self.all_reduce,
             Op.O: self.optimize,
+            Op.OFFLOAD: self.offload,
+            Op.FETCH: self.fetch,
         }
 
     def sources(self) -> dict[str, str]:
@@ -147,6 +152,8 @@ class TrainKernels:
             ids = torch.from_numpy(mine.ids).to(self.device)
             labels = torch.from_numpy(mine.labels).to(self.device)
             self.micro[mb] = Microbatch(ids, labels, place, valid)
+        micros = self.micro.values()
+        self._data = [t for m in micros for t in (m.ids, m.labels, m.place.rows)] + [positions]
         holds: dict[Value, Any] = {v.ids(mb): micro for mb, micro in self.micro.items()}
         return holds | {v.weight(u): None for u in range(len(self.pieces))}
 
@@ -155,20 +162,62 @@ class TrainKernels:
         assert instr.mb is not None
         u, mb, micro = self.numbers[instr.where], instr.mb, self.micro[instr.mb]
         x = reads[v.act(mb, u - 1)].detach().requires_grad_() if u else micro.ids
-        y = x
-        for unit in self.pieces[u].units:
-            y = self.model.forward_unit(unit, y, micro.place)
-        if u < len(self.pieces) - 1:
+        y, last = x, u == len(self.pieces) - 1
+        if self.plan.offloads(u):
+            self.keeper.shelf = self.shelves[mb, u] = Shelf()
+        with self.saving():
+            if u:
+                self.keeper.look_at(x)
+            for unit in self.pieces[u].units:
+                y = self.model.forward_unit(unit, y, micro.place)
+            if last:
+                y = self.model.loss_sum(y, micro.labels) / micro.valid_tokens
+        self.keeper.shelf = None
+        if not last:
             return (x, get_gradient_edge(y)), y.detach()
-        loss = self.model.loss_sum(y, micro.labels) / micro.valid_tokens
         before = next((reads[value] for value in instr.reads if value.name == "loss"), None)
-        return (x, loss), loss.detach() if before is None else before + loss.detach()
+        return (x, y), y.detach() if before is None else before + y.detach()
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Inside, what autograd saves passes through the keeper, if anybody wants to know of it."""
+        with self.keeper.keeping(self.no_activations()):
+            yield
+
+    def no_activations(self) -> list[Tensor]:
+        """Tensors that autograd may save and that are weights or data."""
+        return [self.flat.params, *self._data]
+
+    def again(self) -> AbstractContextManager[None]:
+        """What a forward stands in when its backward runs it again; asked for in the first run."""
+        return self._again(self.split.again() if self.split else nullcontext())
+
+    @contextmanager
+    def _again(self, split: AbstractContextManager[None]) -> Iterator[None]:
+        with split, self.keeper.keeping(self.no_activations(), again=True):
+            yield
+
+    def offload(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """What a forward kept, to the host. Its input stays in name: autograd asks its shape."""
+        assert instr.mb is not None
+        kept = reads[instr.reads[0]]
+        x, shelf = kept[0], self.shelves[instr.mb, self.numbers[instr.where]]
+        shelf.leave(self.keeper.look_at_host)
+        x.data = x.new_zeros(1).expand(x.shape)
+        return [shelf.nbytes, kept]
+
+    def fetch(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """The same, back to the device."""
+        assert instr.mb is not None
+        shelf = self.shelves.pop((instr.mb, self.numbers[instr.where]))
+        shelf.come_back(self.device, self.keeper.look_at)
+        return [shelf.nbytes, reads[instr.reads[0]]]
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """dy -> (gradients, accumulated in the flat buffer; dx; the tied share)."""
         assert instr.mb is not None
         u, mb = self.numbers[instr.where], instr.mb
-        x, end, *_ = reads[v.saved(mb, u)]
+        x, end, *_ = next(reads[value] for value in instr.reads if value.name in v.KEPT)
         self.begin(u)
         torch.autograd.backward(end, reads.get(v.dact(mb, u)))
         made = {"dact": x.grad if u else None}
@@ -226,35 +275,6 @@ class TrainKernels:
             self.clip_by(float(reads[v.TOTAL][1]) ** 0.5)
         self.update.step()
         return [None] * len(instr.writes)
-
-
-def settle_in(weight: nn.Parameter, view: Tensor) -> None:
-    """Have every new gradient of a weight moved to `view`, its place in the flat buffer.
-
-    Autograd calls it when the gradient has just been made: the copy finds it in the cache, and its
-    memory serves the next one. Later microbatches accumulate in `view` itself, in place.
-    """
-
-    def move(weight: Tensor) -> None:
-        if weight.grad is not view:
-            assert weight.grad is not None
-            view.copy_(weight.grad)
-            weight.grad = view
-
-    attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
-    attach(move)
-
-
-def norm_of(x: Tensor) -> Tensor:
-    """The norm of x[N] in at least float32: of the norms of its rows, all in one call, since one
-    float32 sum over millions of squares keeps four digits only."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    rows = x.numel() // NORM_ROW
-    body, rest = x[: rows * NORM_ROW].view(rows, NORM_ROW), x[rows * NORM_ROW :]
-    norms = torch.linalg.vector_norm(body, dim=1, dtype=wide)
-    last = torch.linalg.vector_norm(rest, dtype=wide)
-    norm: Tensor = torch.linalg.vector_norm(torch.cat([norms, last[None]]).double())
-    return norm
 
 
 def _source(kernel: Kernel) -> str:

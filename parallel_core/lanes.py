@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from parallel_core.program import Instr, Lane, Op, Value
-from parallel_core.recording import Note
+from parallel_core.recording import Note, Stamp
 
 Kernel = Callable[[Instr, Mapping[Value, Any]], Sequence[Any]]
 now = time.perf_counter_ns  # CLOCK_MONOTONIC: one clock for all processes of a machine
@@ -33,6 +33,7 @@ class Lanes:
     `notes` holds a Note an instruction in the order they ended. `sync` waits for the device (CUDA
     kernels are asynchronous), `beat` shows the supervisor where the rank stands. `memory` reads
     the live bytes, after each kernel of the compute lane; other notes carry its last reading.
+    `inside` gives the messages that the calling thread has sent and received since it last asked.
     `gauge`, if set, is told (step, index, instruction) when an instruction's frees are done.
     """
 
@@ -48,6 +49,7 @@ class Lanes:
     ) -> None:
         self.notes: list[Note] = []
         self.gauge: Callable[[int, int, Instr], None] | None = None
+        self.inside: Callable[[], list[Stamp]] = list
         self._kernels, self._beat, self._memory, self._sync = kernels, beat, memory, sync
         self._lists = {
             lane: [(i, instr) for i, instr in enumerate(instrs) if instr.lane == lane]
@@ -147,6 +149,7 @@ class Lanes:
                 size = self._call(instr)
                 self._sync()
             done, spent = now(), own_time() - spent
+            stamps = self.inside()
             self._publish(instr, done)
             if self.gauge is not None:
                 self.gauge(self._step, index, instr)
@@ -155,13 +158,15 @@ class Lanes:
                 # the allocator counts under its lock, tens of microseconds: a count beside a
                 # running kernel would hold that up, and show half of its work
                 self._live = self._memory()
-            self.notes.append((self._step, index, posted, start, done, spent, size, self._live))
+            times = (posted, start, done, spent)
+            within = stamps if instr.inner else []
+            self.notes.append((self._step, index, *times, size, self._live, within))
 
     def _call(self, instr: Instr) -> int:
-        """Run the kernel; the payload bytes of a message, which its kernel returns first."""
+        """Run the kernel; the bytes of a message or copy, which its kernel returns first."""
         reads = {value: self._store[value] for value in instr.reads}
         written = list(self._kernels[instr.op](instr, reads))
-        size = int(written.pop(0)) if instr.op.is_message else 0
+        size = int(written.pop(0)) if instr.op.is_message or instr.op.is_copy else 0
         self._store.update(zip(instr.writes, written, strict=True))
         return size
 

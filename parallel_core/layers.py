@@ -95,9 +95,14 @@ class GeluMLP(nn.Module):
         self.up = Linear(plan, plan.model.mlp, plan.model.hidden)
         self.down = Linear(plan, plan.model.hidden, plan.model.mlp)
 
+    def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
+        """x[B, S, D] -> up[B, S, F]."""
+        return (self.up(x_bsd),)
+
     def forward(self, x_bsd: Tensor) -> Tensor:
         """x[B, S, D] -> [B, S, D], before it is added to the residual stream."""
-        h_bsf = F.gelu(self.up(x_bsd), approximate="tanh")
+        (up_bsf,) = self.into(x_bsd)
+        h_bsf = F.gelu(up_bsf, approximate="tanh")
         out_bsd: Tensor = self.down(h_bsf)
         return out_bsd
 
@@ -111,9 +116,14 @@ class SwiGLU(nn.Module):
         self.up = Linear(plan, plan.model.mlp, plan.model.hidden)
         self.down = Linear(plan, plan.model.hidden, plan.model.mlp)
 
+    def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
+        """x[B, S, D] -> gate and up [B, S, F]."""
+        return self.gate(x_bsd), self.up(x_bsd)
+
     def forward(self, x_bsd: Tensor) -> Tensor:
         """x[B, S, D] -> [B, S, D], before it is added to the residual stream."""
-        h_bsf = F.silu(self.gate(x_bsd)) * self.up(x_bsd)
+        gate_bsf, up_bsf = self.into(x_bsd)
+        h_bsf = F.silu(gate_bsf) * up_bsf
         out_bsd: Tensor = self.down(h_bsf)
         return out_bsd
 

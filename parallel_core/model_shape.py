@@ -28,6 +28,13 @@ class DType(StrEnum):
         return {"float32": 4, "bfloat16": 2, "float64": 8}[self.value]
 
 
+class AttentionKind(StrEnum):
+    """How softmax(q k') v is computed: by one kernel that keeps no scores, or written out."""
+
+    FUSED = "fused"
+    UNFUSED = "unfused"
+
+
 class Optimizer(StrEnum):
     """The rule that turns a gradient into an update."""
 
@@ -55,6 +62,7 @@ class ModelShape:
     vocab: int = whole(256, 2, 262144, "vocabulary; 256 is one token per byte")
     tied: bool = switch(False, "share the embedding with the output head")
     dropout: float = real(0.0, 0.0, 0.9, "dropout probability (gpt dialect)")
+    attention: str = choice("fused", AttentionKind, "whether scores are written to memory")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -82,6 +90,12 @@ class ModelShape:
             divisors = [d for d in range(1, self.heads + 1) if self.heads % d == 0]
             rule = f"must divide heads={self.heads}"
             raise PlanError("kv_heads", self.kv_heads, rule, nearest_where(self.kv_heads, divisors))
+
+    @property
+    def fused(self) -> bool:
+        """Whether no attention scores are kept; with dropout they are, since a fused kernel would
+        draw its own mask."""
+        return self.attention == AttentionKind.FUSED and self.dropout == 0
 
     @property
     def head_dim(self) -> int:

@@ -2,10 +2,12 @@
 
     resident   buffers that stay: what ledger.predicted_memory counts
     +          values with memory of their own, from the start of the instruction that writes them
-               to the end of the one that frees them: full, gpart, and from stage 2 on grad and tie
+               to the end of the one that frees them: full, gpart, from stage 2 on grad and tie,
+               and what forwards keep: saved, held, back
+    +          what a backward computes again, while it runs
 
 `memory_outline` follows one trace, `agreement` lays measured bytes beside it (peak.py: the most
-that any timing allows). Activations and message buffers are left out.
+that any timing allows). Activations between the units and message buffers are left out.
 """
 
 from __future__ import annotations
@@ -15,14 +17,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from parallel_core.activations.held import held_bytes
+from parallel_core.activations.saved import again_bytes, offloaded_bytes, saved_bytes
 from parallel_core.data.blocks import blocks
 from parallel_core.ledger import predicted_memory
+from parallel_core.params import pieces
 from parallel_core.plan import DType, Plan
 from parallel_core.program import Instr, Lane, Op, Program, Value
 from parallel_core.trace import Span, Trace
 
-KINDS = ("params", "grads", "optimizer")
-"""What is followed, in the order in which a Held names it."""
+STATE = ("params", "grads", "optimizer")
+"""What there is between steps as well."""
+
+KINDS = (*STATE, "activations")
+"""What lies on the device, in the order in which a Held names it."""
+
+FOLLOWED = (*KINDS, "host")
+"""And what offloading has put into host memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,8 @@ class Held:
     params: int
     grads: int
     optimizer: int
+    activations: int = 0
+    host: int = 0
 
     def __getitem__(self, kind: str) -> int:
         return int(getattr(self, kind))
@@ -48,6 +61,11 @@ class Effect:
     made: dict[str, int] = field(default_factory=dict)
     freed: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self.made or self.freed)
+
     def net(self, kind: str) -> int:
         """By how much the instruction moves a kind when it is over."""
         return self.made.get(kind, 0) - self.freed.get(kind, 0)
@@ -56,6 +74,8 @@ class Effect:
 def effects(plan: Plan) -> Callable[[Instr], Effect]:
     """What each instruction of a plan's program does to memory, its first update left aside."""
     width = DType(plan.dtype).bytes
+    kept = _kept(plan)
+    again = {p.name: max(again_bytes(plan, unit) for unit in p.units) for p in pieces(plan)}
     cut = {block.units[0]: block for block in blocks(plan)} if plan.zero else {}
     pads = {u: block.padded * width for u, block in cut.items()}
     shards = {u: block.shard * width for u, block in cut.items()}
@@ -72,15 +92,40 @@ def effects(plan: Plan) -> Callable[[Instr], Effect]:
                 return "grads", pads[u]
             case "tie" if plan.zero >= 2:
                 return "grads", pads[0]  # a block of the embedding's
+            case _:
+                return kept(value)
         return "params", 0
 
     def effect(instr: Instr) -> Effect:
         takes_over = {"tie", "grad"} if any(r.name == "tie" for r in instr.reads) else set()
         made = _sum(own(value) for value in instr.writes if value.name not in takes_over)
         freed = _sum(own(value) for value in instr.frees if value.name not in takes_over)
+        if instr.op in (Op.B, Op.I) and again.get(instr.where):
+            for change in (made, freed):
+                change["activations"] = change.get("activations", 0) + again[instr.where]
         return Effect(made, freed)
 
     return effect
+
+
+def _kept(plan: Plan) -> Callable[[Value], tuple[str, int]]:
+    """Kind and bytes of what forwards keep, on the device or on the host."""
+    every = [piece.units for piece in pieces(plan)]
+    saved = [sum(saved_bytes(plan, unit) for unit in units) for units in every]
+    held = [sum(held_bytes(plan, unit) for unit in units) for units in every]
+    away = [sum(offloaded_bytes(plan, unit) for unit in units) for units in every]
+    tables = {
+        "saved": ("activations", saved),
+        "held": ("activations", held),
+        "back": ("activations", away),
+        "host": ("host", away),
+    }
+
+    def kept(value: Value) -> tuple[str, int]:
+        kind, sizes = tables.get(value.name, ("params", []))
+        return (kind, sizes[value.at[1]]) if sizes else (kind, 0)
+
+    return kept
 
 
 def _sum(parts: Iterator[tuple[str, int]]) -> dict[str, int]:
@@ -111,7 +156,8 @@ class _Level:
         self.rank, self.step = rank, step
         before = predicted_memory(plan, stepped=step > 0)
         after = predicted_memory(plan)["optimizer"][rank]
-        self.now = {kind: before[kind][rank] for kind in KINDS}
+        self.now = dict.fromkeys(FOLLOWED, 0)
+        self.now |= {kind: sizes[rank] for kind, sizes in before.items()}
         self._moments = after - self.now["optimizer"]
 
     def begin(self, instr: Instr, effect: Effect) -> None:
@@ -126,7 +172,7 @@ class _Level:
         """At its end it lets go of what it frees."""
         for kind, size in effect.freed.items():
             self.now[kind] -= size
-        return Held(self.rank, self.step, index, t, *(self.now[kind] for kind in KINDS))
+        return Held(self.rank, self.step, index, t, *(self.now[kind] for kind in FOLLOWED))
 
 
 def _rank_outline(
@@ -196,7 +242,9 @@ class _Reading:
     def wrong(self) -> Iterator[str]:
         """A sentence for each kind that is none of what is allowed."""
         for kind, sizes in self.allowed.items():
-            if self.measured[kind] not in sizes:
+            # a copy to or from the host is made tensor by tensor: a reading may fall in between
+            between = kind == "activations" and min(sizes) <= self.measured[kind] <= max(sizes)
+            if self.measured[kind] not in sizes and not between:
                 says = " or ".join(f"{size:,}" for size in sorted(sizes))
                 found = f"{self.measured[kind]:,} bytes of {kind}"
                 yield f"{self.at}: {found}, where the outline says {says}"
@@ -213,7 +261,8 @@ class _Steps:
         effects: Sequence[Effect],
     ) -> None:
         self._spans, self._rows, self._instrs, self._effects = spans, rows, instrs, effects
-        beside = [i for i, s in enumerate(spans) if s.lane != Lane.COMPUTE]
+        # of the lanes beside it one alone makes or frees memory: its ends are in order
+        beside = [i for i, s in enumerate(spans) if s.lane != Lane.COMPUTE and effects[i].acts]
         self._beside = [effects[i] for i in beside]
         self._starts = [spans[i].t_start for i in beside]
         self._ends = [rows[i].t for i in beside]  # read after its frees, which follow its t_done

@@ -21,7 +21,8 @@ from parallel_core import values as v
 from parallel_core.comm import Comm
 from parallel_core.data.server_step import paced
 from parallel_core.flat import Flat
-from parallel_core.kernels import Microbatch, Reads, TrainKernels, norm_of, settle_in
+from parallel_core.grads import norm_of, settle_in
+from parallel_core.kernels import Microbatch, Reads, TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.model import IGNORED, Place
 from parallel_core.params import units

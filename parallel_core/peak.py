@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from parallel_core.ledger import predicted_memory
-from parallel_core.outline import KINDS, Effect, effects
+from parallel_core.outline import FOLLOWED, KINDS, Effect, effects
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Program
 
@@ -21,14 +21,16 @@ def predicted_peak(plan: Plan, program: Program) -> dict[str, list[int]]:
     Over every timing in which the lanes of a rank may run, not one trace: a run stays at or below.
     """
     resident, effect = predicted_memory(plan), effects(plan)
+    for kind in FOLLOWED:
+        resident.setdefault(kind, [0] * plan.world_size)
     known: dict[int, dict[str, int]] = {}
-    peak: dict[str, list[int]] = {kind: [] for kind in (*KINDS, "total")}
+    peak: dict[str, list[int]] = {kind: [] for kind in (*FOLLOWED, "total")}
     for rank, instrs in enumerate(program.ranks):
         if id(instrs) not in known:  # ranks that run the same share one tuple
-            each = {kind: _most(instrs, effect, (kind,)) for kind in KINDS}
+            each = {kind: _most(instrs, effect, (kind,)) for kind in FOLLOWED}
             known[id(instrs)] = each | {"total": _most(instrs, effect, KINDS)}
         for kind, more in known[id(instrs)].items():
-            held = resident if kind == "total" else {kind: resident[kind]}
+            held = {k: resident[k] for k in (KINDS if kind == "total" else (kind,))}
             peak[kind].append(sum(sizes[rank] for sizes in held.values()) + more)
     return peak
 
@@ -36,11 +38,15 @@ def predicted_peak(plan: Plan, program: Program) -> dict[str, list[int]]:
 def _most(instrs: Sequence[Instr], effect: Callable[[Instr], Effect], kinds: Sequence[str]) -> int:
     """The most that the values of two lanes hold together, whichever is ahead.
 
+    Of the lanes beside the compute lane only one makes or frees memory: the host's where something
+    is offloaded, else that of the messages.
+
     A lane with i instructions behind it stands at point 2i, or at 2i + 1 inside the next one. It
     may stand there once the other lane has written all that it has read: a window that only moves
     forward, whose maximum a queue follows.
     """
-    lanes = [[i for i, x in enumerate(instrs) if (x.lane == Lane.COMPUTE) == c] for c in (1, 0)]
+    side = Lane.HOST if any(x.lane == Lane.HOST for x in instrs) else Lane.COMM
+    lanes = [[i for i, x in enumerate(instrs) if x.lane == lane] for lane in (Lane.COMPUTE, side)]
     ours, theirs = (_levels([effect(instrs[i]) for i in lane], kinds) for lane in lanes)
     needs = _needs(instrs, lanes[0], lanes[1])
     theirs_need = _needs(instrs, lanes[1], lanes[0])

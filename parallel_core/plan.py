@@ -7,21 +7,19 @@ them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any
 
+from parallel_core import plan_rules
+from parallel_core.choices import OWN, DPMethod, Recompute, Server
 from parallel_core.fields import (
     PlanError,
     choice,
-    nearest_where,
     parse,
     real,
-    shown,
     switch,
     unknown,
     validate,
@@ -34,54 +32,31 @@ from parallel_core.pipeline import SCHEDULES, reading
 from parallel_core.pipeline.legal import legal
 from parallel_core.pipeline.order import Order
 from parallel_core.pipeline.schedule import Job
-from parallel_core.pipeline.stages import split
 from parallel_core.program import ProgramError
 
 __all__ = [
+    "OWN",
     "DPMethod",
     "DType",
     "Dialect",
     "ModelShape",
     "Optimizer",
     "Plan",
+    "Recompute",
     "Server",
     "flat_fields",
 ]
 
-NONE = "none"
-"""The nearest value of a field that had better be left out."""
-
-OWN = "own"
-"""The schedule that the reader brings along."""
-
 LAYOUT = (
     *("dp", "dp_method", "bucket_mb", "microbatches", "zero", "shard", "prefetch", "keep_gathered"),
     *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
-    *("tp", "sp"),
+    *("tp", "sp", "overlap_tp", "recompute", "recompute_every", "offload"),
     *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
 )
 """The fields that say how a step is split; the others say what is trained."""
 
 RANK_MARK = " | "
 """What may stand for the end of a rank's line in an order that must fit on one."""
-
-MOST_TASKS = 1 << 16
-"""Microbatches times stages of a pipeline that is to be run; `shardlab schedule` takes more."""
-
-
-class Server(StrEnum):
-    """Who sums gradients instead of the ranks themselves (data/parameter_server.py)."""
-
-    OFF = "off"
-    SYNC = "sync"
-    ASYNC = "async"
-
-
-class DPMethod(StrEnum):
-    """How data-parallel ranks sum their gradients (data/naive.py, data/bucketed.py)."""
-
-    NAIVE = "naive"
-    BUCKETED = "bucketed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +83,10 @@ class Plan:
     pace_ms: float | None = real(None, 0.0, 60000.0, "ms a gradient takes at least")
     tp: int = whole(1, 1, 256, "tensor-parallel ranks")
     sp: bool = switch(False, "cut what lies outside the matrices along the sequence (with tp)")
+    overlap_tp: bool = switch(False, "gather a region's input under its matrix products (with sp)")
+    recompute: str = choice("none", Recompute, "what a backward computes again instead of keeping")
+    recompute_every: int = whole(1, 1, 256, "recompute in every k-th layer only")
+    offload: bool = switch(False, "keep what a forward saves in host memory until its backward")
     pp: int = whole(1, 1, 64, "pipeline ranks")
     schedule: str = choice("1f1b", (*SCHEDULES, OWN), "order in which a pipeline computes")
     virtual_stages: int | None = whole(None, 1, 64, "stages a pipeline rank; default: the fewest")
@@ -126,102 +105,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         validate(self)
-        self._check_batch()
-        self._check_sharding()
-        self._check_server()
-        self._check_tensor()
-        self._check_pipeline()
-
-    def _check_tensor(self) -> None:
-        if self.tp == 1:
-            if self.sp:
-                raise PlanError("sp", True, "needs tensor-parallel ranks, tp of 2 or more", False)
-            return
-        for name, usual in (("pp", 1), ("zero", 0), ("parameter_server", Server.OFF)):
-            if (value := getattr(self, name)) != usual:
-                raise PlanError(name, value, "does not work with tp yet", usual)
-        m, fits = self.model, [n for n in range(1, self.tp + 1) if self._tensor_fits(n)]
-        if self.tp not in fits:
-            sizes = f"heads={m.heads}, ffn={m.mlp}, vocab={m.vocab}"
-            sizes += f", seq={self.seq}" if self.sp else ""
-            rule = f"must divide {sizes}, and kv_heads={m.kv} or be a multiple of it"
-            raise PlanError("tp", self.tp, rule, nearest_where(self.tp, fits))
-
-    def _tensor_fits(self, n: int) -> bool:
-        m = self.model
-        whole = (m.heads, m.mlp, m.vocab, *([self.seq] if self.sp else []))
-        return not any(size % n for size in whole) and (m.kv % n == 0 or n % m.kv == 0)
-
-    def _check_sharding(self) -> None:
-        if self.zero and self.pp > 1:
-            raise PlanError("zero", self.zero, "does not work with a pipeline yet", 0)
-        if self.shard is None:
-            return
-        if not self.zero:
-            raise PlanError("shard", self.shard, "needs a ZeRO stage, zero=1 to 3", NONE)
-        if self.dp % self.shard:
-            fits = [n for n in range(1, self.dp + 1) if self.dp % n == 0]
-            rule = f"must divide dp={self.dp}"
-            raise PlanError("shard", self.shard, rule, nearest_where(self.shard, fits))
-
-    def _check_server(self) -> None:
-        if self.parameter_server == Server.OFF:
-            for name in ("staleness_bound", "speeds", "pace_ms"):
-                if (value := getattr(self, name)) is not None:
-                    raise PlanError(name, shown(value), "needs a parameter_server", NONE)
-            return
-        for name, usual in (("zero", 0), ("pp", 1), ("microbatches", 1), ("clip", None)):
-            if (value := getattr(self, name)) != usual:
-                rule = "does not work with a parameter server"
-                raise PlanError(name, value, rule, NONE if usual is None else usual)
-        if self.staleness_bound is not None and self.parameter_server == Server.SYNC:
-            rule = "says nothing of a synchronous server"
-            raise PlanError("staleness_bound", self.staleness_bound, rule, NONE)
-        _ = self.worker_speeds
+        plan_rules.check(self)
 
     @property
     def worker_speeds(self) -> tuple[float, ...]:
         """How many times longer each worker's gradient takes, 1 where nothing is said."""
-        if self.speeds is None:
-            return (1.0,) * self.dp
-        words = self.speeds.split(",")
-        near = ",".join(["1"] * self.dp) if self.dp <= 16 else NONE
-        if len(words) != self.dp:
-            raise PlanError("speeds", shown(self.speeds), f"must name dp={self.dp} numbers", near)
-        found = [_positive(word) for word in words]
-        if None in found:
-            raise PlanError("speeds", shown(self.speeds), "must be numbers from 0.01 to 100", near)
-        return tuple(number for number in found if number is not None)
-
-    def _check_pipeline(self) -> None:
-        if self.pp == 1:
-            for name in ("order", "schedule", "virtual_stages", "stage_layers", "cap"):
-                usual = type(self).__dataclass_fields__[name].default
-                if (value := getattr(self, name)) != usual:
-                    rule = "needs stages, pp of 2 or more"
-                    raise PlanError(name, shown(value), rule, NONE if usual is None else usual)
-            return
-        if self.schedule == OWN and self.order is None:
-            raise PlanError("schedule", OWN, "needs the order itself in `order`", "1f1b")
-        stages = self.pp * (self.virtual_stages or 1)
-        if stages * self.microbatches > MOST_TASKS:
-            rule = f"times {stages} stages must be at most {MOST_TASKS:,} tasks to be run"
-            raise PlanError("microbatches", self.microbatches, rule, max(MOST_TASKS // stages, 1))
-        stages = self.pipeline.stages
-        if stages < 2 or self.pipeline.p != self.pp:
-            rule = f"does not fit the {self.pipeline.p} ranks of the order"
-            raise PlanError("pp", self.pp, rule, self.pipeline.p)
-        split(self.model.layers, stages, self.stage_layers)
-        if self.asynchronous and self.model.tied:
-            rule = "has two copies that asynchronous updates would let drift apart"
-            raise PlanError("tied", True, rule, False)
-        if self.asynchronous and self.clip is not None:
-            rule = f"needs the norm of all stages at once, and {self.schedule} updates each alone"
-            raise PlanError("clip", self.clip, rule, NONE)
-        most = max(Counter(s for held in self.pipeline.held for s in held).values())
-        if most > 2:
-            rule = f"puts a stage on {most} ranks; two copies of the weights are the most"
-            raise PlanError("schedule", self.schedule, rule, "dualpipe")
+        return plan_rules.speeds(self)
 
     @cached_property
     def pipeline(self) -> Order:
@@ -235,19 +124,6 @@ class Plan:
         except ProgramError as error:
             raise PlanError("schedule", OWN, f"cannot run: {error}", "1f1b") from None
         return order
-
-    def _check_batch(self) -> None:
-        share, most = self.dp * self.microbatches, self._most("global_batch")
-        if share > most:
-            rule = f"times dp={self.dp} must be at most {most:,} sequences"
-            raise PlanError("microbatches", self.microbatches, rule, most // self.dp)
-        if self.global_batch % share:
-            near = min(max(round(self.global_batch / share), 1), most // share) * share
-            rule = f"must be a multiple of dp*microbatches={self.dp}*{self.microbatches}"
-            raise PlanError("global_batch", self.global_batch, rule, near)
-
-    def _most(self, name: str) -> int:
-        return int(type(self).__dataclass_fields__[name].metadata["high"])
 
     @classmethod
     def of(cls, **flat: Any) -> Plan:
@@ -350,6 +226,18 @@ class Plan:
         default = 1e-3 if self.optimizer == Optimizer.ADAMW else 0.1
         return default if self.lr is None else self.lr
 
+    def recompute_in(self, unit: str) -> str:
+        """What the backward of a unit computes again: a `Recompute`."""
+        number = unit.removeprefix("layer")
+        if not number.isdigit() or int(number) % self.recompute_every:
+            return Recompute.NONE
+        return self.recompute
+
+    def offloads(self, u: int) -> bool:
+        """Whether what piece u keeps goes to the host: every layer's but the last, whose backward
+        follows at once."""
+        return self.offload and 1 <= u < self.model.layers
+
     @property
     def mixed(self) -> bool:
         """Whether the optimizer keeps a float32 master copy of lower-precision weights."""
@@ -381,14 +269,6 @@ class Plan:
     def asynchronous(self) -> bool:
         """Whether weights change inside the step, so that no single process does the same."""
         return self.pp > 1 and self.schedule != OWN and SCHEDULES[self.schedule].asynchronous
-
-
-def _positive(word: str) -> float | None:
-    try:
-        number = float(word)
-    except ValueError:
-        return None
-    return number if 0.01 <= number <= 100 else None
 
 
 def _own(text: str) -> Order:

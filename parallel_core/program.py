@@ -51,6 +51,8 @@ class Op(StrEnum):
     REDUCE_SCATTER = "reduce_scatter"
     ALL_TO_ALL = "all_to_all"
     BARRIER = "barrier"
+    OFFLOAD = "offload"  # what a forward kept, from the device to host memory
+    FETCH = "fetch"  # and back
 
     @property
     def is_collective(self) -> bool:
@@ -67,6 +69,11 @@ class Op(StrEnum):
         """Whether it moves bytes between ranks."""
         return self.is_collective or self.is_p2p
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it moves bytes between a device and its host."""
+        return self in (Op.OFFLOAD, Op.FETCH)
+
 
 COLLECTIVES = frozenset(
     {Op.BROADCAST, Op.ALL_REDUCE, Op.ALL_GATHER, Op.REDUCE_SCATTER, Op.ALL_TO_ALL, Op.BARRIER}
@@ -78,8 +85,10 @@ class Lane(StrEnum):
 
     COMPUTE = "compute"
     COMM = "comm"
+    HOST = "host"  # copies between the device and its host's memory
     OUT = "out"  # sends of a collective spelled out in messages: the port that leaves the rank
     IN = "in"  # its receives: the port that enters it
+    INSIDE = "inside"  # a message that a task's own work goes on beside (inside.py)
     TO_NEXT = "to_next"  # a pipeline's messages: one lane a neighbour and direction, so that
     FROM_NEXT = "from_next"  # nobody stands in line behind a message of another pair
     TO_PREV = "to_prev"
@@ -110,12 +119,20 @@ class Value:
 class Message:
     """Communication inside a compute instruction: its op, its mesh axis, the tensor it hands over.
 
-    `value` names the payload, so that a Cost knows its bytes.
+    `value` names the payload, so that a Cost knows its bytes. Of the instruction's own work the
+    share `before` is done between the message before and this one, and `under` while this one is
+    on its way; where no message of an instruction says so, they stand at even distances.
     """
 
     op: Op
     axis: str
     value: Value
+    before: float = 0.0
+    under: float = 0.0
+
+    def __str__(self) -> str:
+        shares = f" {self.before:g}+{self.under:g}" if self.before or self.under else ""
+        return f"{self.op.value} @{self.axis} {self.value}{shares}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +167,7 @@ class Instr:
         text = f"{head} : {_names(self.reads)} -> {_names(self.writes)}"
         text += f" ~ {_names(self.frees)}" if self.frees else ""
         for m in self.inner:
-            text += f" ! {m.op.value} @{m.axis} {m.value}"
+            text += f" ! {m}"
         return text
 
     @classmethod
@@ -187,8 +204,9 @@ def _head_word(word: str) -> tuple[str, Any]:
 
 
 def _message(text: str) -> Message:
-    op, axis, value = text.split()
-    return Message(Op(op), axis.removeprefix("@"), Value.parse(value))
+    op, axis, value, *shares = text.split()
+    before, under = map(float, shares[0].split("+")) if shares else (0.0, 0.0)
+    return Message(Op(op), axis.removeprefix("@"), Value.parse(value), before, under)
 
 
 def _names(values: tuple[Value, ...]) -> str:

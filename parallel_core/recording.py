@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from parallel_core.program import Instr, Op, Program, Value
-from parallel_core.trace import Span
+from parallel_core.trace import Inside, Span
 
-Note = tuple[int, int, int, int, int, int, int, int]
-"""step, index, t_post, t_start, t_done, cpu_ns, bytes, memory"""
+Stamp = tuple[str, str, int, int, int]
+"""A message inside a task: op, axis, payload bytes, t_start, t_done"""
+
+Note = tuple[int, int, int, int, int, int, int, int, list[Stamp]]
+"""step, index, t_post, t_start, t_done, cpu_ns, bytes, memory, what happened inside"""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,12 @@ class Expander:
         self._facts = [_facts(program, rank) for rank in range(program.mesh.size)]
         self._sources = sources or {}
 
-    def spans(self, rank: int, notes: Iterable[Sequence[int]]) -> list[Span]:
+    def spans(self, rank: int, notes: Iterable[Sequence[Any]]) -> list[Span]:
         """The spans of one rank's notes, in the order they were written."""
         return [self._span(rank, note) for note in notes]
 
-    def _span(self, rank: int, note: Sequence[int]) -> Span:
-        step, index, post, start, done, cpu, size, memory = note
+    def _span(self, rank: int, note: Sequence[Any]) -> Span:
+        step, index, post, start, done, cpu, size, memory, *stamps = note
         facts = self._facts[rank][index]
         instr = facts.instr
         meets = instr.op.is_message
@@ -62,7 +66,18 @@ class Expander:
             memory=memory,
             deps=facts.deps,
             source=self._sources.get(instr.op.value, ""),
+            inside=_inside(instr, stamps[0] if stamps else ()),
         )
+
+
+def _inside(instr: Instr, stamps: Sequence[Sequence[Any]]) -> tuple[Inside, ...]:
+    """What was recorded, with the names that the program has for it."""
+    names = [str(m.value) for m in instr.inner] if len(instr.inner) == len(stamps) else []
+    names = names or [""] * len(stamps)
+    return tuple(
+        (op, axis, name, size, start, done)
+        for (op, axis, size, start, done), name in zip(stamps, names, strict=True)
+    )
 
 
 def meeting(program: Program, rank: int, instr: Instr) -> tuple[int, ...]:

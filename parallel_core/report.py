@@ -22,7 +22,7 @@ from parallel_core.ledger import (
     total_wire_bytes,
     wire,
 )
-from parallel_core.outline import Held, agreement
+from parallel_core.outline import FOLLOWED, Held, agreement
 from parallel_core.params import pieces
 from parallel_core.peak import predicted_peak
 from parallel_core.plan import Plan
@@ -101,7 +101,7 @@ class RunView:
             return None
         found = agreement(self.plan, self.program, self.trace, self.gauge)
         return {
-            "what": "bytes of params, grads and optimizer after each compute instruction",
+            "what": "bytes by kind, on the device, after each compute instruction",
             "equal": found.exact,
             "within_a_message": found.open_,
             "differences": list(found.differences[:10]),
@@ -177,10 +177,7 @@ def _peaks(results: Sequence[Mapping[str, Any]]) -> dict[str, list[int]] | None:
     counted = [result["peak"] for result in results if result.get("peak")]
     if len(counted) < len(results):
         return None
-    return {
-        kind: [peak.get(kind, 0) for peak in counted]
-        for kind in ("params", "grads", "optimizer", "total")
-    }
+    return {kind: [peak.get(kind, 0) for peak in counted] for kind in (*FOLLOWED, "total")}
 
 
 def weight_copies(program: Program) -> list[int]:

@@ -14,7 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from parallel_core import values as v
+from parallel_core.activations.meter import Meter
+from parallel_core.flat import TABLE
+from parallel_core.keeping import nobody
 from parallel_core.kernels import TrainKernels
+from parallel_core.program import Instr, Op
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
@@ -47,6 +52,26 @@ def _strangers(addresses: set[int]) -> Iterator[Tensor]:
     return (
         t for t in tensors if t.nbytes >= 1024 and t.untyped_storage().data_ptr() not in addresses
     )
+
+
+def activations(kernels: TrainKernels) -> dict[str, int]:
+    """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on."""
+    micro, kept = kernels.load(0)[v.ids(0)], {}
+    rows, seq = micro.ids.shape
+    shape = (rows, seq // kernels.plan.tp if kernels.plan.sp else seq, kernels.plan.model.hidden)
+    for u in (u for u in reversed(kernels.flat.specs) if u != TABLE):
+        x = kernels.flat.params.new_zeros(shape)
+        name = kernels.pieces[u].name
+        with kernels.weights_of(u):
+            mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
+            meter = Meter.ignoring(mine)
+            kernels.keeper.look, kernels.keeper.over = meter.note, nobody
+            instr = Instr(op=Op.F, where=name, mb=0)
+            saved, _ = kernels.forward(instr, {v.act(0, u - 1): x} if u else {})
+        kept[name] = meter.bytes
+        del saved
+    kernels.keeper.look = None
+    return kept
 
 
 class _MallInfo2(ctypes.Structure):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,16 @@ import torch
 from torch import Tensor
 
 from parallel_core import values as v
-from parallel_core.activations.meter import metering
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
-from parallel_core.flat import TABLE
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Lanes
 from parallel_core.machine import COMPARED_AT_ONCE
 from parallel_core.plan import Optimizer, Plan
-from parallel_core.program import Instr, Op, Value
+from parallel_core.program import Value
 from parallel_core.rank import Backend, Rank, choose_backend
-from parallel_core.resident import live_bytes, state_bytes, unaccounted
+from parallel_core.recording import Stamp
+from parallel_core.resident import activations, live_bytes, state_bytes, unaccounted
 from parallel_core.saving import save_outputs
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.stash_kernels import StashKernels
@@ -80,6 +80,8 @@ def train(
     lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **_device_hooks(device))
     witness = Witness(kernels)
     lanes.gauge = witness.note
+    if comm is not None:
+        lanes.inside = partial(stamps, comm)
     snaps, peak, wire = Snapshots(), 0, 0
     try:
         for step in range(steps):
@@ -131,6 +133,11 @@ def _device_hooks(device: torch.device) -> dict[str, Any]:
         "sync": lambda: torch.cuda.current_stream(device).synchronize(),
         "enter_side": enter_side,
     }
+
+
+def stamps(comm: Comm) -> list[Stamp]:
+    """The messages that this thread has brought to their end since it last asked."""
+    return [(sent.op, sent.axis, sent.bytes, sent.start, sent.done) for sent in comm.booked.since()]
 
 
 def kernels_of(plan: Plan) -> type[TrainKernels]:
@@ -219,27 +226,6 @@ def measurements(
         "sources": kernels.sources(),
         "versions": {"torch": torch.__version__},
     }
-
-
-def activations(kernels: TrainKernels) -> dict[str, int]:
-    """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on."""
-    micro, kept = kernels.load(0)[v.ids(0)], {}
-    rows, seq = micro.ids.shape
-    shape = (rows, seq // kernels.plan.tp if kernels.plan.sp else seq, kernels.plan.model.hidden)
-    for u in (u for u in reversed(kernels.flat.specs) if u != TABLE):
-        x = kernels.flat.params.new_zeros(shape)
-        name = kernels.pieces[u].name
-        with kernels.weights_of(u):
-            mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
-            with metering(mine) as meter:
-                kernels.noted = meter.note
-                instr = Instr(op=Op.F, where=name, mb=0)
-                saved, _ = kernels.forward(instr, {v.act(0, u - 1): x} if u else {})
-                if u:
-                    meter.note(saved[0])
-        kept[name] = meter.bytes
-    kernels.noted = None
-    return kept
 
 
 def _parity(plan: Plan, snaps: Snapshots) -> dict[str, Any]:

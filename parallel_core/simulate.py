@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from parallel_core.clockwork import Run
 from parallel_core.collection import collection_paused
 from parallel_core.cost import Cost, UnitCost
+from parallel_core.inside import opened
 from parallel_core.network import Hop, Network, Traffic
 from parallel_core.numbered import Does, number
 from parallel_core.program import Lane, Op, Program
@@ -54,10 +55,15 @@ def simulate_on(
     if network is not None:
         network.must_hold(program.mesh.size)
     traffic = None if network is None else Traffic(network.route)
+    inside = opened(program)
+    if inside is not None:
+        program, cost = inside.program, inside.cost(cost)
     with collection_paused():
         run = Run(number(program), cost, rendezvous=rendezvous, traffic=traffic)
         run.finish()
         trace = trace_of(run, program.name, program.mesh.size, network)
+    if inside is not None:
+        trace = inside.closed(trace)
     return Carried(trace, tuple(traffic.hops) if traffic else ())
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from parallel_core.activations.held import held_bytes
-from parallel_core.activations.saved import saved_bytes
+from parallel_core.activations.saved import offloaded_bytes, saved_bytes
 from parallel_core.data.blocks import blocks
 from parallel_core.params import Piece, pieces, table_spec
-from parallel_core.plan import DType, Plan
+from parallel_core.plan import DType, Plan, Recompute
 from parallel_core.program import Instr, Op, Value
 
 INT64, FLOAT64 = 8, 8
@@ -24,7 +24,9 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
     whole = [piece.numel * width for piece in every]
     tokens = plan.rows_per_microbatch * plan.seq
     saved = [sum(saved_bytes(plan, unit) for unit in piece.units) for piece in every]
+    away = [sum(offloaded_bytes(plan, unit) for unit in piece.units) for piece in every]
     held = [sum(held_bytes(plan, unit) for unit in piece.units) for piece in every]
+    waiting = {"held": held, "host": away, "back": away}
     table = table_spec(plan).numel * width
     fixed = {"ids": 2 * tokens * INT64, "loss": max(width, 4)}
     fixed |= _regions(plan, tokens, width)
@@ -49,8 +51,8 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
                 return every[value.at[0]].specs[value.at[1]].numel * width
             case "saved":
                 return saved[value.at[1]]
-            case "held":
-                return held[value.at[1]]
+            case "held" | "host" | "back":
+                return waiting[value.name][value.at[1]]
         return fixed.get(value.name, 0)
 
     return size
@@ -59,7 +61,8 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
 def _regions(plan: Plan, tokens: int, width: int) -> dict[str, int]:
     """Activations between the units, and what tensor parallelism's messages hand over."""
     whole = tokens * plan.model.hidden * width
-    sizes = {"region": whole, "cutregion": whole // plan.tp, "row": tokens * max(width, 4)}
+    sizes = {"region": whole, "row": tokens * max(width, 4)}
+    sizes |= dict.fromkeys(("cutregion", "again"), whole // plan.tp)
     sizes |= dict.fromkeys(("act", "dact"), whole // plan.tp if plan.sp else whole)
     for name, axis in (("whole", "tp"), ("copies", "kv_copy")):
         specs = (spec for piece in pieces(plan) for spec in piece.specs)
@@ -83,13 +86,14 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
 
     A forward spends 2 per weight of a matrix and token, plus 4·s·D a token for the two attention
     products (causal masking not discounted); a backward twice that (Kaplan et al. 2020,
-    arXiv:2001.08361, section 2.1), half of it in I and half in W, but attention's all in I. The
-    optimizer is booked at 12 an element.
+    arXiv:2001.08361, section 2.1), half of it in I and half in W, but attention's all in I, and
+    once more what it computes again. The optimizer is booked at 12 an element.
     """
     tokens = plan.rows_per_microbatch * plan.seq
     products = {piece.name: 2.0 * tokens * _matrices(plan, piece) for piece in pieces(plan)}
     layers = {p.name: sum(u.startswith("layer") for u in p.units) for p in pieces(plan)}
-    attention = 4.0 * plan.seq * plan.model.hidden * tokens
+    attention = 4.0 * plan.seq * plan.model.hidden * tokens / plan.tp
+    again = {piece.name: _again(plan, piece, tokens, attention) for piece in pieces(plan)}
     elements = {piece.name: piece.numel for piece in pieces(plan)}
     elements["weights"] = sum(elements.values()) // plan.pp  # a rank's share, about
 
@@ -99,9 +103,19 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
         if instr.where not in products:
             return 0.0
         times = {Op.F: (1, 1), Op.B: (2, 2), Op.I: (1, 2), Op.W: (1, 0)}.get(instr.op, (0, 0))
-        return times[0] * products[instr.where] + times[1] * layers[instr.where] * attention
+        once = times[0] * products[instr.where] + times[1] * layers[instr.where] * attention
+        return once + (again[instr.where] if instr.op in (Op.B, Op.I) else 0.0)
 
     return count
+
+
+def _again(plan: Plan, piece: Piece, tokens: int, attention: float) -> float:
+    """What a backward of the piece computes a second time."""
+    kinds = {unit: plan.recompute_in(unit) for unit in piece.units}
+    whole = {unit for unit, kind in kinds.items() if kind == Recompute.FULL}
+    weights = sum(s.numel for s in piece.specs if len(s.shape) == 2 and s.unit in whole)
+    cores = sum(kind != Recompute.NONE for kind in kinds.values())
+    return 2.0 * tokens * weights + cores * attention
 
 
 def _matrices(plan: Plan, piece: Piece) -> int:
@@ -116,4 +130,4 @@ def step_flops(plan: Plan) -> float:
     count = flops(plan)
     names = [piece.name for piece in pieces(plan)]
     each = sum(count(Instr(op=op, where=name)) for op in (Op.F, Op.B) for name in names)
-    return each * plan.microbatches * plan.dp
+    return each * plan.microbatches * plan.dp * plan.tp

@@ -21,7 +21,8 @@ from parallel_core import values as v
 from parallel_core.comm import Comm
 from parallel_core.deferred import Deferred
 from parallel_core.flat import TABLE
-from parallel_core.kernels import Reads, TrainKernels, norm_of
+from parallel_core.grads import norm_of
+from parallel_core.kernels import Reads, TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.params import ParamSpec, held_pieces
 from parallel_core.plan import Plan

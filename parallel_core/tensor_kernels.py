@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parallel_core.kernels import Reads, TrainKernels, norm_of
+from parallel_core.grads import norm_of
+from parallel_core.kernels import Reads, TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.params import ParamSpec, cut, param_specs
 from parallel_core.program import Instr, Op
@@ -23,19 +24,13 @@ class TensorKernels(TrainKernels):
     def make_model(self, units: Sequence[str]) -> TensorTransformer:
         """The rank's slice of the units it holds."""
         assert self.comm is not None
-        self.region = Region.of(self.comm, sequence=self.plan.sp)
+        self.region = Region.of(self.comm, sequence=self.plan.sp, overlap=self.plan.overlap_tp)
+        self.region.keeper = self.keeper
         return TensorTransformer(self.plan, self.region, only=units)
 
     def table(self) -> dict[Op, Kernel]:
         """Op -> kernel."""
         return super().table() | {Op.NORM: self.tally}
-
-    def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """The slice's forward; a meter that looks on is told what the region keeps."""
-        self.region.noted = self.noted
-        made = super().forward(instr, reads)
-        self.region.noted = None
-        return made
 
     def parts(self, axis: str) -> list[Tensor]:
         """The gradients that are parts of a sum over `axis`, of every piece."""

@@ -9,6 +9,12 @@
               B layer ! all_gather, all_gather, reduce_scatter, twice: what had entered is
                         gathered again, since only its shard was kept
 
+The gather `again[mb]` is sequence parallelism's price. A layer that is computed again sends its
+forward's messages again, and gathers no third time.
+
+With overlap a gather runs under the product that it feeds, tile by tile; in the backward the
+gather `again` under the product for dx, and the scatter of dx under the one for dw.
+
 What is whole on every rank (norms) has the same gradient there, or under sp a part of it: those
 parts are summed over tp once a step, in one message; so are key/value heads held in copies. The
 norm of the gradient counts what is whole once. Shoeybi et al. 2019, arXiv:1909.08053; Korthikanti
@@ -20,11 +26,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from parallel_core import data
+from parallel_core import tensor_shares as shares
 from parallel_core import values as v
 from parallel_core.data import step
 from parallel_core.params import units
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Message, Op, Program, Value
+from parallel_core.tensor_shares import AGAIN, DENTER, DLEAVE, LEAVE, NUMBER
 
 WHOLE, COPIES = "whole", "copies"
 """`where` of the sums over tp: parts of whole parameters, key/value copies."""
@@ -52,26 +60,29 @@ def _with_messages(plan: Plan, instr: Instr) -> list[Instr]:
 
 
 def _inner(plan: Plan, instr: Instr) -> tuple[Message, ...]:
-    """The messages of one task, in order. A gather hands over a shard, a scatter the whole."""
-    mb, forward = instr.mb or 0, instr.op == Op.F
-    whole = Value("region", (mb,))
-    total = Message(Op.ALL_REDUCE, "tp", whole)
-    gather = Message(Op.ALL_GATHER, "tp", Value("cutregion", (mb,)))
-    scatter = Message(Op.REDUCE_SCATTER, "tp", whole)
-    number = Message(Op.ALL_REDUCE, "tp", Value("row", (mb,)))
+    """The messages of one task, in order, each where it stands among the task's work."""
     first, *_, last = units(plan.model)
+    forward = instr.op == Op.F
     if instr.where == first:
-        if plan.sp:
-            return (scatter,) if forward else (gather,)
-        return (total,) if forward else ()
-    again = (gather, scatter)  # what entered was kept as a shard
-    if instr.where == last:
-        if forward:
-            return (*((gather,) if plan.sp else ()), number, number, number)
-        return again if plan.sp else (total,)
-    if plan.sp:
-        return (gather, scatter) * 2 if forward else (gather, *again) * 2
-    return (total,) * 2
+        found = [(LEAVE, 1.0, 0.0)] if forward else [(DLEAVE, 0.0, 0.0)] if plan.sp else []
+    elif instr.where == last:
+        found = shares.head(plan, forward=forward)
+    else:
+        kind = plan.recompute_in(instr.where)
+        found = shares.layer(plan, kind, forward=forward)
+    return tuple(_message(plan, instr.mb or 0, *one) for one in found)
+
+
+def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Message:
+    """A gather hands over a shard, a scatter the whole."""
+    if name == NUMBER:
+        return Message(Op.ALL_REDUCE, "tp", Value("row", (mb,)), before, under)
+    if not plan.sp:
+        return Message(Op.ALL_REDUCE, "tp", Value("region", (mb,)), before, under)
+    if name in (LEAVE, DENTER):
+        return Message(Op.REDUCE_SCATTER, "tp", Value("region", (mb,)), before, under)
+    carried = "again" if name == AGAIN else "cutregion"
+    return Message(Op.ALL_GATHER, "tp", Value(carried, (mb,)), before, under)
 
 
 def _before_update(plan: Plan, update: Instr) -> list[Instr]:

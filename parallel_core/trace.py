@@ -22,6 +22,9 @@ from typing import Any
 
 SCHEMA = 1
 
+Inside = tuple[str, str, str, int, int, int]
+"""A message inside a task: op, axis, what it carries, payload bytes, t_start, t_done."""
+
 
 class Kind(StrEnum):
     """Where a mark comes from; every figure carries it as a badge."""
@@ -40,7 +43,8 @@ class Span:
     `op`, `where`, `mb` and `index` come from the Instr; `seq` counts the messages of one group
     (`axis`, `peers`), so that the ends of one message find each other. `bytes` is the payload
     handed over, `memory` the live bytes of the rank after it, `cpu_ns` the compute thread's own
-    CPU time, `deps` the indices on this rank of the spans whose results it needed.
+    CPU time, `deps` the indices on this rank of the spans whose results it needed, `inside` the
+    messages that a task holds itself, in order.
     """
 
     rank: int
@@ -61,6 +65,7 @@ class Span:
     memory: int = 0
     deps: tuple[int, ...] = ()
     source: str = ""
+    inside: tuple[Inside, ...] = ()
 
     @property
     def label(self) -> str:
@@ -176,4 +181,5 @@ def spans_of_columns(columns: dict[str, list[Any]]) -> Iterable[Span]:
     for row in zip(*(columns[name] for name in names), strict=True):
         cell = dict(zip(names, row, strict=True))
         cell["peers"], cell["deps"] = tuple(cell.get("peers", ())), tuple(cell.get("deps", ()))
+        cell["inside"] = tuple(tuple(one) for one in cell.get("inside", ()))
         yield Span(**cell)

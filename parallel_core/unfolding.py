@@ -66,7 +66,7 @@ class Unfolding:
             del self.store[value]
         if instr.lane == Lane.COMPUTE:
             self._live = self._memory()
-        note = (self._step, self._index, start, start, done, spent, size, self._live)
+        note: Note = (self._step, self._index, start, start, done, spent, size, self._live, [])
         self.notes.append(note)
         self._index += 1
 

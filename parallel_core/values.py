@@ -12,6 +12,11 @@ layer, ..., last "head"), or in a pipeline its stages. `mb` counts microbatches.
     part[u,i]    the i-th parameter of u inside gsum[u]: one message of the naive method
     loss[mb]     this rank's loss, summed over microbatches up to mb;  loss  over all dp ranks
 
+Offloading has a few more:
+
+    host[mb,u]   what u kept, in host memory      back[mb,u]   and on the device again
+    due[mb,u]    mark that it is time to fetch it
+
 ZeRO has a few more:
 
     ws[u]        this rank's shard of the weights of u;  nws[u]  after the update
@@ -34,6 +39,9 @@ A pipeline has a few more:
 from __future__ import annotations
 
 from parallel_core.program import Value
+
+KEPT = frozenset({"saved", "back"})
+"""Names of what a backward takes up: kept on the device, or fetched again from the host."""
 
 GRADIENTS = frozenset({"grad", "tie", "gsum", "tsum", "came", "tcame", "gall", "tall"})
 GRADIENTS |= {"gshard", "gpart"}
@@ -58,6 +66,21 @@ def dact(mb: int, u: int) -> Value:
 def saved(mb: int, u: int) -> Value:
     """What unit u keeps for its backward."""
     return Value("saved", (mb, u))
+
+
+def on_host(mb: int, u: int) -> Value:
+    """The same, in host memory."""
+    return Value("host", (mb, u))
+
+
+def back(mb: int, u: int) -> Value:
+    """The same, on the device again."""
+    return Value("back", (mb, u))
+
+
+def due(mb: int, u: int) -> Value:
+    """Mark that it is time to fetch what unit u kept."""
+    return Value("due", (mb, u))
 
 
 def held(mb: int, u: int) -> Value:

@@ -6,6 +6,8 @@ that other ranks hold as well (replicas.py).
 
 from __future__ import annotations
 
+from functools import partial
+
 from parallel_core.gauge import Alive, Gauge, digest
 from parallel_core.kernels import TrainKernels
 from parallel_core.plan import Server
@@ -47,4 +49,8 @@ def _gauge(kernels: TrainKernels) -> Gauge | None:
         alive = Alive()
         alive.watch("params", kernels.flat.params)
         alive.watch("grads", kernels.flat.grads)
+    keeper = kernels.keeper
+    keeper.look = partial(alive.notice, "activations")
+    keeper.over, keeper.over_again = alive.bytes, alive.look
+    keeper.look_at_host = partial(alive.watch, "host")
     return Gauge(alive, kernels.update.tensors)

@@ -10,26 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from parallel_core.keeping import Place
 from parallel_core.kernels import Reads
 from parallel_core.model import draw
 from parallel_core.program import Instr
 from parallel_core.zero_kernels import ZeroKernels
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a saved tensor lies in the gathered block of a unit."""
-
-    unit: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
 
 
 class GatherKernels(ZeroKernels):
@@ -73,7 +63,7 @@ class GatherKernels(ZeroKernels):
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """The unit's forward, with the weights gathered for it."""
-        with self._whole(instr, reads), saved_tensors_hooks(self._pack, self._unpack):
+        with self._whole(instr, reads):
             made = super().forward(instr, reads)
         return [*made, *([True] * (len(instr.writes) - len(made)))]
 
@@ -97,6 +87,16 @@ class GatherKernels(ZeroKernels):
                 self._let_go(value.at[0])
 
     @contextmanager
+    def saving(self) -> Iterator[None]:
+        """What lies in a gathered block is saved as its place there."""
+        with super().saving(), saved_tensors_hooks(self._pack, self._unpack):
+            yield
+
+    def no_activations(self) -> list[Tensor]:
+        """Gathered blocks are weights."""
+        return [*super().no_activations(), *self.wholes.values()]
+
+    @contextmanager
     def weights_of(self, u: int) -> Iterator[None]:
         """Some whole weights, of no value, for a forward that is only measured."""
         tied = self.plan.model.tied and u == len(self.pieces) - 1
@@ -114,12 +114,10 @@ class GatherKernels(ZeroKernels):
         storage = tensor.untyped_storage().data_ptr()
         for u, whole in self.wholes.items():
             if whole.untyped_storage().data_ptr() == storage:
-                return Place(u, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
-        if self.noted is not None:
-            self.noted(tensor)
-        return tensor.detach()  # the tensor itself would keep its whole graph alive
+                return Place.taken(tensor, u)
+        return self.keeper.pack(tensor)
 
     def _unpack(self, saved: Tensor | Place) -> Tensor:
-        if isinstance(saved, Tensor):
-            return saved
-        return self.wholes[saved.unit].as_strided(saved.size, saved.stride, saved.offset)
+        if isinstance(saved, Tensor) or not isinstance(saved.of, int):
+            return self.keeper.unpack(saved)
+        return saved.within(self.wholes[saved.of])

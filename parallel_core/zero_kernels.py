@@ -9,15 +9,16 @@ all_gather       the shards that the others have updated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from parallel_core import values as v
 from parallel_core.gauge import Alive
-from parallel_core.kernels import Reads, TrainKernels, norm_of, settle_in
+from parallel_core.grads import move_on_arrival, norm_of, settle_in
+from parallel_core.kernels import Reads, TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.model import init_weights
 from parallel_core.program import Instr, Op, Value
@@ -191,22 +192,3 @@ class ZeroKernels(TrainKernels):
     def _taken(self, like: Tensor, rank: int) -> Tensor:
         assert self.comm is not None
         return self.comm.take_over(torch.empty_like(like), rank)
-
-
-def move_on_arrival(weight: nn.Parameter, slots: dict[int, Tensor], filled: set[int]) -> None:
-    """Have every new gradient of a weight moved to its place in the block of the moment, or added
-    there. Both are by the weight's id; the hook must not know the kernels, which hold the weight.
-    """
-
-    def move(weight: nn.Parameter) -> None:
-        slot, grad = slots[id(weight)], weight.grad
-        assert grad is not None
-        if id(weight) in filled:
-            slot.add_(grad)
-        else:
-            slot.copy_(grad)
-            filled.add(id(weight))
-        weight.grad = None
-
-    attach: Callable[..., Any] = weight.register_post_accumulate_grad_hook
-    attach(move)

@@ -259,7 +259,7 @@ def test_a_method_is_added_as_the_readme_says(tmp_path):
     before = "from parallel_core.data.naive import naive\n"
     _edit(tmp_path / "parallel_core/data/__init__.py", before, f"{imported}\n{before}")
     _edit(tmp_path / "parallel_core/data/__init__.py", r"METHODS: .*?\}", lines)
-    _edit(tmp_path / "parallel_core/plan.py", r'BUCKETED = "bucketed"\n', r"\g<0>    " + word)
+    _edit(tmp_path / "parallel_core/choices.py", r'BUCKETED = "bucketed"\n', r"\g<0>    " + word)
     prove = (
         "from parallel_core.check import check; from parallel_core.prove import prove\n"
         "from parallel_core.cases import program_of; from parallel_core.plan import Plan\n"

@@ -17,7 +17,7 @@ from parallel_core.cases import program_of
 from parallel_core.check import check
 from parallel_core.data.blocks import blocks
 from parallel_core.ledger import predicted_counts, predicted_memory, total_wire_bytes, wire
-from parallel_core.outline import KINDS, Held, agreement, memory_outline
+from parallel_core.outline import KINDS, STATE, Held, agreement, memory_outline
 from parallel_core.params import pieces
 from parallel_core.peak import predicted_peak
 from parallel_core.plan import Plan
@@ -241,11 +241,15 @@ def most_of_stage_3(chosen: Plan) -> int:
 
 def most_of_gradients(chosen: Plan) -> int:
     """Own shards, two blocks that follow one another, and where the first one's sum lands if it is
-    one of several: a single one lands among the own shards."""
+    one of several: a single one lands among the own shards. A tied table's block is begun by the
+    head, is there beside every pair, and is what the embedding's backward ends in."""
     whole, shard, own = sizes(chosen)
     order = [*reversed(range(max(whole) + 1))] * chosen.microbatches
     several = chosen.microbatches > 1
-    pairs = [whole[a] + whole[b] + several * shard[a] for a, b in pairwise(order)]
+    pairs = [
+        whole[a] + whole[b] + several * shard[a] + (whole[0] if chosen.model.tied and b else 0)
+        for a, b in pairwise(order)
+    ]
     return own + max(pairs)
 
 
@@ -267,11 +271,7 @@ def test_stage_3_holds_its_prefetch_window(chosen):
 def test_from_stage_2_on_two_blocks_of_gradient_are_whole_at_most(chosen):
     """And a tied table's, which is begun by the head and ended by the embedding."""
     most = predicted_peak(chosen, program_of(chosen))["grads"]
-    bound = most_of_gradients(chosen)
-    if chosen.model.tied:
-        assert bound <= max(most) <= bound + sizes(chosen)[0][0]
-    else:
-        assert most == [bound] * chosen.dp
+    assert most == [most_of_gradients(chosen)] * chosen.dp
 
 
 def test_without_its_waits_stage_2_would_hold_every_gradient():
@@ -310,7 +310,7 @@ def test_what_stays_on_a_rank():
     """Stage 1 shards the optimizer, 2 the gradients too, 3 the weights too (ZeRO, figure 1)."""
     psi = sum(p.numel for p in pieces(plan())) * 4
     share = {zero: predicted_memory(plan(zero=zero, dp=4)) for zero in (0, 1, 2, 3)}
-    fractions = {z: [m[kind][0] / psi for kind in KINDS] for z, m in share.items()}
+    fractions = {z: [m[kind][0] / psi for kind in STATE] for z, m in share.items()}
     assert fractions == {
         0: [1, 1, 2],
         1: [1, 1, 0.5],
@@ -335,7 +335,8 @@ def test_the_outline_ends_with_what_stays_and_never_passes_the_peak(chosen):
     for rank in range(chosen.dp):
         mine = [row for row in rows if row.rank == rank]
         assert [row.t for row in mine] == sorted(row.t for row in mine)
-        assert {kind: mine[-1][kind] for kind in KINDS} == {k: resident[k][rank] for k in KINDS}
+        assert {kind: mine[-1][kind] for kind in STATE} == {k: resident[k][rank] for k in STATE}
+        assert mine[-1].activations == 0
         for kind in KINDS:
             assert max(row[kind] for row in mine) <= most[kind][rank]
         assert max(sum(row[kind] for kind in KINDS) for row in mine) <= most["total"][rank]

@@ -90,6 +90,39 @@ class LeakedGradient3(LeakedGradient, GatherKernels):
     """The same in stage 3."""
 
 
+class HiddenGradient(ZeroKernels):
+    """Copies every gradient block and says so to nobody; the copies go before the update."""
+
+    def load(self, step: int) -> dict[Value, Any]:
+        self.hoard: list[Tensor] = []
+        return super().load(step)
+
+    def reduce_scatter(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        self.hoard.append(reads[instr.reads[0]].clone())
+        return super().reduce_scatter(instr, reads)
+
+    def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        self.hoard.clear()
+        return super().optimize(instr, reads)
+
+
+class HiddenWeight(GatherKernels):
+    """The same of every gathered block of weights."""
+
+    def load(self, step: int) -> dict[Value, Any]:
+        self.hoard: list[Tensor] = []
+        return super().load(step)
+
+    def all_gather(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        made = super().all_gather(instr, reads)
+        self.hoard.append(made[1].clone())
+        return made
+
+    def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        self.hoard.clear()
+        return super().optimize(instr, reads)
+
+
 class Diverging(ZeroKernels):
     """On the last rank one gathered weight is a bit off after the second update."""
 
@@ -141,6 +174,8 @@ FAULTS: dict[str, type[TrainKernels]] = {
     "saved weight": SavedWeight,
     "leaked gradient": LeakedGradient,
     "leaked gradient 3": LeakedGradient3,
+    "hidden gradient": HiddenGradient,
+    "hidden weight": HiddenWeight,
     "diverging": Diverging,
     "diverging 3": Diverging3,
     "norm of one shard": MeanOfShards,

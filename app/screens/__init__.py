@@ -41,6 +41,8 @@ SCREENS = (
     Screen("data_parallel", "Data parallel", "Methods", "data-parallel", ":material/call_split:"),
     Screen("shard_bench", "Shard bench", "Methods", "shards", ":material/stacked_bar_chart:"),
     Screen("pipeline", "Pipelines", "Methods", "pipelines", ":material/view_timeline:"),
+    Screen("tensor_loom", "Tensor loom", "Methods", "loom", ":material/grid_on:"),
+    Screen("memory_river", "Memory river", "Methods", "memory", ":material/water:"),
     Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
 )
 

@@ -15,7 +15,7 @@ from parallel_core.views.palette import TENSORS
 from parallel_core.views.shards_alive import Moment, existing, instruction_rows, moments, peak
 from parallel_core.views.shards_river import River, account, river
 from screens import chrome, shard_bench_pair
-from screens.shard_bench_runs import Kept, modelled
+from screens.shard_bench_runs import Kept, modelled, program
 
 PAGE = "shard_bench"
 KEY, AT = f"{PAGE}.river", "at"
@@ -25,9 +25,11 @@ def show(plan: Plan, run: Kept | None, capacity: float | None) -> None:
     """Bytes alive over one step, measured under their outline, or the outline before a run."""
     st.header("Gather, use, free", anchor=False)
     whole = modelled(plan) if run is None else run.done.trace
+    _follow_player(plan, run, whole)
     rank, step = _where(plan, whole)
     trace = whole.only(step)
-    found = moments(plan, trace, rank)
+    steps = program(plan)
+    found = moments(plan, steps, trace, rank)
     shown = River(
         trace=trace,
         rank=rank,
@@ -41,14 +43,32 @@ def show(plan: Plan, run: Kept | None, capacity: float | None) -> None:
     left, right = st.columns([3, 2])
     with left:
         _chart(river(shown, at=at, dark=chrome.dark()), f"The gather/free river. {words}")
-        st.markdown("Click on a dot, or type an instruction's number, to see what exists then.")
+        st.markdown(
+            "Click on a dot, or on an instruction in the player below, or type its number, to see "
+            "what exists then."
+        )
     with right:
         st.markdown(f"The program of rank {rank}, in the order in which it began:")
-        st.dataframe(instruction_rows(plan, trace, rank), height=440, hide_index=True)
+        st.dataframe(instruction_rows(plan, steps, trace, rank), height=440, hide_index=True)
     st.markdown(words)
     _agreement(run)
     _exists(plan, trace, rank, next((m for m in found if m.at == at), peak(found)))
     _player(plan, run, whole, step)
+
+
+def _follow_player(plan: Plan, run: Kept | None, trace: Trace) -> None:
+    """An instruction picked in the player moves rank, step and cursor here."""
+    held = st.session_state.get(_player_key(run)) or {}
+    picked = held.get("picked") or {}
+    rank, step, at = (picked.get(name) for name in ("rank", "step", "index"))
+    if rank in range(plan.world_size) and step in trace.steps and isinstance(at, int):
+        st.session_state["rank"], st.session_state[AT] = rank, at
+        if len(trace.steps) > 1:
+            st.session_state["river_step"] = step
+
+
+def _player_key(run: Kept | None) -> str:
+    return f"{PAGE}.model" if run is None else f"{PAGE}.run_{run.name}"
 
 
 def _where(plan: Plan, trace: Trace) -> tuple[int, int]:
@@ -88,7 +108,7 @@ def _rival(plan: Plan, rank: int) -> dict[str, Any]:
     trace = modelled(other)
     beside = min(rank, other.world_size - 1)
     origin = origin_of(trace, beside)
-    line = [(ms(m.time, origin), m.total) for m in moments(other, trace, beside)]
+    line = [(ms(m.time, origin), m.total) for m in moments(other, program(other), trace, beside)]
     return {"rival": line, "rival_name": f"B, {other.layout}, modelled"}
 
 
@@ -125,7 +145,7 @@ def _agreement(run: Kept | None) -> None:
 
 def _exists(plan: Plan, trace: Trace, rank: int, moment: Moment) -> None:
     """The tensors behind one moment."""
-    alive = existing(plan, trace, rank, moment.at)
+    alive = existing(plan, program(plan), trace, rank=rank, at=moment.at)
     total = sum(tensor.size for tensor in alive)
     st.markdown(
         f"**While instruction {moment.at} ({chrome.plain(moment.label)}) runs**, rank {rank} holds "
@@ -146,8 +166,8 @@ def _exists(plan: Plan, trace: Trace, rank: int, moment: Moment) -> None:
 def _player(plan: Plan, run: Kept | None, trace: Trace, step: int) -> None:
     """All ranks of the same step."""
     if run is None:
-        chrome.player(trace, key=f"{PAGE}.model", title=f"{plan.layout}, modelled")
+        chrome.player(trace, key=_player_key(run), title=f"{plan.layout}, modelled")
         return
     view = {"own": run.done.own, "model": run.done.model, "step": step}
     title = f"Run #{run.number}"
-    chrome.player(run.done.trace, key=f"{PAGE}.run_{run.name}", title=title, **view)
+    chrome.player(run.done.trace, key=_player_key(run), title=title, **view)

@@ -12,6 +12,7 @@ from parallel_core.ledger import predicted_memory
 from parallel_core.outline import Held
 from parallel_core.peak import predicted_peak
 from parallel_core.plan import Plan
+from parallel_core.program import Program
 from parallel_core.report import predict
 from parallel_core.request import Request
 from parallel_core.trace import Trace
@@ -92,6 +93,12 @@ def every_stage(request: Request) -> list[Request]:
 
 
 @lru_cache(maxsize=64)
+def program(plan: Plan) -> Program:
+    """The plan's step as data."""
+    return program_of(plan)
+
+
+@lru_cache(maxsize=64)
 def modelled(plan: Plan) -> Trace:
     """One step as the model lays it out, before anything ran."""
     return predict(plan)
@@ -100,12 +107,12 @@ def modelled(plan: Plan) -> Trace:
 @lru_cache(maxsize=64)
 def most(plan: Plan) -> dict[str, list[int]]:
     """The most bytes that each rank can hold within a step, whatever the timing."""
-    return predicted_peak(plan, program_of(plan))
+    return predicted_peak(plan, program(plan))
 
 
 @lru_cache(maxsize=64)
 def _sent(plan: Plan) -> Sent:
-    return predicted(plan)
+    return predicted(plan, program(plan))
 
 
 def traffic(plan: Plan, run: Kept | None) -> Traffic:

@@ -28,6 +28,11 @@ class Meter:
             self.kept[storage.data_ptr()] = storage.nbytes()
             self.alive.append(tensor.detach())
 
+    @classmethod
+    def ignoring(cls, tensors: Iterable[Tensor]) -> Meter:
+        """A meter that does not count these: weights, say."""
+        return cls(frozenset(t.untyped_storage().data_ptr() for t in tensors))
+
     @property
     def bytes(self) -> int:
         """Bytes kept in all."""
@@ -37,7 +42,7 @@ class Meter:
 @contextmanager
 def metering(ignored: Iterable[Tensor]) -> Iterator[Meter]:
     """Counts what is saved for backward inside the block; `ignored` are the weights."""
-    meter = Meter(frozenset(t.untyped_storage().data_ptr() for t in ignored))
+    meter = Meter.ignoring(ignored)
 
     def pack(tensor: Tensor) -> Tensor:
         meter.note(tensor)

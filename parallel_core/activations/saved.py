@@ -21,15 +21,46 @@ equal to the byte.
 
 from __future__ import annotations
 
-from parallel_core.plan import Dialect, DType, Plan
+from parallel_core.plan import Dialect, DType, Plan, Recompute
 
 Rows = dict[str, int]
 """What is kept, and its bytes."""
+
+INPUT = "input"
+"""The row of a unit's own input."""
+
+CORE = frozenset({"log-sum-exp", "softmax", "softmax dropout", "softmax dropped"})
+"""What selective recomputation does not keep."""
 
 
 def saved_bytes(plan: Plan, unit: str) -> int:
     """Bytes one microbatch of `unit` keeps on a rank until its backward."""
     return sum(saved_rows(plan, unit).values())
+
+
+def offloaded_bytes(plan: Plan, unit: str) -> int:
+    """The part of it that offloading takes to the host: what a leaf holds is let go for good."""
+    leaf = 0 if plan.recompute_in(unit) == Recompute.FULL else sum(_leaf(plan).values())
+    return saved_bytes(plan, unit) - leaf
+
+
+def again_bytes(plan: Plan, unit: str) -> int:
+    """Bytes that recomputation makes for the length of a backward, beside what was kept.
+
+    Full: all that the layer would have kept but its input, and under sequence parallelism what
+    enters its two regions whole, since it is used at once. Selective: the core's own, the output
+    it makes again, and where scores are written out q, k and v as the products want them.
+    """
+    kind = plan.recompute_in(unit)
+    rows = _layer(plan)
+    if kind == Recompute.FULL:
+        others = 0 if plan.overlap_tp else _tokens(plan) - _outside(plan)
+        gathered = 2 * others * plan.model.hidden * _widths(plan)[0]
+        return sum(rows.values()) - _input(plan) + gathered
+    if kind == Recompute.SELECTIVE:
+        made = ("attention output",) if plan.model.fused else ("q", "k, v")
+        return sum(size for name, size in rows.items() if name in CORE or name in made)
+    return 0
 
 
 def saved_rows(plan: Plan, unit: str) -> Rows:
@@ -39,7 +70,11 @@ def saved_rows(plan: Plan, unit: str) -> Rows:
         return words | _dropout_mask(plan, "dropout")
     if unit == "head":
         return _head(plan)
-    return _layer(plan)
+    kind = plan.recompute_in(unit)
+    if kind == Recompute.FULL:
+        return {INPUT: _input(plan)}
+    rows = _layer(plan)
+    return {k: v for k, v in rows.items() if kind == Recompute.NONE or k not in CORE}
 
 
 def _tokens(plan: Plan) -> int:
@@ -68,9 +103,8 @@ def _norm(plan: Plan, name: str) -> Rows:
             f"{name} mean, 1/std": 2 * n * b,
             f"{name} output": n * d * b,
         }
-    held = n * d * b if plan.mixed else 0  # the bfloat16 input beside its float32 copy
     return {
-        f"{name} input": n * d * w + held,
+        f"{name} input": n * d * w,
         f"{name} 1/rms": n * w,
         f"{name} normed": n * d * b,
         f"{name} output": n * d * b,
@@ -84,14 +118,12 @@ def _attention(plan: Plan) -> Rows:
     rows = {"q": q, "k, v": 2 * n * kv * b, "attention output": q}
     if m.dialect == Dialect.LLAMA:
         rows["cos, sin"] = 4 * plan.seq * m.head_dim * b
+    if m.fused:
+        return rows | {"log-sum-exp": n * heads * w}
     scores = n * heads * plan.seq
+    rows["softmax"] = scores * b
     if m.dropout:
-        rows["causal mask"] = plan.seq * plan.seq
-        rows["softmax"] = scores * w
-        rows["softmax dropout"] = scores
-        rows["softmax dropped"] = scores * b
-        return rows
-    rows["log-sum-exp"] = n * heads * w
+        rows |= {"softmax dropout": scores, "softmax dropped": scores * b}
     return rows
 
 
@@ -100,11 +132,18 @@ def _layer(plan: Plan) -> Rows:
     hidden_tensors = 4 if plan.model.dialect == Dialect.LLAMA else 2
     rows = _norm(plan, "attn norm") | _attention(plan) | _dropout_mask(plan, "attention dropout")
     rows |= _norm(plan, "mlp norm") | {"mlp": hidden_tensors * n * plan.model.mlp // plan.tp * b}
+    return rows | _leaf(plan) | _dropout_mask(plan, "mlp dropout")
+
+
+def _leaf(plan: Plan) -> Rows:
+    """The unit's bfloat16 input, held for its gradient beside a norm's float32 copy."""
     if plan.mixed and plan.model.dialect == Dialect.LLAMA:
-        rows["mlp norm input"] -= (
-            _outside(plan) * plan.model.hidden * b
-        )  # nothing else holds that one
-    return rows | _dropout_mask(plan, "mlp dropout")
+        return {INPUT: _input(plan)}
+    return {}
+
+
+def _input(plan: Plan) -> int:
+    return _outside(plan) * plan.model.hidden * _widths(plan)[0]
 
 
 def _head(plan: Plan) -> Rows:
@@ -113,4 +152,4 @@ def _head(plan: Plan) -> Rows:
         loss = {"softmax": n * plan.model.vocab // plan.tp * w, "target": 8 * n, "masks": 2 * n}
     else:
         loss = {"log-softmax": n * plan.model.vocab * w, "count": w}
-    return _norm(plan, "norm") | loss
+    return _norm(plan, "norm") | _leaf(plan) | loss

@@ -5,6 +5,7 @@
     peaks.py         peak bytes of contenders that live in one process
     dp.py            our bucketed data parallelism beside DistributedDataParallel
     zero.py          our ZeRO stages beside torch's, in speed and in peak bytes
+    tensor.py        our tensor parallelism beside DTensor's, in speed and in peak bytes
     start.py         how long until a run's ranks have met, and until its first step is over
     recorder.py      what watching a run costs
     collectives.py   our all-reduces beside gloo's own
@@ -13,7 +14,8 @@
     simulate.py      the simulator on large pipelines
     player.py        frame time of the player in a real browser
 
-`<name>.py` asks and digests and loads no torch; `<name>_ranks.py` is what runs on the ranks.
+`<name>.py` asks and digests and loads no torch; `<name>_ranks.py` is what runs on the ranks
+(tensor_peer.py too: the peer there is held against ours in tests as well).
 """
 
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from collections.abc import Callable
 BENCHES = {
     "dp": "tokens/s of our bucketed data parallelism beside DistributedDataParallel",
     "zero": "tokens/s and peak bytes of ZeRO beside DDP, ZeroRedundancyOptimizer and fully_shard",
+    "tp": "tokens/s and peak bytes of tensor parallelism beside DTensor's parallelize_module",
     "start": "latency from a request to the first all-reduce and the first step",
     "recorder": "cost of the recorder, an instruction and a message, and its share of a step",
     "collectives": "our all-reduces beside gloo's own, 1 KiB to 64 MiB",

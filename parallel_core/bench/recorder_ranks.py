@@ -24,6 +24,7 @@ import torch.distributed as dist
 from parallel_core.bench.dp_ranks import CPU, Ours
 from parallel_core.bench.interleave import OURS, PEER, a_step, take_turns
 from parallel_core.cases import program_of
+from parallel_core.booked import Sent
 from parallel_core.comm import Comm
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel, Lanes
@@ -176,8 +177,8 @@ class _Timed:
 class _Unbooked(Comm):
     """Messages that nobody counts, and nobody compares with the other ranks'."""
 
-    def _book(self, op: str, axis: str, x: torch.Tensor, control: bool = False) -> None:
-        pass
+    def _book(self, op: str, axis: str, x: torch.Tensor, control: bool = False) -> Sent:
+        return Sent(op, axis, 0, control, done=1)
 
     def _compare(self, op: str, axis: str, x: torch.Tensor, name: str = "") -> None:
         pass

@@ -16,6 +16,7 @@ COMMANDS = {
     "trace": "read a trace: where the time went, and in which form to keep it",
     "schedule": "simulate a pipeline's order, one of ours or your own; then run it",
     "collective": "run one collective message by message, or simulate it on a cluster",
+    "loom": "cut a product of matrices over ranks, and hold it against one process",
     "link": "measure what a message costs here: latency and bandwidth",
     "memory": "bytes a rank holds by ZeRO stage, and the largest model that fits",
     "bench": "measure our speed beside a peer's, interleaved in one run",

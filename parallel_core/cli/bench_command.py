@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from parallel_core.bench import BENCHES, Say
-from parallel_core.bench.measurement import Report
+from parallel_core.bench import BENCHES
+from parallel_core.cli import bench_tp_command
+from parallel_core.cli.bench_options import AS_JSON, Bench, count, run, taken
 from parallel_core.cli.bench_report import measured, progress, show
 from parallel_core.cli.plan_options import given, plan_options
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
-
-Bench = Callable[[Say], Report]
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def count(name: str, meaning: str) -> Callable[[Command], Command]:
-    """An option whose value its bench's own fields check."""
-    return click.option(f"--{name}", metavar="NUMBER", help=meaning)
 
 
 @click.group("bench")
@@ -35,6 +24,9 @@ def command() -> None:
       shardlab bench recorder --json       what watching a run costs
       shardlab bench all --json > bench.json
     """
+
+
+command.add_command(bench_tp_command.command)
 
 
 @command.command("dp")
@@ -229,13 +221,13 @@ def _bench(name: str, options: dict[str, Any]) -> Bench:
         case "dp":
             from parallel_core.bench import dp
 
-            race = dp.Race(**_taken(flat, dp.Race))
+            race = dp.Race(**taken(flat, dp.Race))
             plan = dp.plan_of(**flat)
             return lambda say: dp.measure(plan, race, say)
         case "zero":
             from parallel_core.bench import zero
 
-            matches = zero.Race(**_taken(flat, zero.Race))
+            matches = zero.Race(**taken(flat, zero.Race))
             stages = zero.plans_of(**flat)
             return lambda say: zero.measure(stages, matches, say)
         case "start":
@@ -246,7 +238,7 @@ def _bench(name: str, options: dict[str, Any]) -> Bench:
         case "recorder":
             from parallel_core.bench import dp, recorder
 
-            watching = recorder.Watching(**_taken(flat, recorder.Watching))
+            watching = recorder.Watching(**taken(flat, recorder.Watching))
             plan = dp.plan_of(**flat)
             return lambda say: recorder.measure(plan, watching, say)
         case "player":
@@ -265,16 +257,18 @@ def _bench(name: str, options: dict[str, Any]) -> Bench:
 
 def _bench_of_pipelines(name: str, flat: dict[str, Any]) -> Bench:
     match name:
+        case "tp":
+            return bench_tp_command.bench(flat)
         case "pipeline":
             from parallel_core.bench import pipeline
 
-            race = pipeline.Race(**_taken(flat, pipeline.Race))
+            race = pipeline.Race(**taken(flat, pipeline.Race))
             plans = pipeline.plans_of(**flat)
             return lambda say: pipeline.measure(plans, race, say)
         case "bubble":
             from parallel_core.bench import bubble
 
-            runs = bubble.Runs(**_taken(flat, bubble.Runs))
+            runs = bubble.Runs(**taken(flat, bubble.Runs))
             fit, refused = bubble.plans_of(**flat)
             return lambda say: bubble.measure(fit, refused, runs, say)
         case "simulate":
@@ -285,16 +279,5 @@ def _bench_of_pipelines(name: str, flat: dict[str, Any]) -> Bench:
     raise AssertionError(name)
 
 
-def _taken(flat: dict[str, Any], cls: type) -> dict[str, Any]:
-    """The options that are fields of `cls`, taken out of `flat`; the others are the plan's."""
-    return {f.name: flat.pop(f.name) for f in fields(cls) if f.name in flat}
-
-
 def _run(name: str, options: dict[str, Any], as_json: bool) -> None:
-    bench = _bench(name, options)
-    with progress() as say:
-        report = measured(bench, say)
-    if as_json:
-        click.echo(json.dumps(report))
-    else:
-        show(report)
+    run(_bench(name, options), as_json=as_json)

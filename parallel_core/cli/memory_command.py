@@ -1,46 +1,46 @@
-"""`shardlab memory`: what a rank holds of a model under each ZeRO stage, and what would still fit.
+"""`shardlab memory`: what a rank holds, of a model by ZeRO stage, or of a whole plan.
 
-Nothing runs: these are the formulas of walls/sharding.py.
+Nothing runs: these are the formulas of walls/sharding.py, and memory_forecast.py's of a plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from parallel_core.cli.plan_options import Command, field_options, given
 from parallel_core.cli.strict_json import strict_json
+from parallel_core.fields import PlanError
+from parallel_core.plan import Plan, flat_fields
 from parallel_core.walls.request import MemoryRequest
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+REQUEST = {spec.name: spec for spec in fields(MemoryRequest)}
+"""What is asked of a number of parameters. A field of the plan's as well stands here once."""
 
 
-def request_options(command: Command) -> Command:
-    """One option a field of the request, its help and default as declared there."""
-    for spec in reversed(fields(MemoryRequest)):
-        default = f"  [default: {spec.default}]" if spec.default is not None else ""
-        metavar = "|".join(spec.metadata.get("choices", ())) or spec.metadata["kind"].__name__
-        command = click.option(
-            f"--{spec.name}",
-            default=None,
-            metavar=metavar.upper() if "choices" not in spec.metadata else metavar,
-            help=spec.metadata["help"] + default,
-        )(command)
-    return command
+def all_options(command: Command) -> Command:
+    """The request's fields, then those of the plan that are not among them."""
+    return field_options(command, REQUEST | dict(flat_fields()) | REQUEST)
 
 
 @click.command("memory")
-@request_options
+@all_options
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout, nothing else")
 def command(as_json: bool, **options: Any) -> None:
-    """Bytes of weights, gradients and optimizer state a rank, by ZeRO stage; what fits a device.
+    """Bytes that a rank holds, predicted without running anything, and whether a device has them.
 
-    Training in bfloat16 with AdamW and a float32 master: 2 + 2 + K bytes a parameter, cut over the
-    ranks as far as the stage goes. Activations and buffers are not in it, and are listed.
+    A number of parameters (or a model by name): weights, gradients and optimizer by ZeRO stage, in
+    bfloat16 with AdamW and a float32 master, 2 + 2 + K bytes a parameter; and the largest model
+    that fits. Activations and buffers are not in it, and are listed.
+
+    With any other field of a plan, those of `shardlab run`: that plan, activations and all. What
+    stays and the most at any moment, rank by rank; what one layer keeps for its backward, row by
+    row, beside the classic sbh(34 + 5as/h), every difference named. A model by name brings its
+    shape, its context as --seq, and bfloat16.
 
     \b
     Examples:
@@ -48,13 +48,34 @@ def command(as_json: bool, **options: Any) -> None:
       shardlab memory --dp 64 --params 7.5e9 --device h100
       shardlab memory --model "Llama 3 70B" --dp 512 --device b200
       shardlab memory --dp 8 --moments bfloat16 --device 80e9 --json | jq .stages
+      shardlab memory --model GPT-3 --tp 8 --sp --recompute selective --global-batch 1
+      shardlab memory --tp 8 --sp --recompute selective --hidden 12288 --heads 96 \\
+          --layers 96 --seq 2048 --dialect gpt --dropout 0.1 --dtype bfloat16
+      shardlab memory --model "Llama 3 8B" --pp 4 --microbatches 8 --global-batch 8
+      shardlab memory --tp 4 --attention unfused --json | jq .units.layer0.rows
     """
-    typed = {name: value for name, value in options.items() if value is not None}
-    found = MemoryRequest(**typed).answer()
+    typed = given(options)
+    if typed.keys() <= REQUEST.keys():
+        found, show = MemoryRequest(**typed).answer(), _show
+    else:
+        found, show = _of_a_plan(typed)
     if as_json:
         click.echo(strict_json(found))
     else:
-        _show(found)
+        show(found)
+
+
+def _of_a_plan(typed: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The forecast of a plan beside a device, and how to show it."""
+    from parallel_core.cli.forecast_tables import show
+    from parallel_core.cli.memory_forecast import forecast
+
+    if "params" in typed:
+        rule = "says nothing of layers; name a model, or give layers, hidden and heads"
+        raise PlanError("params", typed["params"], rule, "none")
+    asked = MemoryRequest(**{k: typed.pop(k) for k in ("model", "device") if k in typed})
+    plan = Plan.of(**{**asked.plan_fields, **typed})
+    return forecast(plan, asked.device_memory) | {"device": asked.about_device}, show
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""The options of a plan, made from the fields' own declarations: one place for a rule."""
+"""Options made from the fields' own declarations: one place for a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import Field
 from typing import Any, TypeVar
 
 import click
@@ -13,12 +14,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def plan_options(command: Command) -> Command:
-    """Add one option a field (`global_batch` is --global-batch); values arrive as typed text.
+    """Add one option a field of the plan (`global_batch` is --global-batch)."""
+    return field_options(command, flat_fields())
+
+
+def field_options(command: Command, specs: Mapping[str, Field[Any]]) -> Command:
+    """Add one option a field, in their order; values arrive as typed text.
 
     Parsing is left to the fields (fields.py), so that a wrong word and a wrong number give the
     same kind of sentence. A field that was not given is absent, and keeps its default.
     """
-    for name, spec in reversed(list(flat_fields().items())):
+    for name, spec in reversed(list(specs.items())):
         flag = "--" + name.replace("_", "-")
         meta = spec.metadata
         if meta["kind"] is bool:

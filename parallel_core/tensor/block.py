@@ -28,7 +28,8 @@ from parallel_core.plan import Dialect, Plan
 from parallel_core.tensor.conjugate import Region
 from parallel_core.tensor.cross_entropy import vocab_loss_sum
 from parallel_core.tensor.embedding import VocabTable
-from parallel_core.tensor.linear import ColumnLinear, RowLinear
+from parallel_core.tensor.linear import ColumnLinear, RowLinear, products
+from parallel_core.tensor.overlap import gather_products
 
 
 def kv_here(plan: Plan, n: int) -> int:
@@ -48,17 +49,46 @@ class TensorAttention(Attention):
         self.k = ColumnLinear(plan, kv * m.head_dim, m.hidden)
         self.v = ColumnLinear(plan, kv * m.head_dim, m.hidden)
         self.o = RowLinear(plan, m.hidden, heads * m.head_dim, region)
+        self.region = region
+
+    def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
+        """x -> q, k, v of the rank's heads."""
+        return products(x_bsd, (self.q, self.k, self.v), self.region)
+
+
+class TensorGelu(GeluMLP):
+    """The gpt dialect's MLP with F/tp hidden features."""
+
+    def __init__(self, plan: Plan, region: Region) -> None:
+        super().__init__(plan)
+        self.region = region
+        self.up = ColumnLinear(plan, plan.model.mlp // region.n, plan.model.hidden)
+        self.down = RowLinear(plan, plan.model.hidden, plan.model.mlp // region.n, region)
+
+    def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
+        """x[B, S, D] -> up[B, S, F/tp]."""
+        return products(x_bsd, (self.up,), self.region)
+
+
+class TensorSwiGLU(SwiGLU):
+    """The llama dialect's, likewise."""
+
+    def __init__(self, plan: Plan, region: Region) -> None:
+        super().__init__(plan)
+        self.region = region
+        inner, outer = plan.model.mlp // region.n, plan.model.hidden
+        self.gate = ColumnLinear(plan, inner, outer)
+        self.up = ColumnLinear(plan, inner, outer)
+        self.down = RowLinear(plan, outer, inner, region)
+
+    def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
+        """x[B, S, D] -> gate and up[B, S, F/tp]."""
+        return products(x_bsd, (self.gate, self.up), self.region)
 
 
 def tensor_mlp(plan: Plan, region: Region) -> GeluMLP | SwiGLU:
     """The dialect's MLP with F/tp hidden features."""
-    made = (SwiGLU if plan.model.dialect == Dialect.LLAMA else GeluMLP)(plan)
-    inner, outer = plan.model.mlp // region.n, plan.model.hidden
-    if isinstance(made, SwiGLU):
-        made.gate = ColumnLinear(plan, inner, outer)
-    made.up = ColumnLinear(plan, inner, outer)
-    made.down = RowLinear(plan, outer, inner, region)
-    return made
+    return (TensorSwiGLU if plan.model.dialect == Dialect.LLAMA else TensorGelu)(plan, region)
 
 
 def place_here(place: Place, region: Region) -> Place:
@@ -117,6 +147,8 @@ class TensorHead(nn.Module):
 
     def forward(self, x_bsd: Tensor, weight_vd: Tensor) -> Tensor:
         """The norm, then the scalar product with each of the rank's rows."""
+        if self.region.overlap:
+            return gather_products(self.norm(x_bsd), [(weight_vd, None)], self.region)[0]
         return self.product(self.region.enter(self.norm(x_bsd)), weight_vd)
 
 

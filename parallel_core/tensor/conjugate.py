@@ -25,28 +25,22 @@ from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
 from parallel_core.comm import Comm
+from parallel_core.keeping import Keeper, Place
 
 AXIS = "tp"
 
 
-@dataclass
+@dataclass(eq=False)
 class Gathered:
-    """A gathered input that autograd saves as its shard, and gathers again when it needs it."""
+    """A gathered input that autograd saves as its shard, and gathers again when it needs it.
 
-    shard_bsd: Tensor
+    `packed` is the shard as the keeper holds it, from the first time that anything saves it."""
+
+    shard_bsd: Tensor | None
     storage: int
     users: int = 0
+    packed: Tensor | Place | None = None
     whole_bsd: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Again:
-    """What stands for a view of a gathered input until its backward."""
-
-    of: Gathered
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
 
 
 @dataclass
@@ -54,62 +48,72 @@ class Region:
     """Who shares a tensor-parallel region: this rank's way to the others, its place, how many.
 
     `sequence` says whether activations outside the region are cut along S (sequence parallel).
-    `noted` is told of every tensor that a forward keeps, where a meter looks on.
+    `overlap` says whether what enters is gathered by the products that need it (overlap.py).
+    `keeping` says whether a gathered input is to be saved as its shard. `keeper` packs whatever
+    else a forward saves.
     """
 
     comm: Comm
     me: int
     n: int
     sequence: bool = False
-    noted: Callable[[Tensor], None] | None = None
+    overlap: bool = False
+    keeper: Keeper = field(default_factory=Keeper)
+    keeping: bool = False
     gathered_now: list[Gathered] = field(default_factory=list)
 
     @classmethod
-    def of(cls, comm: Comm, *, sequence: bool = False) -> Region:
+    def of(cls, comm: Comm, *, sequence: bool = False, overlap: bool = False) -> Region:
         """The region of this rank's group along tp."""
         place = comm.mesh.coordinate(comm.rank)[AXIS]
-        return cls(comm, place, comm.mesh.degree(AXIS), sequence)
+        return cls(comm, place, comm.mesh.degree(AXIS), sequence, overlap)
 
     @contextmanager
     def keeping_shards(self) -> Iterator[None]:
         """Inside, a gathered input is not kept for the backward: its shard is, and one more
-        all-gather a region is the price. Korthikanti et al. 2022, section 4.2.2."""
+        all-gather a region is the price. Korthikanti et al. 2022, section 4.2.2.
+
+        A layer that its backward runs again is outside: what it gathers is used at once."""
         if not self.sequence:
             yield
             return
+        self.keeping = True
         with saved_tensors_hooks(self._pack, self._unpack):
             yield
+        self.keeping = False
         for entry in self.gathered_now:
-            entry.whole_bsd = None
+            entry.whole_bsd = entry.shard_bsd = None
         self.gathered_now.clear()
 
-    def _pack(self, tensor: Tensor) -> Tensor | Again:
+    def _pack(self, tensor: Tensor) -> Tensor | Place:
         storage = tensor.untyped_storage().data_ptr()
         for entry in self.gathered_now:
             if entry.storage == storage:
+                if entry.packed is None:
+                    assert entry.shard_bsd is not None
+                    entry.packed = self.keeper.pack(entry.shard_bsd)
                 entry.users += 1
-                if self.noted is not None:
-                    self.noted(entry.shard_bsd)
-                at = int(tensor.storage_offset())
-                return Again(entry, tuple(tensor.shape), tensor.stride(), at)
-        if self.noted is not None:
-            self.noted(tensor)
-        return tensor.detach()  # the tensor itself would keep its whole graph alive
+                return Place.taken(tensor, entry)
+        return self.keeper.pack(tensor)
 
-    def _unpack(self, saved: Tensor | Again) -> Tensor:
-        if isinstance(saved, Tensor):
-            return saved
+    def _unpack(self, saved: Tensor | Place) -> Tensor:
+        if isinstance(saved, Tensor) or not isinstance(saved.of, Gathered):
+            return self.keeper.unpack(saved)
         entry = saved.of
         if entry.whole_bsd is None:
-            entry.whole_bsd = self.gathered(entry.shard_bsd)
-        view = entry.whole_bsd.as_strided(saved.size, saved.stride, saved.offset)
+            assert entry.packed is not None
+            entry.whole_bsd = self.gathered(self.keeper.unpack(entry.packed))
+        view = saved.within(entry.whole_bsd)
         entry.users -= 1
         if not entry.users:
             entry.whole_bsd = None
         return view
 
     def enter(self, x_bsd: Tensor) -> Tensor:
-        """x as every rank of the region needs it: f, or f' under sequence parallelism."""
+        """x as every rank of the region needs it: f, or f' under sequence parallelism; x itself
+        where the products gather it."""
+        if self.overlap:
+            return x_bsd
         return gather_in(x_bsd, self) if self.sequence else copy_in(x_bsd, self)
 
     def leave(self, y_bsd: Tensor) -> Tensor:
@@ -182,9 +186,10 @@ class _GatherIn(Function):
     def forward(ctx: Any, x: Tensor, region: Region) -> Tensor:
         ctx.region = region
         whole = region.gathered(x)
-        # held until the block is over, so that nothing else can lie at its address
-        entry = Gathered(x.detach(), whole.untyped_storage().data_ptr(), whole_bsd=whole)
-        region.gathered_now.append(entry)
+        if region.keeping:
+            # held until the block is over, so that nothing else can lie at its address
+            entry = Gathered(x.detach(), whole.untyped_storage().data_ptr(), whole_bsd=whole)
+            region.gathered_now.append(entry)
         return whole
 
     @staticmethod

@@ -10,15 +10,25 @@ is added once, after the sum. Shoeybi et al. 2019, arXiv:1909.08053, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from parallel_core.layers import Linear
 from parallel_core.plan import Plan
 from parallel_core.tensor.conjugate import Region
+from parallel_core.tensor.overlap import gather_products, product_scatter
 
 
 class ColumnLinear(Linear):
     """y[..., rows/tp] = x w' + b, each rank its rows of the matrix: a linear of fewer outputs."""
+
+
+def products(x_bsd: Tensor, columns: Sequence[Linear], region: Region) -> tuple[Tensor, ...]:
+    """One input through several column-parallel linears; with overlap it is gathered on the way."""
+    if region.overlap:
+        return gather_products(x_bsd, [(each.weight, each.bias) for each in columns], region)
+    return tuple(each(x_bsd) for each in columns)
 
 
 class RowLinear(Linear):
@@ -30,5 +40,8 @@ class RowLinear(Linear):
 
     def forward(self, y: Tensor) -> Tensor:
         """y[B, S, columns of this rank] -> z[B, S, rows], or [B, S/tp, rows]."""
-        z: Tensor = self.region.leave(self.product(y, self.weight))
+        if self.region.overlap:
+            z = product_scatter(y, self.weight, self.region)
+        else:
+            z = self.region.leave(self.product(y, self.weight))
         return z if self.bias is None else z + self.bias

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from parallel_core.outline import KINDS
+from parallel_core.outline import STATE
 from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
 from parallel_core.views.chart_frame import byte_ticks, colour, framed
@@ -64,7 +64,7 @@ def stage_bars(
     """The stages side by side, one bar a rank; `capacity` bytes of a rank are a line."""
     figure = go.Figure()
     places = list(_places(stages))
-    for kind in KINDS:
+    for kind in STATE:
         _kind_bars(figure, places, kind, dark)
     _outlines(figure, places, dark)
     _peaks(figure, places, dark)
@@ -126,7 +126,7 @@ def _outlines(figure: go.Figure, places: Sequence[tuple[float, Stage, int]], dar
     y: list[float | None] = []
     for at, stage, rank in places:
         low = 0.0
-        for kind in KINDS:
+        for kind in STATE:
             high = low + stage.predicted[kind][rank]
             left, right = at - _HALF, at + _HALF
             x += [left, right, right, left, left, None]
@@ -159,7 +159,7 @@ def account(stages: Sequence[Stage]) -> str:
     lines = []
     for stage in stages:
         parts = ", ".join(
-            f"{TENSORS[kind].meaning} {bytes_text(max(stage.predicted[kind]))}" for kind in KINDS
+            f"{TENSORS[kind].meaning} {bytes_text(max(stage.predicted[kind]))}" for kind in STATE
         )
         whole = max(map(sum, zip(*stage.predicted.values(), strict=True)))
         ran = "not run yet"

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from parallel_core import values as v
-from parallel_core.assemble import program as program_of
 from parallel_core.data.blocks import block_of
 from parallel_core.ledger import predicted_memory
 from parallel_core.outline import KINDS, effects
 from parallel_core.params import units
 from parallel_core.plan import Plan
-from parallel_core.program import Instr, Op, Value
+from parallel_core.program import Instr, Op, Program, Value
 from parallel_core.sizes import value_bytes
 from parallel_core.trace import Kind, Span, Trace
 
@@ -65,23 +64,24 @@ class Moment:
         return f"{'after' if self.over else 'during'} {self.label}"
 
 
-def moments(plan: Plan, trace: Trace, rank: int) -> list[Moment]:
+def moments(plan: Plan, program: Program, trace: Trace, rank: int) -> list[Moment]:
     """The rank's state at each begin and end of a span of one step, in order of time.
 
-    `trace` may be modelled, measured or replayed: it gives the order and the times, the plan
-    gives the bytes. A modelled step stands for a later one than the first, whose update has yet
-    to make the optimizer's moments.
+    `program` is the plan's. `trace` may be modelled, measured or replayed: it gives the order and
+    the times, the plan gives the bytes. A modelled step stands for a later one than the first,
+    whose update has yet to make the optimizer's moments.
     """
-    instrs, effect = program_of(plan).ranks[rank], effects(plan)
+    instrs, effect = program.ranks[rank], effects(plan)
     before = predicted_memory(plan, stepped=not _first(trace))
-    held = {kind: before[kind][rank] for kind in KINDS}
+    held = dict.fromkeys(KINDS, 0) | {kind: sizes[rank] for kind, sizes in before.items()}
     settled = predicted_memory(plan)["optimizer"][rank]
     found = []
     for span, over in events(trace, rank):
         instr = instrs[span.index]
         does = effect(instr)
         for kind, size in (does.freed if over else does.made).items():
-            held[kind] += -size if over else size
+            if kind in held:
+                held[kind] += -size if over else size
         if instr.op == Op.O:
             held["optimizer"] = settled
         time = span.t_done if over else span.t_start
@@ -108,9 +108,9 @@ def events(trace: Trace, rank: int) -> list[tuple[Span, bool]]:
     return [(span, over) for _, span, over in sorted(keyed, key=lambda event: event[0])]
 
 
-def existing(plan: Plan, trace: Trace, rank: int, at: int) -> list[Tensor]:
+def existing(plan: Plan, program: Program, trace: Trace, *, rank: int, at: int) -> list[Tensor]:
     """Every tensor of the rank's state that exists while instruction `at` runs."""
-    instrs, alive = program_of(plan).ranks[rank], list[Tensor]()
+    instrs, alive = program.ranks[rank], list[Tensor]()
     for span, over in events(trace, rank):
         for tensor in (gone if over else made)(plan, instrs[span.index]):
             (alive.remove if over else alive.append)(tensor)
@@ -123,8 +123,8 @@ def stays(plan: Plan, rank: int) -> list[Tensor]:
     """What the rank holds all through the step."""
     sizes = predicted_memory(plan)
     return [
-        Tensor(kind, STAYS[kind][0 if plan.zero >= CUT_FROM[kind] else 1], sizes[kind][rank])
-        for kind in KINDS
+        Tensor(kind, STAYS[kind][0 if plan.zero >= CUT_FROM[kind] else 1], each[rank])
+        for kind, each in sizes.items()
     ]
 
 
@@ -155,6 +155,8 @@ def _passing(plan: Plan, instr: Instr, values: Iterable[Value]) -> Iterator[Tens
             kind, words = whole[value.name]
             size = value_bytes(plan)(v.block(block_of(plan, unit)))
             yield Tensor(kind, words.format(names[unit]), size)
+        elif value.name == "saved":
+            yield Tensor("activations", f"what {names[value.at[1]]} kept", value_bytes(plan)(value))
         elif value.name == "gpart":
             size = value_bytes(plan)(value)
             if size:  # a block of several units is booked on its first
@@ -166,16 +168,16 @@ def peak(found: Iterable[Moment]) -> Moment:
     return max(found, key=lambda moment: moment.total)
 
 
-def instruction_rows(plan: Plan, trace: Trace, rank: int) -> list[dict[str, str]]:
+def instruction_rows(plan: Plan, program: Program, trace: Trace, rank: int) -> list[dict[str, str]]:
     """The rank's step as a table: gather, use, free, scatter, and the bytes while each runs."""
-    instrs = program_of(plan).ranks[rank]
+    instrs = program.ranks[rank]
     return [
         {
             "instruction": f"{moment.at}  {moment.label}",
             "makes (+), frees (−)": "; ".join(_deeds(plan, instrs[moment.at])),
             "bytes": f"{moment.total:,}",
         }
-        for moment in moments(plan, trace, rank)
+        for moment in moments(plan, program, trace, rank)
         if not moment.over
     ]
 

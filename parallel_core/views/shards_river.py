@@ -29,7 +29,8 @@ from parallel_core.views.shards_alive import Moment, peak
 
 LETTERS = {Op.ALL_GATHER: "G", Op.REDUCE_SCATTER: "S", Op.ALL_REDUCE: "R", Op.ADD: "+"}
 _RIVER, _LANES = [0.33, 1.0], [0.0, 0.23]
-_THICK = 0.09  # share of the height a band needs for its own name
+_THICK = 0.07  # share of the height a band needs for its own name
+_LONG = 0.25  # share of the step that a name needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,23 +138,41 @@ def _names(
     bands: dict[str, list[int]],
     dark: bool,
 ) -> None:
-    """Each band's name inside it, early in the step, where it is thick enough for one."""
+    """Each band's name inside it, in the longest stretch that has room for one.
+
+    No box behind the letters: it would look like bytes.
+    """
     if not times:
         return
-    at = max(i for i, time in enumerate(times) if time <= times[0] + 0.2 * (times[-1] - times[0]))
-    low = 0
+    low = [0] * len(times)
     for kind in KINDS:
-        size = bands[kind][at]
-        if size > _THICK * shown.most:
+        high = [below + size for below, size in zip(low, bands[kind], strict=True)]
+        left, right, y = _room(times, low, high, _THICK * shown.most)
+        if right - left >= _LONG * (times[-1] - times[0]):
             plain = colour(TENSORS[kind], dark)
             fill = plain if shown.measured else mix(plain, PAGES[dark], 0.6)
-            letters = readable(fill)
             figure.add_annotation(
-                x=times[0] + 0.2 * (times[-1] - times[0]), y=low + size / 2,
-                text=TENSORS[kind].meaning, showarrow=False, captureevents=False,
-                font={"color": letters, "size": 12}, bgcolor=fill, borderpad=1,
+                x=(left + right) / 2, y=y, text=TENSORS[kind].meaning,
+                showarrow=False, captureevents=False,
+                font={"color": readable(fill), "size": 12},
             )  # fmt: skip
-        low += size
+        low = high
+
+
+def _room(
+    times: Sequence[float], low: Sequence[int], high: Sequence[int], thick: float
+) -> tuple[float, float, float]:
+    """(left, right, middle height) of a strip inside a band, the longest that a sweep finds."""
+    best = (times[0], times[0], 0.0)
+    begun, floor, roof = 0, low[0], high[0]
+    for i, (below, above) in enumerate(zip(low, high, strict=True)):
+        if min(roof, above) - max(floor, below) < thick:
+            begun, floor, roof = i, below, above
+        floor, roof = max(floor, below), min(roof, above)
+        until = times[min(i + 1, len(times) - 1)]  # a level holds until the next one
+        if roof - floor >= thick and until - times[begun] > best[1] - best[0]:
+            best = (times[begun], until, (floor + roof) / 2)
+    return best
 
 
 def _moments(figure: go.Figure, shown: River, dark: bool) -> None:

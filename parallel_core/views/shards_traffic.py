@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parallel_core.assemble import program as program_of
 from parallel_core.data.traffic import times_around
 from parallel_core.ledger import predicted_counts, wire
 from parallel_core.params import pieces
 from parallel_core.plan import DType, Plan
+from parallel_core.program import Program
 from parallel_core.sizes import value_bytes
 
 Sent = Mapping[str, float]
@@ -71,10 +71,10 @@ def at_stage(plan: Plan, zero: int) -> Plan:
     return plan.but(zero=zero, shard=plan.shard if zero else None)
 
 
-def predicted(plan: Plan) -> Sent:
+def predicted(plan: Plan, program: Program) -> Sent:
     """What a rank sends, from the plan's program."""
-    program, size = program_of(plan), value_bytes(plan)
-    return sent(wire(predicted_counts(program, size, 1), plan.mesh.degree), plan, 1)
+    counts = predicted_counts(program, value_bytes(plan), 1)
+    return sent(wire(counts, plan.mesh.degree), plan, 1)
 
 
 def sent(table: Mapping[str, Mapping[str, Any]], plan: Plan, steps: int) -> Sent:

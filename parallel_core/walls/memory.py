@@ -10,6 +10,9 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from parallel_core.activations.formula import classic
+from parallel_core.plan import Recompute
+
 
 class Holds(StrEnum):
     """What a piece of memory holds; figures colour by it (the keys of views.palette.TENSORS)."""
@@ -85,6 +88,13 @@ class Keep(StrEnum):
     INPUTS = "only each layer's input"
 
 
+_AGAIN = {
+    Keep.ALL: Recompute.NONE,
+    Keep.SELECTIVE: Recompute.SELECTIVE,
+    Keep.INPUTS: Recompute.FULL,
+}
+
+
 def activation_bytes(batch: int, seq: int, hidden: int, heads: int, keep: Keep = Keep.ALL) -> int:
     """Bytes one transformer layer keeps for its backward pass.
 
@@ -96,11 +106,8 @@ def activation_bytes(batch: int, seq: int, hidden: int, heads: int, keep: Keep =
     heads as heads, a GELU MLP of width 4h and dropout: exact for the gpt dialect, an estimate
     for others. Korthikanti et al. 2022, arXiv:2205.05198, equation 2 and table 2.
     """
-    tokens = batch * seq
-    if keep == Keep.INPUTS:
-        return 2 * tokens * hidden
-    scores = 5 * heads * seq * tokens if keep == Keep.ALL else 0
-    return 34 * tokens * hidden + scores
+    formula = classic().formula(recompute=_AGAIN[keep])
+    return formula.bytes(s=seq, b=batch, h=hidden, a=heads)
 
 
 def kv_cache_bytes(

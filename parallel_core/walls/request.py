@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from parallel_core.fields import PlanError, choice, real, shown, validate, whole, words
 from parallel_core.hardware.devices import DEVICES, Device
+from parallel_core.plan import DType, ModelShape
 from parallel_core.walls.models import PRESETS
 from parallel_core.walls.sharding import (
     LARGEST,
@@ -69,15 +70,34 @@ class MemoryRequest:
         found = self.known_device
         return float(self.device) if found is None else found.memory
 
+    @property
+    def about_device(self) -> dict[str, Any]:
+        """Its name, if it has one, and its bytes."""
+        found = self.known_device
+        return {"name": found.name if found else None, "bytes": self.device_memory}
+
+    @property
+    def plan_fields(self) -> dict[str, Any]:
+        """What a model by name says of a plan: its shape, its context, bfloat16; else nothing.
+
+        PlanError for a model whose layers are not a plan's.
+        """
+        if self.model is None:
+            return {}
+        preset = PRESETS[_named("model", self.model, PRESETS)]
+        if not isinstance(preset.shape, ModelShape):
+            rule = "has no layers that a plan could cut"
+            raise PlanError("model", preset.name, rule, "GPT-3 175B")
+        return {**asdict(preset.shape), "seq": preset.context, "dtype": DType.BFLOAT16}
+
     def answer(self) -> dict[str, Any]:
         """Bytes of state a rank by stage, beside the capacity, and the largest model that fits."""
         stages = range(4) if self.zero is None else (self.zero,)
-        found = self.known_device
         return {
             "params": self.size,
             "dp": self.dp,
             "k": MOMENTS[self.moments],
-            "device": {"name": found.name if found else None, "bytes": self.device_memory},
+            "device": self.about_device,
             "stages": [self._stage(zero) for zero in stages],
             "not_counted": list(NOT_COUNTED),
         }

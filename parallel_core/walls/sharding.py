@@ -34,14 +34,19 @@ K = 12
 MIXED = {12: RECIPES["bf16, Adam, fp32 master"], 8: RECIPES["bf16, Adam with bf16 moments"]}
 """The two recipes in 16 bits, by their K."""
 
-NOT_COUNTED = (
-    "activations: they grow with batch and sequence, and lie beside the state",
-    "stage 2: whole gradients of the one or two layers in work, until they are scattered",
-    "stage 3: whole weights of the layer in use and of those gathered ahead",
+NEVER_COUNTED = (
     "buffers of the messages, and what the communication library allocates for itself",
     "temporaries of the optimizer and of matrix products (workspaces)",
     "fragmentation of the allocator: memory that is free but in pieces too small",
     "the CUDA context and the programs themselves",
+)
+"""What no prediction of ours counts."""
+
+NOT_COUNTED = (
+    "activations: they grow with batch and sequence, and lie beside the state",
+    "stage 2: whole gradients of the one or two layers in work, until they are scattered",
+    "stage 3: whole weights of the layer in use and of those gathered ahead",
+    *NEVER_COUNTED,
 )
 """What the formula leaves out. A device of that capacity does not hold the model it names."""
 

@@ -1,0 +1,37 @@
+"""The words that fields of a Plan take, and what stands for "nothing"."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+NONE = "none"
+"""The nearest value of a field that had better be left out."""
+
+OWN = "own"
+"""The schedule that the reader brings along."""
+
+MOST_TASKS = 1 << 16
+"""Microbatches times stages of a pipeline that is to be run; `shardlab schedule` takes more."""
+
+
+class Recompute(StrEnum):
+    """What a backward computes again instead of having kept it (activations/recompute.py)."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
+
+
+class Server(StrEnum):
+    """Who sums gradients instead of the ranks themselves (data/parameter_server.py)."""
+
+    OFF = "off"
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+class DPMethod(StrEnum):
+    """How data-parallel ranks sum their gradients (data/naive.py, data/bucketed.py)."""
+
+    NAIVE = "naive"
+    BUCKETED = "bucketed"

@@ -1,0 +1,169 @@
+"""What a Plan refuses: every rule between its fields, each with the nearest value that works.
+
+The range of a single field stands with its declaration (fields.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from parallel_core.choices import MOST_TASKS, NONE, OWN, Recompute, Server
+from parallel_core.fields import PlanError, nearest_where, shown
+from parallel_core.pipeline.stages import split
+
+if TYPE_CHECKING:
+    from parallel_core.plan import Plan
+
+
+def check(plan: Plan) -> None:
+    """PlanError for the first rule that the plan breaks."""
+    for rule in (_batch, _sharding, _server, _tensor, _activations, _pipeline):
+        rule(plan)
+
+
+def _batch(plan: Plan) -> None:
+    share, most = plan.dp * plan.microbatches, _highest(plan, "global_batch")
+    if share > most:
+        rule = f"times dp={plan.dp} must be at most {most:,} sequences"
+        raise PlanError("microbatches", plan.microbatches, rule, most // plan.dp)
+    if plan.global_batch % share:
+        near = min(max(round(plan.global_batch / share), 1), most // share) * share
+        rule = f"must be a multiple of dp*microbatches={plan.dp}*{plan.microbatches}"
+        raise PlanError("global_batch", plan.global_batch, rule, near)
+
+
+def _highest(plan: Plan, name: str) -> int:
+    return int(type(plan).__dataclass_fields__[name].metadata["high"])
+
+
+def _usual(plan: Plan, name: str) -> object:
+    return type(plan).__dataclass_fields__[name].default
+
+
+def _sharding(plan: Plan) -> None:
+    if plan.zero and plan.pp > 1:
+        raise PlanError("zero", plan.zero, "does not work with a pipeline yet", 0)
+    if plan.shard is None:
+        return
+    if not plan.zero:
+        raise PlanError("shard", plan.shard, "needs a ZeRO stage, zero=1 to 3", NONE)
+    if plan.dp % plan.shard:
+        fits = [n for n in range(1, plan.dp + 1) if plan.dp % n == 0]
+        rule = f"must divide dp={plan.dp}"
+        raise PlanError("shard", plan.shard, rule, nearest_where(plan.shard, fits))
+
+
+def _server(plan: Plan) -> None:
+    if plan.parameter_server == Server.OFF:
+        for name in ("staleness_bound", "speeds", "pace_ms"):
+            if (value := getattr(plan, name)) is not None:
+                raise PlanError(name, shown(value), "needs a parameter_server", NONE)
+        return
+    for name in ("zero", "pp", "microbatches", "clip", "offload"):
+        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
+            rule = "does not work with a parameter server"
+            raise PlanError(name, value, rule, NONE if usual is None else usual)
+    if plan.staleness_bound is not None and plan.parameter_server == Server.SYNC:
+        rule = "says nothing of a synchronous server"
+        raise PlanError("staleness_bound", plan.staleness_bound, rule, NONE)
+    speeds(plan)
+
+
+def speeds(plan: Plan) -> tuple[float, ...]:
+    """How many times longer each worker's gradient takes, 1 where nothing is said."""
+    if plan.speeds is None:
+        return (1.0,) * plan.dp
+    words = plan.speeds.split(",")
+    near = ",".join(["1"] * plan.dp) if plan.dp <= 16 else NONE
+    if len(words) != plan.dp:
+        raise PlanError("speeds", shown(plan.speeds), f"must name dp={plan.dp} numbers", near)
+    found = [_positive(word) for word in words]
+    if None in found:
+        raise PlanError("speeds", shown(plan.speeds), "must be numbers from 0.01 to 100", near)
+    return tuple(number for number in found if number is not None)
+
+
+def _positive(word: str) -> float | None:
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return number if 0.01 <= number <= 100 else None
+
+
+def _tensor(plan: Plan) -> None:
+    if plan.tp == 1:
+        if plan.sp:
+            raise PlanError("sp", True, "needs tensor-parallel ranks, tp of 2 or more", False)
+    else:
+        for name in ("pp", "zero", "parameter_server"):
+            if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
+                raise PlanError(name, value, "does not work with tp yet", usual)
+        m, fits = plan.model, [n for n in range(1, plan.tp + 1) if _tensor_fits(plan, n)]
+        if plan.tp not in fits:
+            sizes = f"heads={m.heads}, ffn={m.mlp}" + (f", seq={plan.seq}" if plan.sp else "")
+            rule = f"must divide {sizes}, and kv_heads={m.kv} or be a multiple of it"
+            raise PlanError("tp", plan.tp, rule, nearest_where(plan.tp, fits))
+    if plan.overlap_tp and not plan.sp:
+        rule = "needs sequence parallelism, sp=true: without it nothing is gathered"
+        raise PlanError("overlap_tp", True, rule, False)
+
+
+def _tensor_fits(plan: Plan, n: int) -> bool:
+    m = plan.model
+    whole = (m.heads, m.mlp, *([plan.seq] if plan.sp else []))
+    return not any(size % n for size in whole) and (m.kv % n == 0 or n % m.kv == 0)
+
+
+def _activations(plan: Plan) -> None:
+    if plan.recompute_every > 1 and plan.recompute == Recompute.NONE:
+        rule = "needs something to recompute, recompute=selective or full"
+        raise PlanError("recompute_every", plan.recompute_every, rule, 1)
+    if plan.recompute_every > plan.model.layers:
+        rule = f"must be at most layers={plan.model.layers}"
+        raise PlanError("recompute_every", plan.recompute_every, rule, plan.model.layers)
+    if plan.recompute == Recompute.FULL and plan.asynchronous:
+        rule = f"would use newer weights than the forward did, under {plan.schedule}"
+        raise PlanError("recompute", plan.recompute, rule, Recompute.SELECTIVE)
+    if plan.offload:
+        _offload(plan)
+
+
+def _offload(plan: Plan) -> None:
+    for name, most in (("pp", 1), ("zero", 1)):
+        if (value := getattr(plan, name)) > most:
+            raise PlanError(name, value, "does not work with offload yet", most)
+    if plan.model.layers == 1:
+        rule = "leaves nothing to offload: the last layer's backward follows at once"
+        raise PlanError("layers", 1, rule, 2)
+
+
+def _pipeline(plan: Plan) -> None:
+    if plan.pp == 1:
+        for name in ("order", "schedule", "virtual_stages", "stage_layers", "cap"):
+            if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
+                rule = "needs stages, pp of 2 or more"
+                raise PlanError(name, shown(value), rule, NONE if usual is None else usual)
+        return
+    if plan.schedule == OWN and plan.order is None:
+        raise PlanError("schedule", OWN, "needs the order itself in `order`", "1f1b")
+    stages = plan.pp * (plan.virtual_stages or 1)
+    if stages * plan.microbatches > MOST_TASKS:
+        rule = f"times {stages} stages must be at most {MOST_TASKS:,} tasks to be run"
+        raise PlanError("microbatches", plan.microbatches, rule, max(MOST_TASKS // stages, 1))
+    stages = plan.pipeline.stages
+    if stages < 2 or plan.pipeline.p != plan.pp:
+        rule = f"does not fit the {plan.pipeline.p} ranks of the order"
+        raise PlanError("pp", plan.pp, rule, plan.pipeline.p)
+    split(plan.model.layers, stages, plan.stage_layers)
+    if plan.asynchronous and plan.model.tied:
+        rule = "has two copies that asynchronous updates would let drift apart"
+        raise PlanError("tied", True, rule, False)
+    if plan.asynchronous and plan.clip is not None:
+        rule = f"needs the norm of all stages at once, and {plan.schedule} updates each alone"
+        raise PlanError("clip", plan.clip, rule, NONE)
+    most = max(Counter(s for held in plan.pipeline.held for s in held).values())
+    if most > 2:
+        rule = f"puts a stage on {most} ranks; two copies of the weights are the most"
+        raise PlanError("schedule", plan.schedule, rule, "dualpipe")
