@@ -113,6 +113,12 @@ class Comm:
         is there at once, and the others' are on their way by then."""
         sent = self._book("all_gather", axis, shard)
         self._compare("all_gather", axis, shard)
+        for number, member in enumerate(self._tiles(shard, axis, whole), start=1):
+            if number == self.mesh.degree(axis):
+                self.booked.over(sent)
+            yield member
+
+    def _tiles(self, shard: Tensor, axis: str, whole: Tensor) -> Iterator[int]:
         ranks, group = self.mesh.group(self.rank, axis), self._groups[axis]
         me = ranks.index(self.rank)
         if self.staged:
@@ -121,13 +127,11 @@ class Comm:
         elif dist.get_backend(group) == "gloo":
             yield from exchange.all_gather_tiles(whole, shard, ranks, group)
         else:
-            whole[me * len(shard) : (me + 1) * len(shard)] = shard  # in place for NCCL
-            mine = whole[me * len(shard) : (me + 1) * len(shard)]
-            work = dist.all_gather_into_tensor(whole, mine, group=group, async_op=True)
+            mine = whole[me * len(shard) : (me + 1) * len(shard)]  # in place for NCCL
+            work = dist.all_gather_into_tensor(whole, mine.copy_(shard), group=group, async_op=True)
             yield me
             work.wait()
             yield from (member for member in range(len(ranks)) if member != me)
-        self.booked.over(sent)
 
     def begin_reduce_scatter(self, x: Tensor, axis: str) -> Callable[[], Tensor]:
         """reduce_scatter, begun; what it gives is there when the answer is called."""

@@ -159,7 +159,7 @@ class Lanes:
                 # running kernel would hold that up, and show half of its work
                 self._live = self._memory()
             times = (posted, start, done, spent)
-            within = stamps if instr.inner else []
+            within = stamps if instr.inner and not instr.op.is_message else []
             self.notes.append((self._step, index, *times, size, self._live, within))
 
     def _call(self, instr: Instr) -> int:

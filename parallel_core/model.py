@@ -223,7 +223,9 @@ def init_weights(model: nn.Module, plan: Plan, me: int = 0) -> None:
                 _fill(weights[spec.name].view(-1), spec, plan.seed, 0)
             elif part.dim == 0:
                 row = spec.numel // spec.shape[0]
-                _fill(weights[spec.name].view(-1), spec, plan.seed, part.start * row)
+                own = weights[spec.name].view(-1)
+                _fill(own[: part.real * row], spec, plan.seed, part.start * row)
+                own[part.real * row :].zero_()
             else:
                 for i, row_here in enumerate(weights[spec.name]):
                     _fill(row_here, spec, plan.seed, i * spec.shape[1] + part.start)

@@ -74,28 +74,36 @@ ROW = frozenset({"o", "down"})
 
 @dataclass(frozen=True)
 class Cut:
-    """Elements `start` to `stop` along `dim`; `copies` ranks hold the same ones."""
+    """Elements `start` to `stop` along `dim`, of which those from `end` on are padding; `copies`
+    ranks hold the same ones."""
 
     dim: int
     start: int
     stop: int
+    end: int
     copies: int = 1
+
+    @property
+    def real(self) -> int:
+        """How many of them are elements of the parameter."""
+        return max(min(self.stop, self.end) - self.start, 0)
 
 
 def cut(plan: Plan, spec: ParamSpec, me: int) -> Cut | None:
     """What rank `me` of a tensor-parallel group holds of a whole parameter; None for all of it.
 
-    Where there are fewer key/value heads than ranks, neighbours hold the same one: its gradient is
-    the sum of theirs. Under sequence parallelism a whole parameter's is such a sum as well.
+    A vocabulary that does not divide is padded with words that no text has. Where there are fewer
+    key/value heads than ranks, neighbours hold the same one: its gradient is the sum of theirs.
+    Under sequence parallelism a whole parameter's is such a sum as well.
     """
     *_, module, kind = spec.name.split(".")
     if plan.tp == 1 or module not in COLUMN | ROW or (module in ROW and kind == "bias"):
         return None
     dim = 1 if module in ROW else 0
     copies = plan.kv_copies if module in ("k", "v") else 1
-    size = spec.shape[dim] // (plan.tp // copies)
+    size = -(-spec.shape[dim] // (plan.tp // copies))  # a vocabulary is padded
     at = me // copies
-    return Cut(dim, at * size, (at + 1) * size, copies)
+    return Cut(dim, at * size, (at + 1) * size, spec.shape[dim], copies)
 
 
 def local(plan: Plan, spec: ParamSpec) -> ParamSpec:

@@ -120,4 +120,5 @@ def _moved(span: Span, measured: Span, shift: int) -> Span:
         t_post=span.t_post + shift,
         t_start=span.t_start + shift,
         t_done=span.t_done + shift,
+        inside=tuple((*row[:4], row[4] + shift, row[5] + shift) for row in span.inside),
     )

@@ -122,7 +122,7 @@ def _matrices(plan: Plan, piece: Piece) -> int:
     """Elements of the piece's matrices; the embedding's is only looked up."""
     count = sum(s.numel for s in piece.specs if len(s.shape) == 2 and s.unit != "embed")
     tied = plan.model.tied and "head" in piece.units
-    return count + (plan.model.vocab * plan.model.hidden if tied else 0)
+    return count + (table_spec(plan).numel if tied else 0)
 
 
 def step_flops(plan: Plan) -> float:

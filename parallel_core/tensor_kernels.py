@@ -92,8 +92,7 @@ class TensorKernels(TrainKernels):
                 part = cut(self.plan, spec, me)
                 if part is None:
                     whole[spec.name].copy_(came)
-                else:
-                    whole[spec.name].narrow(part.dim, part.start, part.stop - part.start).copy_(
-                        came
-                    )
+                elif part.real:
+                    there = whole[spec.name].narrow(part.dim, part.start, part.real)
+                    there.copy_(came.narrow(part.dim, 0, part.real))
         return whole

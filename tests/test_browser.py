@@ -27,6 +27,7 @@ PAGES = {
     "/collectives": "Collective studio",
     "/pipelines": "Pipeline arena",
     "/shards": "Shard bench",
+    "/loom": "Tensor loom",
 }
 EXISTING = {
     path: heading

@@ -205,6 +205,7 @@ def test_the_answers_stay_hidden_until_the_reader_has_guessed():
         "In time",
         "A whole transformer",
     ]
+    assert "(memory?tp=2)" in words(at), "the way on, to a whole transformer"
     button(at, "Choose again").click().run()
     at.radio(key="loom.order.answer").set_value("row, then column").run()
     button(at, "Lock my answer").click().run()
@@ -298,7 +299,6 @@ def test_a_run_that_nobody_knows_is_told():
 # -- in a browser ----------------------------------------------------------------------------------
 
 LOOKS = (  # high enough that axe sees every colour: it judges no contrast outside the window
-    {"width": 1280, "height": 6000, "scheme": "light"},
     {"width": 1280, "height": 6000, "scheme": "dark"},
     {"width": 390, "height": 7000, "scheme": "light"},
 )

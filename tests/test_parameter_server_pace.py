@@ -8,6 +8,7 @@ from parameter_server_runs import Ran, asked, plan_of, run_all
 from parallel_core.cli.summary import print_summary
 from parallel_core.parameter_server_report import PACED
 from parallel_core.program import Op
+from parallel_core.trace import Trace
 
 pytestmark = pytest.mark.live
 
@@ -29,7 +30,7 @@ def two(pool) -> dict[str, Ran]:
         pool,
         {
             "bounded": asked(bounded, 5),
-            "thrice": asked(plain.but(speeds="1,3", pace_ms=30), 6, parity=False),
+            "thrice": asked(plain.but(speeds="1,3", pace_ms=100), 6, parity=False),
             "waiting": asked(plain.but(pace_ms=100), 3, parity=False),
         },
     )
@@ -63,19 +64,24 @@ def test_a_paced_gradient_takes_its_time_and_says_so(four):
     assert PACED not in four["raw"].view.trace.provenance.badge
 
 
+def a_gradient(trace: Trace, rank: int) -> float:
+    """Milliseconds of F and B of the four units, in the mean over gradients."""
+    spans = [span.duration for span in trace.by_rank[rank] if span.op in (Op.F, Op.B)]
+    return 8 * sum(spans) / len(spans) / 1e6
+
+
 def test_every_clock_knows_who_is_slow(two):
-    """On a device of its own, and in the model, a gradient of the straggler takes three times."""
+    """On a device of its own, and in the model, a gradient of the straggler takes three times.
+
+    A machine that is busy stretches what it really computes, and sends while a worker would have
+    slept: so on own devices only the least is sure.
+    """
     view = two["thrice"].view
     own, model = view.own_device(), view.model()
     assert PACED in own.provenance.badge and "compute x 1, 3, 1 by rank" in model.provenance.badge
-    for trace in (own, model):
-        gradients: dict[int, list[int]] = {0: [], 1: []}
-        for span in trace.spans:
-            if span.op in (Op.F, Op.B):
-                gradients[span.rank].append(span.duration)
-        fast, slow = (sum(spans) / len(spans) for spans in gradients.values())
-        assert 2.4 < slow / fast < 3.6
-        assert 8 * fast > 20e6  # ns: F and B of four units are a gradient
+    fast, slow = (a_gradient(model, rank) for rank in (0, 1))
+    assert slow / fast == pytest.approx(3, rel=0.01)
+    assert a_gradient(own, 0) > 50 and a_gradient(own, 1) > 200
 
 
 def test_the_server_sleeps_while_it_waits(two):

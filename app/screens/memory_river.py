@@ -49,7 +49,7 @@ def page() -> None:
         return
     run = _current()
     prices = memory_river_prices.prices(request.plan)
-    which, guess = _predict(request.plan, prices)
+    which, guess = _predict(request.plan)
     going = run is not None and not run.state.status.over
     _buttons(request, prices, (which, guess), going=going)
     if run is not None and going:
@@ -110,14 +110,14 @@ def _current() -> live.Follower | None:
     return run
 
 
-def _predict(plan: Plan, prices: list[Price]) -> tuple[Guess, Guess]:
+def _predict(plan: Plan) -> tuple[Guess, Guess]:
     """Two guesses: which policy, and by how much."""
     rows = plan.rows_per_microbatch
     which = choose_one(
         f"{PAGE}.which",
         f"{plan.model.layers} {plan.model.dialect} layers, {plan.seq} tokens, {rows} sequences a "
         f"microbatch, {plan.layout}: which policy has the smallest peak of activations?",
-        [price.name for price in prices],
+        list(POLICIES),
     )
     guess = chrome.predict(
         PAGE,
@@ -128,7 +128,9 @@ def _predict(plan: Plan, prices: list[Price]) -> tuple[Guess, Guess]:
     return which, guess
 
 
-def _buttons(request: Request, prices: list[Price], guess: chrome.Guess, *, going: bool) -> None:
+def _buttons(
+    request: Request, prices: list[Price], guesses: tuple[Guess, Guess], *, going: bool
+) -> None:
     """Run the plan, or each policy of it one after the other."""
     with st.container(horizontal=True):
         icon = {"disabled": going, "icon": ":material/play_arrow:"}
@@ -185,11 +187,12 @@ def _results(plan: Plan, prices: list[Price], which: Guess, guess: Guess) -> Non
 
 def _reveal(prices: list[Price], which: Guess, guess: Guess) -> None:
     """Which policy it is, and by how much."""
-    least = min(prices, key=lambda price: price.activations)
+    named = [price for price in prices if price.name in POLICIES]
+    least = min(named, key=lambda price: price.activations)
     whole = prices[0].activations
     why = (
         f"Predicted, {bytes_text(least.activations)} of activations at most, where keeping all "
         f"needs {bytes_text(whole)}."
     )
-    reveal_choice(which, [price.name for price in prices], prices.index(least), why)
+    reveal_choice(which, list(POLICIES), list(POLICIES).index(least.name), why)
     chrome.reveal(guess, whole / least.activations, "times")

@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from parallel_core.activations.classic import differences
 from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
 from parallel_core.trace import Trace
@@ -185,3 +186,26 @@ def blocks_of(plan: Plan, run: Kept | None) -> None:
         ],
         first=20,
     )
+    _beside_the_classic(plan)
+
+
+def _beside_the_classic(plan: Plan) -> None:
+    """Row by row, by what this layer differs from the count of the paper."""
+    with st.expander("Beside the classic sbh(34 + 5as/h)"):
+        found = differences(plan.but(recompute="none", recompute_every=1))
+        if not found:
+            st.markdown("This layer is the classic one: no row differs.")
+            return
+        chrome.table(
+            [
+                {
+                    "block": one.row,
+                    "classic": f"{one.classic:,}",
+                    "here": f"{one.ours:,}",
+                    "why": one.why,
+                }
+                for one in found
+            ],
+            first=20,
+        )
+        st.caption("Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.")

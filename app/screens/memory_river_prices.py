@@ -18,12 +18,13 @@ from parallel_core.views.river_prices import (
     Price,
     Ran,
     account,
+    paid,
     room_for,
-    rows,
     same_sums,
     steps_ms,
     times,
     trade,
+    won,
 )
 from screens import chrome
 from screens import shard_bench_runs as runs
@@ -131,7 +132,8 @@ def show(found: Sequence[Price], capacity: float | None) -> None:
         )  # fmt: skip
     figure = trade(found, clock=clock, capacity=capacity, dark=chrome.dark())
     chrome.chart(figure, f"Peak memory against step time. {account(found)}", f"{PAGE}.trade")
-    chrome.table(rows(found))
+    chrome.table(won(found))
+    chrome.table(paid(found))
     _same(found)
     st.markdown(
         "A full recomputation runs every layer's forward a second time: at most a third of a "

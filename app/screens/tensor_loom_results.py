@@ -14,7 +14,7 @@ from parallel_core.loom.request import LoomRequest
 from parallel_core.loom.weave import PATTERNS
 from parallel_core.loom.words import place
 from parallel_core.quantities import bytes_text, time_text
-from screens import chrome, start
+from screens import SCREENS, chrome
 from screens import tensor_loom_runs as runs
 
 __all__ = ["bytes_text", "compared", "counted", "in_time", "whole_model"]
@@ -56,14 +56,13 @@ def _messages(done: runs.Kept) -> list[dict[str, Any]]:
         for step, sent in zip(weave.moves[half], report["sent"][half], strict=True):
             rows.append(
                 {
-                    "way": way,
-                    "where": place(weave, step),
+                    "where": f"{way}: {place(weave, step)}",
                     "message": f"{sent['op']} {sent['before']} -> {sent['after']}",
                     "a rank hands over": bytes_text(sent["payload"]),
                     "leaves all ranks": bytes_text(sent["wire"]),
                 }
             )
-    return rows or [{"way": "forward", "where": "nowhere", "message": "nothing is sent"}]
+    return rows or [{"where": "forward: nowhere", "message": "nothing is sent"}]
 
 
 def _rows(report: dict[str, Any]) -> list[dict[str, str]]:
@@ -96,31 +95,36 @@ def _row(what: str, both: list[str]) -> dict[str, str]:
 
 
 def compared(request: LoomRequest) -> None:
-    """Every layout at these sizes: what a rank holds, computes and sends."""
+    """Every layout at these sizes: what a rank sends, holds and computes."""
     st.header("Every layout at this size", anchor=False)
-    rows = []
+    sends, holds = [], []
     for name in PATTERNS:
         try:
             each = replace(request, layout=name)
         except PlanError as error:
-            rows.append({"layout": name, "messages": chrome.plain(f"{error.field}: {error.rule}")})
+            sends.append({"layout": name, "messages": f"{error.field} {error.rule}"})
             continue
         found, done = figures(each), runs.find(each)
-        ran = "not run yet"
-        if done is not None:
-            ran = f"{done.report['max_abs_error']:.3g}"
-        rows.append(
+        ran = "not run yet" if done is None else f"{done.report['max_abs_error']:.3g}"
+        sends.append(
             {
                 "layout": name,
                 "messages": _both(*map(str, found.messages), request),
                 "leaves all ranks": _both(*map(bytes_text, found.wire), request),
-                "weights of a rank": bytes_text(found.weight_bytes),
-                "result of a rank": bytes_text(found.output_bytes),
-                "FLOPs of a rank": f"{found.flops:,}",
                 "error, measured": ran,
             }
         )
-    chrome.table(rows)
+        holds.append(
+            {
+                "layout": name,
+                "weights of a rank": bytes_text(found.weight_bytes),
+                "result of a rank": bytes_text(found.output_bytes),
+                "FLOPs of a rank": f"{found.flops:,}",
+            }
+        )
+    # two tables: one would have to scroll sideways on a phone
+    chrome.table(sends)
+    chrome.table(holds)
     way = "forward + backward" if request.backward else "forward"
     st.caption(f"Predicted from the programs ({way}); the error is that of your own latest run.")
 
@@ -153,6 +157,10 @@ def whole_model() -> None:
         "A transformer layer is this region twice: attention (the heads are the columns) and the "
         "MLP, each with its f and its g. So a layer all-reduces twice forward and twice backward."
     )
-    if "tp" in (*start.MAIN, *start.MORE):
-        st.markdown("[Train one with tp=2 on real processes](/?tp=2&dp=1)")
+    river = next((screen for screen in SCREENS if screen.module == "memory_river"), None)
+    if river is not None and river.exists:
+        st.markdown(
+            f"[Train one with tp=2 on real processes]({river.path}?tp=2), and see what cutting "
+            f"leaves in memory; [with sequence parallelism]({river.path}?tp=2&sp=true) as well."
+        )
     st.code("shardlab run --tp 2 --steps 5", language="bash")

@@ -49,7 +49,8 @@ def again_bytes(plan: Plan, unit: str) -> int:
 
     Full: all that the layer would have kept but its input, and under sequence parallelism what
     enters its two regions whole, since it is used at once. Selective: the core's own, the output
-    it makes again, and where scores are written out q, k and v as the products want them.
+    it makes again, and where scores are written out q, k and v as the products want them; but by
+    then what comes behind it in the layer has been used and let go.
     """
     kind = plan.recompute_in(unit)
     rows = _layer(plan)
@@ -59,8 +60,14 @@ def again_bytes(plan: Plan, unit: str) -> int:
         return sum(rows.values()) - _input(plan) + gathered
     if kind == Recompute.SELECTIVE:
         made = ("attention output",) if plan.model.fused else ("q", "k, v")
-        return sum(size for name, size in rows.items() if name in CORE or name in made)
+        again = sum(size for name, size in rows.items() if name in CORE or name in made)
+        return max(again - sum(size for name, size in rows.items() if _behind_core(name)), 0)
     return 0
+
+
+def _behind_core(row: str) -> bool:
+    """Whether a backward has let go of a row when it comes to the attention core."""
+    return row.startswith("mlp") or row in ("attention dropout", "attention output")
 
 
 def saved_rows(plan: Plan, unit: str) -> Rows:
@@ -149,7 +156,7 @@ def _input(plan: Plan) -> int:
 def _head(plan: Plan) -> Rows:
     n, (_, w) = _tokens(plan), _widths(plan)
     if plan.tp > 1:
-        loss = {"softmax": n * plan.model.vocab // plan.tp * w, "target": 8 * n, "masks": 2 * n}
+        loss = {"softmax": n * -(-plan.model.vocab // plan.tp) * w, "target": 8 * n, "masks": 2 * n}
     else:
         loss = {"log-softmax": n * plan.model.vocab * w, "count": w}
     return _norm(plan, "norm") | _leaf(plan) | loss

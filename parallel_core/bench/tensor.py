@@ -183,7 +183,8 @@ def _notes(plans: Sequence[Plan], chosen: Race) -> tuple[str, ...]:
         *(again if any(plan.sp for plan in plans) else ()),
         "x is ours over theirs: of speed, of peak bytes, of processor time",
         "peak bytes are the allocator's own count in a step, what the side holds between steps"
-        " included, on the fullest rank",
+        " included, on the fullest rank; with one microbatch the peer has no gradients while its"
+        " forward runs, where ours have a buffer that is always there",
         "ours runs with its recorder on and emits its notes between steps",
         "a round is ours, peer, peer, ours (then peer first); its ratio pairs the two sides",
     )

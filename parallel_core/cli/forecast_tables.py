@@ -30,28 +30,29 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _ranks(found: Mapping[str, Any]) -> Table:
-    plan, device = found["plan"], found["device"]
-    name = device["name"] or "device"
+    plan, device, kinds = found["plan"], found["device"], ("params", "grads", "optimizer")
     title = (
-        f"{found['params'] / 1e9:,.4g} B parameters in {plan['dtype']}, {found['layout']};"
-        f" {name} of {size_text(device['bytes'])}"
+        f"{_count(found['params'])} parameters in {plan['dtype']}, {found['layout']};"
+        f" {device['name'] or 'device'} of {size_text(device['bytes'])}"
     )
-    columns = ("", "ranks", "weights", "gradients", "optimizer", "activations", "at the fullest")
+    columns = ("rank", "weights", "gradients", "optimizer", "activations", "at most", "fits")
     table = Table(*columns, title=title)
     for row in found["ranks"]:
-        fits = "fits" if row["fits"] else "does not fit"
-        kinds = ("params", "grads", "optimizer", "activations")
-        held = [_between(row["resident"].get(kind, 0), row["peak"][kind]) for kind in kinds]
-        total = f"{size_text(row['total_at_peak'])}, {fits}"
-        table.add_row(row["who"], f"{row['ranks']:,}", *held, total)
+        held = [_between(row["resident"][kind], row["peak"][kind]) for kind in kinds]
+        held += [size_text(row["peak"]["activations"]), size_text(row["total_at_peak"])]
+        many = f" of {row['ranks']:,}" if row["ranks"] > 1 else ""
+        table.add_row(row["who"] + many, *held, "yes" if row["fits"] else "no")
     return table
+
+
+def _count(params: int) -> str:
+    return f"{params / 1e9:,.4g} B" if params >= 1e8 else f"{params / 1e6:,.4g} M"
 
 
 def _between(resident: float, peak: float) -> str:
     """What stays, and the most if that is more."""
-    if resident in (0, peak):
-        return size_text(peak)
-    return f"{size_text(resident)} to {size_text(peak)}"
+    held, most = size_text(resident), size_text(peak)
+    return held if held == most else f"{held} to {most}"
 
 
 def _in_words(row: Mapping[str, Any], room: float) -> str:

@@ -23,6 +23,7 @@ from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Trace
 
 PRELOAD = ("parallel_core.loom_live",)
+EQUAL = "equal to one process, but for the order of additions"
 
 
 def request_options(command: Any) -> Any:
@@ -128,7 +129,7 @@ def _show(request: LoomRequest, report: dict[str, Any]) -> None:
         said = f"max |{name} on the ranks - {name} of one process| = {each['max_abs']:.3g}"
         out.print(f"{said}, where the largest is {each['largest']:.3g}", highlight=False)
     if "kept" in report:
-        out.print("equal to one process" if report["kept"] else "WRONG: not one process's result")
+        out.print(EQUAL if report["kept"] else "WRONG: not one process's result")
     out.print(f"time {time_text(1e9 * report['seconds'])}", highlight=False)
     out.print(report["provenance"]["badge"], style="dim")
 

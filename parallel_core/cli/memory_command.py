@@ -48,9 +48,8 @@ def command(as_json: bool, **options: Any) -> None:
       shardlab memory --dp 64 --params 7.5e9 --device h100
       shardlab memory --model "Llama 3 70B" --dp 512 --device b200
       shardlab memory --dp 8 --moments bfloat16 --device 80e9 --json | jq .stages
-      shardlab memory --model GPT-3 --tp 8 --sp --recompute selective --global-batch 1
-      shardlab memory --tp 8 --sp --recompute selective --hidden 12288 --heads 96 \\
-          --layers 96 --seq 2048 --dialect gpt --dropout 0.1 --dtype bfloat16
+      shardlab memory --model GPT-3 --vocab 51200 --tp 8 --sp --global-batch 1 --device h100
+      shardlab memory --tp 8 --sp --recompute selective --hidden 12288 --heads 96 --layers 96
       shardlab memory --model "Llama 3 8B" --pp 4 --microbatches 8 --global-batch 8
       shardlab memory --tp 4 --attention unfused --json | jq .units.layer0.rows
     """

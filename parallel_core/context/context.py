@@ -39,8 +39,8 @@ class Context:
     """One rank of a group along cp.
 
     With `overlap` the next hop is posted before this hop's tiles and waited for after them, else
-    it is waited for at once. `merge` is the type in which parts of several ranks are summed and sent,
-    by default float32 or wider. `spans`, if a list, takes down messages and tiles.
+    it is waited for at once. `merge` is the type in which parts of several ranks are summed and
+    sent, by default float32 or wider. `spans`, if a list, takes down messages and tiles.
     """
 
     comm: Comm

@@ -70,11 +70,22 @@ def _cell(name: str, key: str, at: int, cell: object, world: int) -> object:
     if key in ("peers", "deps"):
         high = world - 1 if key == "peers" else _TIME
         return [whole(one, what, 0, high) for one in listing(cell, what)]
+    if key == "inside":
+        return [_inside(what, one) for one in listing(cell, what)]
     if key == "axis":
         return None if cell is None else text(cell, what)
     if key in ("mb", "seq"):
         return None if cell is None else whole(cell, what, 0, _TIME)
     return whole(cell, what, 0, world - 1 if key == "rank" else _TIME)
+
+
+def _inside(what: str, one: object) -> list[object]:
+    """A message inside a task: op, axis, what it carries, bytes, begin, end."""
+    row = listing(one, what)
+    if len(row) != 6:
+        raise TraceError(f"{what} must hold messages of six entries, not {len(row)}")
+    times = [whole(time, what, -_TIME, _TIME) for time in row[4:]]
+    return [*(text(word, what) for word in row[:3]), whole(row[3], what, 0, _TIME), *times]
 
 
 def _provenance(name: str, raw: dict[str, Any]) -> Provenance:

@@ -175,4 +175,4 @@ class TensorTransformer(Transformer):
 
     def loss_sum(self, logits_bsv: Tensor, labels_bs: Tensor) -> Tensor:
         """The loss of logits whose vocabulary is cut."""
-        return vocab_loss_sum(logits_bsv, labels_bs, self.region)
+        return vocab_loss_sum(logits_bsv, labels_bs, self.plan.model.vocab, self.region)

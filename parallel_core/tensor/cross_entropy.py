@@ -23,13 +23,24 @@ from parallel_core.model import IGNORED
 from parallel_core.tensor.conjugate import AXIS, Region
 
 
-def vocab_loss_sum(logits_bsv: Tensor, labels_bs: Tensor, region: Region) -> Tensor:
+def vocab_loss_sum(logits_bsv: Tensor, labels_bs: Tensor, vocab: int, region: Region) -> Tensor:
     """The sum of cross-entropies over tokens whose label is not IGNORED, the same on every rank.
 
-    logits[B, S, V/tp] are this rank's slice; labels[B, S] are global. A scalar of float32 or wider.
+    logits[B, S, V/tp] are this rank's slice, those of words from `vocab` on are padding; labels[B,
+    S] are global. A scalar of float32 or wider.
     """
+    real = max(vocab - region.me * logits_bsv.shape[-1], 0)
+    if real < logits_bsv.shape[-1]:
+        logits_bsv = _without_padding(logits_bsv, real)
     apply: Callable[..., Tensor] = _VocabLoss.apply
     return apply(wide(logits_bsv), labels_bs, region)
+
+
+def _without_padding(logits_bsv: Tensor, real: int) -> Tensor:
+    """The logits, those of no word at minus infinity: no probability, no gradient."""
+    padding_v = torch.arange(logits_bsv.shape[-1], device=logits_bsv.device) >= real
+    mask_v = logits_bsv.new_zeros(padding_v.shape).masked_fill(padding_v, -torch.inf)
+    return logits_bsv + mask_v
 
 
 class _VocabLoss(Function):

@@ -16,10 +16,10 @@ from parallel_core.tensor.conjugate import Region
 
 
 class VocabTable(Table):
-    """Rows V/tp of the table: this rank's words."""
+    """Rows V/tp of the table: this rank's words, the last rank's padded."""
 
     def __init__(self, plan: Plan, region: Region) -> None:
-        super().__init__(plan, plan.model.vocab // region.n)
+        super().__init__(plan, -(-plan.model.vocab // region.n))
         self.region = region
 
     def forward(self, ids_bs: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def _step(cloth: Cloth, step: Step, number: int) -> str:
     says = "<br>".join(map(html.escape, arithmetic(cloth, step)))
     line = f"<p>{says}</p>" if says else ""
     return (
-        f'<div class="{named}{" wrong" * wrong}"><h4>{number}. {html.escape(title)}</h4>'
+        f'<div class="{named}{" wrong" * wrong}"><h3>{number}. {html.escape(title)}</h3>'
         f'<div class="row">{_sentence(cloth, step)}</div>{line}</div>'
     )
 

@@ -13,7 +13,7 @@ FIXED = """
 .loom { overflow-x: auto; max-width: 100%; }
 .loom .step { margin: 0 0 1.1rem; padding-left: .8rem; border-left: 4px solid transparent; }
 .loom .step.wrong { border-left: 4px double currentColor; }
-.loom .step h4 { font-size: .95rem; margin: 0 0 .35rem; font-weight: 600; padding: 0; }
+.loom .step h3 { font-size: .95rem; margin: 0 0 .35rem; font-weight: 600; padding: 0; }
 .loom .row, .loom .cards { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem; }
 .loom figure { margin: 0; max-width: 100%; overflow-x: auto; }
 .loom figcaption { font-size: .8rem; margin-top: .25rem; }

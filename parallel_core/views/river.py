@@ -130,17 +130,17 @@ def _fill(kind: str, shown: River, dark: bool) -> str:
 
 def _areas(figure: go.Figure, shown: River, dark: bool) -> None:
     """The stacked bands: measured solid, or predicted pale under a dashed edge."""
-    times, bands = shown.measured_bands if shown.measured else shown.predicted_bands
+    drawn = shown.measured_bands if shown.measured else shown.predicted_bands
+    times, bands = drawn
     edge = {"width": 0} if shown.measured else {"width": 1.5, "dash": "dash"}
     for kind in KINDS:
         meaning = TENSORS[kind].meaning
         figure.add_scatter(
             x=times, y=bands[kind], stackgroup="state", mode="lines",
-            fillcolor=_fill(kind, shown, dark), name=meaning,
+            fillcolor=_fill(kind, shown, dark), name=meaning, hoveron="fills", hoverinfo="name",
             line={"color": ink(dark), "shape": "hv", **edge},
-            hovertemplate=f"{meaning}: %{{y:,}} bytes<extra></extra>",
         )  # fmt: skip
-    _names(figure, shown, (times, bands), dark)
+    _names(figure, shown, drawn, dark)
 
 
 def _names(figure: go.Figure, shown: River, drawn: Bands, dark: bool) -> None:
@@ -201,6 +201,7 @@ def _host(figure: go.Figure, shown: River, dark: bool) -> None:
 def _dots(figure: go.Figure, shown: River, dark: bool) -> None:
     """A point at the top of each begin of an instruction: what to click on."""
     begins = [moment for moment in shown.moments if not moment.over]
+    after = {row.index: row for row in sorted(shown.measured, key=lambda row: row.t)}
     figure.add_scatter(
         x=[ms(moment.time, shown.origin) for moment in begins],
         y=[moment.total for moment in begins],
@@ -208,8 +209,17 @@ def _dots(figure: go.Figure, shown: River, dark: bool) -> None:
         customdata=[moment.at for moment in begins],
         marker={"size": 7, "color": PAGES[dark], "line": {"color": ink(dark), "width": 1}},
         unselected={"marker": {"opacity": 1}},
-        hovertext=[f"{m.words}: {bytes_text(m.total)}" for m in begins], hoverinfo="text",
+        hovertext=[_told(m, after.get(m.at)) for m in begins], hoverinfo="text",
     )  # fmt: skip
+
+
+def _told(moment: Moment, after: Held | None) -> str:
+    """A moment by kind, and what was read when its instruction was over."""
+    parts = [f"{TENSORS[kind].meaning} {bytes_text(moment.bytes[kind])}" for kind in KINDS]
+    lines = [f"{safe(moment.words)}: {bytes_text(moment.total)}", *parts]
+    return "<br>".join(
+        [*lines, *([f"measured after it: {bytes_text(total(after))}"] if after else [])]
+    )
 
 
 def _cursor(figure: go.Figure, shown: River, at: int | None, dark: bool) -> None:

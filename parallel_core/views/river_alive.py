@@ -134,7 +134,7 @@ def _again(plan: Plan, instr: Instr) -> Iterator[Part]:
     piece = next((p for p in pieces(plan) if p.name == instr.where), None)
     size = max((again_bytes(plan, unit) for unit in piece.units), default=0) if piece else 0
     if size:
-        words = "computed again, until this backward is over"
+        words = "computed again, beyond what is used and gone by then"
         yield Part("activations", instr.where, instr.mb, words, size)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from parallel_core.activations.formula import block_of, laid_out
 from parallel_core.activations.saved import CORE, INPUT, again_bytes, saved_bytes, saved_rows
 from parallel_core.plan import Dialect, DType, Plan, Recompute
 
@@ -129,11 +130,13 @@ def account(plan: Plan, measured: int | None = None, unit: str = "layer0") -> st
     whole = saved_bytes(plan.but(recompute=Recompute.NONE, recompute_every=1), unit)
     kept, again = saved_bytes(plan, unit), again_bytes(plan, unit)
     core = sum(block.size for block in blocks(plan, unit) if block.name in CORE)
-    lines = [f"A layer makes {whole:,} bytes for its backward and keeps {kept:,} of them."]
+    lines = [f"A layer makes {whole:,} bytes for its backward and keeps {kept:,} of them"]
+    lines[0] += f": {laid_out(plan, block_of(plan), unit).text}."
     if core:
         lines.append(f"The core of attention is {core / whole:.0%} of the whole.")
-    if again:
-        lines.append(f"Its backward makes {again:,} again for as long as it runs.")
+    if plan.recompute_in(unit) != Recompute.NONE:
+        room = f"{again:,} bytes beyond what was kept" if again else "no more room than was kept"
+        lines.append(f"Its backward computes the rest again, and takes {room} at its fullest.")
     if measured is not None:
         same = "the same to the byte" if measured == kept else "NOT the same"
         lines.append(f"Measured on live tensors: {measured:,}, {same}.")

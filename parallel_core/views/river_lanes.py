@@ -71,17 +71,22 @@ def recomputed(
 
 def _again(plan: Plan, instr: Instr, span: Span, ended: int | None) -> Again | None:
     piece = next((p for p in pieces(plan) if p.name == span.where), None)
-    unit = max(piece.units, key=lambda name: again_bytes(plan, name)) if piece else ""
-    size = again_bytes(plan, unit) if unit else 0
-    if not size:
+    units = [u for u in (piece.units if piece else ()) if plan.recompute_in(u) != Recompute.NONE]
+    if not units:
         return None
+    unit = units[0]
     full = plan.recompute_in(unit) == Recompute.FULL
     before, share = _shares(plan, instr, full=full)
     seen = ended is not None and ended < span.t_done
     done = ended if seen and ended else span.t_start + int((before + share) * span.duration)
     start = span.t_start if full else max(done - int(share * span.duration), span.t_start)
     block = "the layer" if full else "the core of attention"
-    words = f"{block} of {span.where} again: {bytes_text(size)} at most, {time_text(done - start)}"
+    more = (
+        f"up to {bytes_text(size)} beyond what was kept, "
+        if (size := again_bytes(plan, unit))
+        else ""
+    )
+    words = f"{block} of {span.where} again: {more}{time_text(done - start)}"
     return Again(span.index, start, done, words, modelled=not (seen and full))
 
 

@@ -25,6 +25,7 @@ from parallel_core.views.chart_frame import byte_ticks, framed
 from parallel_core.views.frame import ink
 
 ALL = "keep all"
+NOT_YET = "not run yet"
 _KEEP: dict[str, Any] = {"recompute": "none", "recompute_every": 1, "offload": False}
 POLICIES: dict[str, dict[str, Any]] = {
     ALL: _KEEP,
@@ -75,18 +76,27 @@ def times(mine: Sequence[float], base: Sequence[float]) -> tuple[float, float, f
     return median(mine) / unit, min(mine) / unit, max(mine) / unit
 
 
-def rows(prices: Sequence[Price]) -> list[dict[str, str]]:
-    """The table, a row a policy; times are multiples of keeping all."""
-    base = prices[0]
+def won(prices: Sequence[Price]) -> list[dict[str, str]]:
+    """The bytes as a table, a row a policy: the most on a rank, and of activations alone."""
     return [
         {
             "policy": price.name,
             "peak of a rank": bytes_text(price.peak),
-            "measured": bytes_text(price.ran.peak) if price.ran else "not run yet",
-            "activations at their peak": _less(price, base),
+            "measured": bytes_text(price.ran.peak) if price.ran else NOT_YET,
+            "activations": _less(price, prices[0]),
+        }
+        for price in prices
+    ]
+
+
+def paid(prices: Sequence[Price]) -> list[dict[str, str]]:
+    """The time as a table, a row a policy: a step, as a multiple of keeping all."""
+    base = prices[0]
+    return [
+        {
+            "policy": price.name,
             "FLOPs": f"{price.flops / base.flops:.2f} x",
-            "a step, modelled": f"{time_text(price.modelled)}, "
-            f"{price.modelled / base.modelled:.2f} x",
+            "modelled": f"{time_text(price.modelled)}, {price.modelled / base.modelled:.2f} x",
             "wall clock": _clock(price, base, "wall"),
             "own device": _clock(price, base, "own"),
         }
@@ -103,7 +113,7 @@ def _less(price: Price, base: Price) -> str:
 
 def _clock(price: Price, base: Price, clock: str) -> str:
     if price.ran is None:
-        return "not run yet"
+        return NOT_YET
     mine = getattr(price.ran, clock)
     words = time_text(median(mine) * 1e6)
     if base.ran is None or price is base:

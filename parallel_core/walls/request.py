@@ -35,7 +35,7 @@ class MemoryRequest:
     params: float | None = real(None, 1.0, 1e16, "parameters, as in 7.5e9")
     model: str | None = words(None, f"a model by name instead: {', '.join(PRESETS)}")
     zero: int | None = whole(None, 0, 3, "ZeRO stage; default: all of them, side by side")
-    dp: int = whole(8, 1, 1 << 20, "data-parallel ranks")
+    dp: int = whole(8, 1, 1 << 20, "data-parallel ranks; of a plan 1 unless given")
     moments: str = choice("float32", MOMENTS, "type of AdamW's moments: K = 12 or 8 bytes")
     device: str = words("A100-80", "a device by name, as in h100, or its bytes, as in 80e9")
 
