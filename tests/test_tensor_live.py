@@ -87,6 +87,27 @@ def test_a_run_equals_one_process_and_its_ledger(world, pool):
         assert ran.ledger["comm_buffers"]["measured"] == [0] * world, name
 
 
+@pytest.mark.live
+@pytest.mark.parametrize(
+    ("fault", "more", "seen"),
+    [
+        ("Unsummed", {"sp": True}, "gradients"),
+        ("Unsummed", {"kv_heads": 1}, "gradients"),
+        ("OneNorm", {}, "gradient norm"),
+        ("Uncounted", {}, "gradients"),
+        ("WrongWords", {}, "loss"),
+    ],
+)
+def test_a_reduction_left_out_is_seen(fault, more, seen, pool):
+    """The planted faults of the parity above: gradient, norm or loss is wrong, and says so."""
+    plan = Plan.of(tp=2, **{**SMALL, "global_batch": 2}, **more).flat()
+    for planted in (None, fault):
+        args = {"plan": plan, "fault": planted}
+        with pool.start("tensor_fault_targets:train_with", 2, args) as run:
+            errors = run.wait()[0]
+        assert (errors[seen] > 1e-6) == (planted is not None), (planted, errors)
+
+
 @pytest.mark.parametrize("sp", [False, True])
 def test_every_program_is_legal_and_proved(sp):
     """Messages inside tasks meet, every slice's gradient is summed once."""
