@@ -65,8 +65,8 @@ def fit_link_of(runs: Iterable[tuple[Trace, Program]]) -> Link:
 
 def _meetings(trace: Trace, program: Program) -> Iterable[_Message]:
     for spans in messages(trace):
-        if not complete(spans):
-            continue
+        if not complete(spans) or len(spans[0].peers) < 2:
+            continue  # a group of one sends nothing: there is no link to fit
         first = spans[0]
         wire = (max(s.t_done for s in spans) - max(s.t_start for s in spans)) / 1e9
         count = max(len(program.ranks[first.rank][first.index].inner), 1)

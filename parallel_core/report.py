@@ -167,7 +167,7 @@ def ledger(
         "control": {
             "predicted": wire(scalars, n_of),
             "measured": wire(control, n_of),
-            "what": "the loss, summed over ranks once a step",
+            "what": "scalars: the loss, the tally of loss and norm, a server's tickets",
         },
     }
 

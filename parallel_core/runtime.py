@@ -73,7 +73,7 @@ def train(
     backend = choose_backend(rank.local_size)
     device = join(rank, chosen, backend)
     memory = live_bytes(device)
-    comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if chosen.world_size > 1 else None
+    comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if meets(chosen) else None
     kernels = (make or kernels_of(chosen))(chosen, rank.rank, comm, device)
     instrs = program_of(chosen).ranks[rank.rank]
     rank.describe([*(instr.label for instr in instrs), *AFTERWARDS])
@@ -111,9 +111,14 @@ def train(
     return result
 
 
+def meets(plan: Plan) -> bool:
+    """Whether a rank has anybody to meet; a ZeRO group does, though it be of one."""
+    return plan.world_size > 1 or plan.zero > 0
+
+
 def join(rank: Rank, plan: Plan, backend: Backend) -> torch.device:
     """Meet the other ranks, if there are any; the device to work on."""
-    if plan.world_size > 1:
+    if meets(plan):
         rank.init(backend)
     if backend.device == "cuda":
         return torch.device("cuda", rank.local_rank % torch.cuda.device_count())

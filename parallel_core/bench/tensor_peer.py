@@ -63,8 +63,8 @@ class TorchHead(nn.Module):
 
 def of_torch(plan: Plan) -> Transformer:
     """The whole model with its initial weights; its matrices and tables are torch's modules."""
-    model = Transformer(plan)
-    init_weights(model, plan)
+    model = Transformer(plan.single())
+    init_weights(model, plan.single())
     table = model.embed.tokens if model.head.out is None else model.head.out
     model.add_module("head", TorchHead(model.head, table.weight))
     for parent in list(model.modules()):

@@ -56,9 +56,10 @@ def print_summary(view: RunView, report: dict[str, Any]) -> None:
     stale = report.get("staleness")
     if stale:
         ages = ", ".join("-" if age is None else f"{age:.2g}" for age in stale["by_worker"])
+        wanted = stale["expected_mean"]  # a bound leaves none
+        theory = "" if wanted is None else f" (W-1 = {wanted:g})"
         out.print(
-            f"a gradient is {stale['mean']:.2f} versions old on average"
-            f" (W-1 = {stale['expected_mean']:g}); by worker {ages}"
+            f"a gradient is {stale['mean']:.2f} versions old on average{theory}; by worker {ages}"
         )
     out.print(report["provenance"]["badge"], style="dim")
 
