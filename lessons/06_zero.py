@@ -26,9 +26,9 @@ from parallel_core.prove import prove
 from parallel_core.published import table
 from parallel_core.replay import model_cost
 from parallel_core.simulate import simulate
+from parallel_core.views.river import River, river
+from parallel_core.views.river_moments import moments
 from parallel_core.views.shards import Stage, stage_bars
-from parallel_core.views.shards_alive import moments
-from parallel_core.views.shards_river import River, river
 from parallel_core.views.shards_traffic import elements, predicted, sent
 
 # %% [markdown]

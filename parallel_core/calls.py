@@ -23,6 +23,9 @@ import threading
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
 
 SLOTS = 4
 SLOT = 128  # bytes: a word, then the call as text
@@ -120,3 +123,15 @@ def fence() -> None:
     """Order the writes before it against the reads after it: taking a lock is a full fence."""
     with _LOCK:
         pass
+
+
+def common_directory() -> Path | None:
+    """The directory in which the ranks of torch's default group met, if it was one.
+
+    Then all of them can share files there. None where they met through a port (torchrun).
+    """
+    world = dist.group.WORLD
+    store: Any = world.get_group_store() if world else None
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    return Path(store.path).parent if hasattr(store, "path") else None  # a FileStore has a path

@@ -13,6 +13,9 @@ OWN = "own"
 MOST_TASKS = 1 << 16
 """Microbatches times stages of a pipeline that is to be run; `shardlab schedule` takes more."""
 
+IGNORED = -100
+"""The label of a token that counts in no loss."""
+
 
 class Recompute(StrEnum):
     """What a backward computes again instead of having kept it (activations/recompute.py)."""

@@ -20,8 +20,6 @@ do not match end with a sentence, where gloo would abort the process or add up t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,8 +27,12 @@ from torch import Tensor
 
 from parallel_core import exchange
 from parallel_core.booked import Booked, Counts, Sent
-from parallel_core.calls import Register
+from parallel_core.calls import Register, common_directory
 from parallel_core.mesh import Mesh
+
+SMALL = 1 << 20
+"""Bytes of a whole tensor up to which gloo's own collectives cost less than exchange.py: a pair of
+its point-to-point messages takes 2 ms of the processor, however small."""
 
 
 class Comm:
@@ -49,11 +51,14 @@ class Comm:
         self._directory = common_directory()
         self._registers: dict[str, Register] = {}
         self._pairs: dict[tuple[int, int], Register] = {}
+        world_is_taken = False
         for axis in mesh.names:
             for ranks in mesh.groups(axis):
-                # new_group is collective: every rank makes every group, in one order
-                whole = len(ranks) == mesh.size
+                # new_group is collective: every rank makes every group, in one order. No two axes
+                # share one: lanes that meet along each would be taken for one another
+                whole = len(ranks) == mesh.size and not world_is_taken
                 group = dist.group.WORLD if whole else dist.new_group(list(ranks))
+                world_is_taken |= whole
                 if rank in ranks and group is not None:
                     self._groups[axis] = group
                     self._register(axis, ranks)
@@ -213,17 +218,23 @@ class Comm:
 
     def _gather(self, whole: Tensor, shard: Tensor, axis: str) -> None:
         group = self._groups[axis]
-        if dist.get_backend(group) == "gloo":
+        if dist.get_backend(group) == "gloo" and whole.nbytes > SMALL:
             ranks = self.mesh.group(self.rank, axis)
             return exchange.all_gather(whole, shard.contiguous(), ranks, group)
-        _all_gather(whole, shard, group)
+        apart = whole.untyped_storage().data_ptr() != shard.untyped_storage().data_ptr()
+        _all_gather(whole, shard if apart or shard.is_cuda else shard.clone(), group)
 
     def _scatter(self, shard: Tensor, x: Tensor, axis: str) -> None:
         group = self._groups[axis]
-        if dist.get_backend(group) == "gloo":
+        if dist.get_backend(group) != "gloo":
+            _reduce_scatter(shard, x, group)
+        elif x.nbytes > SMALL:
             ranks = self.mesh.group(self.rank, axis)
-            return exchange.reduce_scatter(shard, x.contiguous(), ranks, group)
-        _reduce_scatter(shard, x, group)
+            exchange.reduce_scatter(shard, x.contiguous(), ranks, group)
+        else:
+            parts = torch.empty_like(x, memory_format=torch.contiguous_format)
+            dist.all_to_all_single(parts, x.contiguous(), group=group)
+            torch.sum(parts.view(self.mesh.degree(axis), *shard.shape), 0, out=shard)
 
     def _book(self, op: str, axis: str, x: Tensor, control: bool = False) -> Sent:
         return self.booked.begin(op, axis, x.numel() * x.element_size(), control=control)
@@ -264,18 +275,6 @@ class Comm:
         call(host)
         self.booked.over()
         return x.copy_(host)
-
-
-def common_directory() -> Path | None:
-    """The directory in which the ranks of torch's default group met, if it was one.
-
-    Then all of them can share files there. None where they met through a port (torchrun).
-    """
-    world = dist.group.WORLD
-    store: Any = world.get_group_store() if world else None
-    while hasattr(store, "underlying_store"):
-        store = store.underlying_store
-    return Path(store.path).parent if hasattr(store, "path") else None  # a FileStore has a path
 
 
 def _all_gather(whole: Tensor, shard: Tensor, group: dist.ProcessGroup) -> None:

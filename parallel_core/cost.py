@@ -62,6 +62,7 @@ def wire_bytes(op: Op, payload: int, n: int) -> int:
         Op.REDUCE_SCATTER: (n - 1) * payload,
         Op.ALL_TO_ALL: (n - 1) * payload,
         Op.BROADCAST: (n - 1) * payload,
+        Op.SHIFT: n * payload,
         Op.SEND: payload,
     }
     return per_group.get(op, 0)
@@ -79,7 +80,7 @@ class Link:
 
     def seconds(self, op: Op, payload: int, n: int) -> float:
         """Time of one message or collective among n ranks, ring for the collectives."""
-        hops = {Op.ALL_REDUCE: 2 * (n - 1), Op.SEND: 1, Op.RECV: 1}.get(op, n - 1)
+        hops = {Op.ALL_REDUCE: 2 * (n - 1), Op.SEND: 1, Op.RECV: 1, Op.SHIFT: 1}.get(op, n - 1)
         each = payload if op in (Op.SEND, Op.RECV) else wire_bytes(op, payload, n) / max(n, 1)
         return hops * self.alpha + each / self.beta if n > 1 else 0.0
 

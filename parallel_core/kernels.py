@@ -26,6 +26,7 @@ from torch.autograd.graph import get_gradient_edge
 from parallel_core import values as v
 from parallel_core.activations import recompute
 from parallel_core.comm import Comm
+from parallel_core.context import attending
 from parallel_core.deferred import install
 from parallel_core.flat import TABLE, Flat
 from parallel_core.grads import norm_of, settle_in
@@ -36,7 +37,7 @@ from parallel_core.model import IGNORED, Place, Transformer, init_weights
 from parallel_core.params import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
-from parallel_core.text import Sampler, rows_of
+from parallel_core.text import Sampler, columns_of, rows_of
 from parallel_core.update import Update, clip_factor
 
 Reads = Mapping[Value, Any]
@@ -66,6 +67,8 @@ class TrainKernels:
         mine = [unit for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
         self.model = self.make_model(mine).to(device)
         self.split = install(self.model) if plan.pp > 1 and plan.pipeline.splits else None
+        if comm is not None and plan.cp > 1:
+            attending.install(self.model, plan, comm)
         recompute.install(self.model, plan, self.again)
         self.lay_out()
         self.sampler = Sampler(plan)
@@ -142,12 +145,13 @@ class TrainKernels:
         """The values a rank holds at the start of a step: its microbatches and its weights."""
         batch = self.sampler.batch(step)
         valid = int((batch.labels != IGNORED).sum())
-        here = self.plan.mesh.coordinate(self.rank)["dp"]
-        positions = torch.arange(self.plan.seq, device=self.device)
+        here = self.plan.batch_place(self.rank)
+        columns = columns_of(self.plan, self.rank)
+        positions = torch.from_numpy(columns.positions).to(self.device)
         self._begun.clear()
         for mb in range(self.plan.microbatches):
             rows = rows_of(self.plan, here, mb)
-            mine = batch.rows(rows)
+            mine = columns.of(batch.rows(rows))
             place = Place(self.plan.seed, step, torch.from_numpy(rows).to(self.device), positions)
             ids = torch.from_numpy(mine.ids).to(self.device)
             labels = torch.from_numpy(mine.labels).to(self.device)

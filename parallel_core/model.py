@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from parallel_core.attention import Attention
+from parallel_core.choices import IGNORED
 from parallel_core.dropout import Place, dropout, grid
 from parallel_core.layers import empty, mlp, norm, wide
 from parallel_core.params import ParamSpec, cut, param_specs, units
@@ -30,9 +31,6 @@ from parallel_core.plan import Dialect, Plan
 from parallel_core.rng import normal
 
 __all__ = ["IGNORED", "Place", "Transformer", "draw", "init_weights", "loss_sum"]
-
-IGNORED = -100
-"""The label of a token that counts in no loss."""
 
 CHUNK = 1 << 15
 """Elements drawn at a time: few enough to stay in a core's cache."""

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from parallel_core import plan_rules
+from parallel_core import plan_mesh, plan_rules
 from parallel_core.choices import OWN, DPMethod, Recompute, Server
+from parallel_core.context import METHODS
+from parallel_core.context.layout import Layout
 from parallel_core.fields import (
     PlanError,
     choice,
@@ -51,6 +53,7 @@ LAYOUT = (
     *("dp", "dp_method", "bucket_mb", "microbatches", "zero", "shard", "prefetch", "keep_gathered"),
     *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
     *("tp", "sp", "overlap_tp", "recompute", "recompute_every", "offload"),
+    *("cp", "cp_method", "ulysses", "overlap_cp"),
     *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
 )
 """The fields that say how a step is split; the others say what is trained."""
@@ -87,6 +90,10 @@ class Plan:
     recompute: str = choice("none", Recompute, "what a backward computes again instead of keeping")
     recompute_every: int = whole(1, 1, 256, "recompute in every k-th layer only")
     offload: bool = switch(False, "keep what a forward saves in host memory until its backward")
+    cp: int = whole(1, 1, 256, "context-parallel ranks: each holds a part of every sequence")
+    cp_method: str = choice("zigzag", METHODS, "how parts of a sequence attend to each other")
+    ulysses: int | None = whole(None, 1, 256, "ranks that deal out heads (hybrid); default 2")
+    overlap_cp: bool = switch(True, "pass keys on while a tile is computed (ring, zigzag, pass-q)")
     pp: int = whole(1, 1, 64, "pipeline ranks")
     schedule: str = choice("1f1b", (*SCHEDULES, OWN), "order in which a pipeline computes")
     virtual_stages: int | None = whole(None, 1, 64, "stages a pipeline rank; default: the fewest")
@@ -173,22 +180,39 @@ class Plan:
         layout: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in LAYOUT}
         return replace(self, **layout)
 
-    @property
+    @cached_property
     def mesh(self) -> Mesh:
-        """The ranks as a grid; inner to outer tp-cp-dp-pp as the axes arrive."""
-        if self.parameter_server != Server.OFF:
-            return Mesh((("ps", self.dp + 1),))
-        if self.shard_axis == "shard":
-            axes = (("shard", self.shards), ("replica", self.dp // self.shards))
-            return Mesh(axes, joins=(("dp", ("shard", "replica")),))
-        ranks = (*self._tensor_axes, ("dp", self.dp), *((("pp", self.pp),) if self.pp > 1 else ()))
-        return Mesh(ranks, joins=(("tp", ("kv_copy", "kv")),) if self.kv_copies > 1 else ())
+        """The ranks as a grid (plan_mesh.py)."""
+        return plan_mesh.mesh_of(self)
+
+    def batch_place(self, rank: int) -> int:
+        """Which share of the batch a rank computes: its place among the dp ranks."""
+        place = self.mesh.coordinate(rank)
+        return place.get("batch", 0) if self.cp > 1 else place["dp"]
 
     @property
-    def _tensor_axes(self) -> tuple[tuple[str, int], ...]:
-        if self.kv_copies > 1:
-            return (("kv_copy", self.kv_copies), ("kv", self.model.kv))
-        return (("tp", self.tp),) if self.tp > 1 else ()
+    def gradient_ranks(self) -> int:
+        """Ranks whose gradients of a weight are summed: those of dp, times those of cp."""
+        return self.dp * self.cp
+
+    @cached_property
+    def context(self) -> Layout:
+        """Who holds which positions of a sequence."""
+        if self.cp == 1:
+            return Layout(seq=self.seq)
+        inside = {"ulysses": self.cp, "hybrid": self.ulysses or 2}.get(self.cp_method, 1)
+        zigzag = METHODS[self.cp_method].zigzag
+        return Layout(seq=self.seq, ranks=self.cp, zigzag=zigzag, ulysses=inside)
+
+    @property
+    def seq_here(self) -> int:
+        """Positions of a sequence on one rank, padding included."""
+        return self.context.share
+
+    @property
+    def tokens_here(self) -> int:
+        """Positions of one microbatch on one rank."""
+        return self.rows_per_microbatch * self.seq_here
 
     @property
     def kv_copies(self) -> int:
@@ -198,12 +222,12 @@ class Plan:
     @property
     def shards(self) -> int:
         """Ranks over which ZeRO cuts its state; 1 without it."""
-        return (self.dp if self.shard is None else self.shard) if self.zero else 1
+        return (self.gradient_ranks if self.shard is None else self.shard) if self.zero else 1
 
     @property
     def shard_axis(self) -> str:
         """The mesh axis of those ranks; under HSDP another axis, "replica", joins the groups."""
-        return "shard" if self.zero and self.shards < self.dp else "dp"
+        return "shard" if self.zero and self.shards < self.gradient_ranks else "dp"
 
     @property
     def world_size(self) -> int:
@@ -246,24 +270,7 @@ class Plan:
     @property
     def layout(self) -> str:
         """The layout in one phrase, for badges and tables."""
-        parts = [f"dp={self.dp} ({self._sharing})"] if self.dp > 1 or self.zero else []
-        if self.tp > 1:
-            parts.append(f"tp={self.tp}" + (" + sp" if self.sp else ""))
-        if self.pp > 1:
-            v = self.pipeline.stages // self.pp
-            several = f" v={v}" if v > 1 else ""
-            parts.append(f"pp={self.pp} ({self.schedule}{several}, m={self.microbatches})")
-        return " x ".join(parts) or "one process"
-
-    @property
-    def _sharing(self) -> str:
-        if self.parameter_server != Server.OFF:
-            return f"{self.parameter_server} parameter server"
-        if not self.zero:
-            return self.dp_method
-        if self.shard_axis == "dp":
-            return f"ZeRO-{self.zero}"
-        return f"ZeRO-{self.zero} over {self.shards}, {self.dp // self.shards} replicas"
+        return plan_mesh.in_words(self)
 
     @property
     def asynchronous(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from parallel_core.choices import MOST_TASKS, NONE, OWN, Recompute, Server
 from parallel_core.fields import PlanError, nearest_where, shown
+from parallel_core.model_shape import AttentionKind
 from parallel_core.pipeline.stages import split
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def check(plan: Plan) -> None:
     """PlanError for the first rule that the plan breaks."""
-    for rule in (_batch, _sharding, _server, _tensor, _activations, _pipeline):
+    for rule in (_batch, _sharding, _server, _context, _tensor, _activations, _pipeline):
         rule(plan)
 
 
@@ -92,6 +93,49 @@ def _positive(word: str) -> float | None:
     return number if 0.01 <= number <= 100 else None
 
 
+def _context(plan: Plan) -> None:
+    if plan.cp == 1:
+        for name in ("cp_method", "ulysses", "overlap_cp"):
+            if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
+                rule = "needs context-parallel ranks, cp of 2 or more"
+                raise PlanError(name, value, rule, NONE if usual is None else usual)
+        return
+    for name in ("pp", "parameter_server", "shard"):
+        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
+            rule = "does not work with cp yet"
+            raise PlanError(name, value, rule, NONE if usual is None else usual)
+    if plan.model.dropout:
+        rule = "does not work with cp yet: a rank would draw bits for scores of others"
+        raise PlanError("dropout", plan.model.dropout, rule, 0.0)
+    if plan.model.attention == AttentionKind.UNFUSED:
+        rule = "writes out scores that no rank has whole under cp"
+        raise PlanError("attention", plan.model.attention, rule, AttentionKind.FUSED)
+    if plan.ulysses is not None and plan.cp_method != "hybrid":
+        rule = "is a choice of cp_method=hybrid only"
+        raise PlanError("ulysses", plan.ulysses, rule, NONE)
+    _heads(plan)
+
+
+def _heads(plan: Plan) -> None:
+    """Ulysses deals out the heads of a rank; several ranks may hold one key/value head."""
+    if plan.cp_method not in ("ulysses", "hybrid"):
+        return
+    heads, kv = max(plan.model.heads // plan.tp, 1), max(plan.model.kv // plan.tp, 1)
+
+    def fits(u: int) -> bool:
+        return heads % u == 0 and (kv % u == 0 or u % kv == 0)
+
+    rule = f"must divide the {heads} heads of a rank, and fit its {kv} key/value heads"
+    asked, name = plan.cp, "cp"
+    if plan.cp_method == "hybrid":
+        asked, name = plan.ulysses or 2, "ulysses"
+        rule = f"must divide cp={plan.cp}, {rule.removeprefix('must divide ')}"
+    most = plan.cp if name == "ulysses" else 256
+    good = [u for u in range(1, most + 1) if fits(u) and (name == "cp" or plan.cp % u == 0)]
+    if asked not in good:
+        raise PlanError(name, asked, rule, nearest_where(asked, good))
+
+
 def _tensor(plan: Plan) -> None:
     if plan.tp == 1:
         if plan.sp:
@@ -112,7 +156,7 @@ def _tensor(plan: Plan) -> None:
 
 def _tensor_fits(plan: Plan, n: int) -> bool:
     m = plan.model
-    whole = (m.heads, m.mlp, *([plan.seq] if plan.sp else []))
+    whole = (m.heads, m.mlp, *([plan.seq_here] if plan.sp else []))
     return not any(size % n for size in whole) and (m.kv % n == 0 or n % m.kv == 0)
 
 

@@ -50,6 +50,7 @@ class Op(StrEnum):
     ALL_GATHER = "all_gather"
     REDUCE_SCATTER = "reduce_scatter"
     ALL_TO_ALL = "all_to_all"
+    SHIFT = "shift"  # each rank of a ring hands on to the next, and takes from the one before
     BARRIER = "barrier"
     OFFLOAD = "offload"  # what a forward kept, from the device to host memory
     FETCH = "fetch"  # and back
@@ -76,7 +77,15 @@ class Op(StrEnum):
 
 
 COLLECTIVES = frozenset(
-    {Op.BROADCAST, Op.ALL_REDUCE, Op.ALL_GATHER, Op.REDUCE_SCATTER, Op.ALL_TO_ALL, Op.BARRIER}
+    {
+        Op.BROADCAST,
+        Op.ALL_REDUCE,
+        Op.ALL_GATHER,
+        Op.REDUCE_SCATTER,
+        Op.ALL_TO_ALL,
+        Op.SHIFT,
+        Op.BARRIER,
+    }
 )
 
 

@@ -7,6 +7,7 @@ from the run itself, and the simulator lays them out by the program's dependenci
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import median
@@ -17,7 +18,7 @@ from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Program
 from parallel_core.simulate import simulate
 from parallel_core.sizes import flops, value_bytes
-from parallel_core.trace import Kind, Span, Trace
+from parallel_core.trace import Inside, Kind, Span, Trace
 
 ASSUMED = Link(alpha=2e-4, beta=2e9)
 """A loopback link, for predictions before anything was measured."""
@@ -48,7 +49,12 @@ def fit_link(trace: Trace, program: Program) -> Link:
 
 def fit_link_of(runs: Iterable[tuple[Trace, Program]]) -> Link:
     """One link over the messages of several runs: what runs that are compared must share."""
-    met = [m for trace, program in runs for m in _meetings(trace, program)]
+    met = [
+        m
+        for trace, program in runs
+        for found in (_meetings(trace, program), _inner_meetings(trace, program))
+        for m in found
+    ]
     if not met:
         return ASSUMED
     hops = {m: 2 * (m.n - 1) if m.op == Op.ALL_REDUCE else max(m.n - 1, 1) for m in met}
@@ -65,12 +71,32 @@ def fit_link_of(runs: Iterable[tuple[Trace, Program]]) -> Link:
 
 def _meetings(trace: Trace, program: Program) -> Iterable[_Message]:
     for spans in messages(trace):
-        if not complete(spans) or len(spans[0].peers) < 2:
-            continue  # a group of one sends nothing: there is no link to fit
+        if not complete(spans):
+            continue
         first = spans[0]
         wire = (max(s.t_done for s in spans) - max(s.t_start for s in spans)) / 1e9
         count = max(len(program.ranks[first.rank][first.index].inner), 1)
         yield _Message(Op(first.op), first.bytes, len(first.peers), count, max(wire, 1e-9))
+
+
+def _inner_meetings(trace: Trace, program: Program) -> Iterable[_Message]:
+    """The messages inside tasks. One that work is done under is left out: its time is not the
+    wire's alone."""
+    ends: dict[tuple[tuple[int, ...], int, int, int], list[Inside]] = defaultdict(list)
+    for span in trace.spans:
+        instr = program.ranks[span.rank][span.index]
+        if instr.op.is_message:
+            continue
+        for number, (message, seen) in enumerate(zip(instr.inner, span.inside, strict=False)):
+            if not message.under:
+                group = program.mesh.group(span.rank, message.axis)
+                ends[group, span.step, span.index, number].append(seen)
+    for (group, *_), met in ends.items():
+        n = len(group)
+        if len(met) == n:
+            op, _, _, size, *_ = met[0]
+            wire = (max(seen[5] for seen in met) - max(seen[4] for seen in met)) / 1e9
+            yield _Message(Op(op), size, n, 1, max(wire, 1e-9))
 
 
 def model_cost(plan: Plan, *, rate: float = ASSUMED_RATE, link: Link = ASSUMED) -> ModelCost:
@@ -120,5 +146,4 @@ def _moved(span: Span, measured: Span, shift: int) -> Span:
         t_post=span.t_post + shift,
         t_start=span.t_start + shift,
         t_done=span.t_done + shift,
-        inside=tuple((*row[:4], row[4] + shift, row[5] + shift) for row in span.inside),
     )

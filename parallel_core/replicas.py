@@ -18,7 +18,7 @@ def replicas(plan: Plan) -> tuple[tuple[int, ...], ...]:
     if plan.pp > 1 or plan.parameter_server != Server.OFF:
         return ()
     if plan.zero < 3:
-        groups = [tuple(range(plan.world_size))]
+        groups = list(plan.mesh.groups("dp"))
     else:
         groups = [] if plan.shard_axis == "dp" else list(plan.mesh.groups("replica"))
     return tuple(group for group in groups if len(group) > 1)

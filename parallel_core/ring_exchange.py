@@ -3,8 +3,8 @@
     axis of 4    r0 -> r1 -> r2 -> r3 -> r0       one hop: everybody sends, everybody receives
 
 Both are posted at once, so that a ring of ranks that wait for each other cannot deadlock; between
-`Exchange(...)` and `wait()` the bytes travel beside whatever the rank computes. A send and a
-receive are booked on the axis, with the bytes of the tensor handed over.
+`Exchange(...)` and `wait()` the bytes travel beside whatever the rank computes. A shift is
+booked on the axis, with the bytes of the tensor handed over.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Exchange:
         me, n = members.index(comm.rank), len(members)
         after, before = members[(me + 1) % n], members[(me - 1) % n]
         assert n > 1, f"rank {comm.rank} has no neighbour along {axis}"
-        self._booked, self._sent = comm.booked, [comm._book(op, axis, x) for op in ("send", "recv")]
+        self._booked, self._sent = comm.booked, comm._book("shift", axis, x)
         comm._agree((comm.rank, after), x.dtype, x.shape, name)
         comm._agree((before, comm.rank), x.dtype, x.shape, name)
         self._device, group = x.device, comm._groups[axis]
@@ -51,6 +51,5 @@ class Exchange:
         """What the rank before has handed over, when it is there and x has been taken."""
         for work in self._works:
             work.wait()
-        for sent in self._sent:
-            self._booked.over(sent)
+        self._booked.over(self._sent)
         return self._came.to(self._device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from parallel_core import context_moves
 from parallel_core.activations.held import held_bytes
 from parallel_core.activations.saved import offloaded_bytes, saved_bytes
 from parallel_core.data.blocks import blocks
@@ -22,14 +23,14 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
     width = DType(plan.dtype).bytes
     every = pieces(plan)
     whole = [piece.numel * width for piece in every]
-    tokens = plan.rows_per_microbatch * plan.seq
+    tokens = plan.tokens_here
     saved = [sum(saved_bytes(plan, unit) for unit in piece.units) for piece in every]
     away = [sum(offloaded_bytes(plan, unit) for unit in piece.units) for piece in every]
     held = [sum(held_bytes(plan, unit) for unit in piece.units) for piece in every]
     waiting = {"held": held, "host": away, "back": away}
     table = table_spec(plan).numel * width
     fixed = {"ids": 2 * tokens * INT64, "loss": max(width, 4)}
-    fixed |= _regions(plan, tokens, width)
+    fixed |= _regions(plan, tokens, width) | context_moves.sizes(plan)
     fixed |= dict.fromkeys(("tally", "total"), 2 * FLOAT64) | {"ticket": INT64}
     fixed |= dict.fromkeys(("table", "tsum", "tcame", "tall", "newtable"), table)
     if plan.pp > 1:
@@ -89,7 +90,7 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
     arXiv:2001.08361, section 2.1), half of it in I and half in W, but attention's all in I, and
     once more what it computes again. The optimizer is booked at 12 an element.
     """
-    tokens = plan.rows_per_microbatch * plan.seq
+    tokens = plan.tokens_here
     products = {piece.name: 2.0 * tokens * _matrices(plan, piece) for piece in pieces(plan)}
     layers = {p.name: sum(u.startswith("layer") for u in p.units) for p in pieces(plan)}
     attention = 4.0 * plan.seq * plan.model.hidden * tokens / plan.tp
@@ -130,4 +131,4 @@ def step_flops(plan: Plan) -> float:
     count = flops(plan)
     names = [piece.name for piece in pieces(plan)]
     each = sum(count(Instr(op=op, where=name)) for op in (Op.F, Op.B) for name in names)
-    return each * plan.microbatches * plan.dp * plan.tp
+    return each * plan.microbatches * plan.gradient_ranks * plan.tp

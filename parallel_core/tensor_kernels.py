@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from parallel_core.grads import norm_of
+from parallel_core.inner_step import COPIES, WHOLE
 from parallel_core.kernels import Reads, TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.params import ParamSpec, cut, param_specs
 from parallel_core.program import Instr, Op
 from parallel_core.tensor.block import TensorTransformer
 from parallel_core.tensor.conjugate import Region
-from parallel_core.tensor_step import COPIES, WHOLE
 
 
 class TensorKernels(TrainKernels):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel_core import places
+from parallel_core.choices import IGNORED
 from parallel_core.fields import PlanError
 from parallel_core.plan import Plan
 
@@ -61,6 +62,32 @@ class Sampler:
         starts = random.integers(0, self._windows, size=self.plan.global_batch)
         windows = self._tokens[starts[:, None] + np.arange(self.plan.seq + 1)].astype(np.int64)
         return Batch(ids=windows[:, :-1].copy(), labels=windows[:, 1:].copy())
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The positions of every sequence that a rank holds, `real` of them tokens, then padding."""
+
+    positions: NDArray[np.int64]
+    real: int
+
+    def of(self, batch: Batch) -> Batch:
+        """Those of a batch; what is padding repeats the last token and counts in no loss."""
+        if len(self.positions) == batch.ids.shape[1]:
+            return batch
+        # take copies in rows; an index would lay columns together
+        ids, labels = (x.take(self.positions, axis=1) for x in (batch.ids, batch.labels))
+        labels[:, self.real :] = IGNORED
+        return Batch(ids=ids, labels=labels)
+
+
+def columns_of(plan: Plan, rank: int) -> Columns:
+    """What a rank holds of each sequence: all of it, or its part along cp."""
+    if plan.cp == 1:
+        return Columns(np.arange(plan.seq), plan.seq)
+    place = plan.mesh.coordinate(rank)["cp"]
+    positions = np.array(plan.context.positions(place), dtype=np.int64)
+    return Columns(np.minimum(positions, plan.seq - 1), sum(plan.context.is_real(place)))
 
 
 def rows_of(plan: Plan, dp_index: int, microbatch: int) -> NDArray[np.int64]:

@@ -28,8 +28,8 @@ def _one(rank: Rank, plan: dict[str, Any], sequence: bool) -> dict[str, Any]:
     chosen = Plan.of(**plan, tp=rank.world_size, sp=sequence and rank.world_size > 1)
     comm = Comm(Mesh(((AXIS, rank.world_size),)), rank.rank)
     region = Region.of(comm, sequence=sequence)
-    whole, mine = Transformer(chosen), TensorTransformer(chosen, region)
-    init_weights(whole, chosen)
+    whole, mine = Transformer(chosen.single()), TensorTransformer(chosen, region)
+    init_weights(whole, chosen.single())
     parts = {spec.name: cut(chosen, spec, region.me) for spec in param_specs(chosen)}
     full, own = dict(whole.named_parameters()), dict(mine.named_parameters())
     with torch.no_grad():

@@ -80,12 +80,13 @@ def test_both_kinds_are_run_unless_one_is_asked_for():
         {"clip": 1.0},
         {"dtype": "bfloat16"},
         {"kv_heads": 1},
+        {"vocab": 255},
         {"recompute": "full"},
         {"offload": True},
     ],
 )
 def test_what_has_no_fair_peer_is_refused(wrong):
-    """One rank, replicas, random masks, clipping, masters, a head cut in two, kept less."""
+    """One rank, replicas, random masks, clipping, masters, half a head, padding, kept less."""
     with pytest.raises(PlanError, match=next(iter(wrong))):
         tensor.plans_of(**wrong)
 

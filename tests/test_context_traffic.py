@@ -40,11 +40,10 @@ def test_a_ring_of_four_message_by_message():
     each = 2 * 2 * 4 * 16 * 16  # k and v, B, G, S/4, K
     ours = shape("zigzag", 4)
     assert [(m.op, m.what, m.bytes) for m in METHODS["zigzag"].moves(ours, False)] == [
-        (Op.SEND, "kv", 2 * each),
-        (Op.RECV, "kv", 2 * each),
+        (Op.SHIFT, "kv", 2 * each)
     ] * 3
-    behind = [(Op.SEND, "dkv", 4 * each), (Op.RECV, "dkv", 4 * each)]
-    ahead = [(Op.SEND, "kv", 2 * each), (Op.RECV, "kv", 2 * each)]
+    behind = [(Op.SHIFT, "dkv", 4 * each)]
+    ahead = [(Op.SHIFT, "kv", 2 * each)]
     found = [(m.op, m.what, m.bytes) for m in METHODS["zigzag"].moves(ours, True)]
     assert found == (ahead + behind) * 3 + behind
     assert {m.axis for m in METHODS["zigzag"].moves(ours, True)} == {AXIS}
@@ -86,7 +85,7 @@ def test_a_hybrid_is_ulysses_around_a_ring(u, rings, kv):
     layout = Layout(seq=64, ranks=u * rings, zigzag=True, ulysses=u)
     ours = LayerShape(layout=layout, batch=2, heads=8, kv_heads=kv, head_dim=16)
     moves = METHODS["hybrid"].moves(ours, False)
-    assert counts(moves)[RING, "send"][0] == rings - 1
+    assert counts(moves)[RING, "shift"][0] == rings - 1
     assert counts(moves)[HEADS, "all_to_all"][0] == 2
     pure = shape("zigzag", u * rings, kv=kv)
     assert ours.kv == pure.kv * max(u // kv, 1)

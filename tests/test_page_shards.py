@@ -16,14 +16,16 @@ from parallel_core import places
 from parallel_core.cases import program_of
 from parallel_core.cost import UnitCost
 from parallel_core.ledger import predicted_memory
-from parallel_core.outline import KINDS, STATE, Held, memory_outline
+from parallel_core.outline import FOLLOWED, KINDS, STATE, Held, memory_outline
 from parallel_core.peak import predicted_peak
 from parallel_core.plan import Plan
 from parallel_core.program import Op
 from parallel_core.report import predict
 from parallel_core.simulate import simulate
 from parallel_core.trace import Kind
-from parallel_core.views import shards_alive as alive
+from parallel_core.views.river import River, river
+from parallel_core.views.river_alive import existing
+from parallel_core.views.river_moments import moments, peak
 from parallel_core.views.shards import (
     MOST_COLUMNS,
     Stage,
@@ -32,7 +34,7 @@ from parallel_core.views.shards import (
     shard_grid,
     stage_bars,
 )
-from parallel_core.views.shards_river import River, river
+from parallel_core.views.shards_alive import instruction_rows
 from parallel_core.views.shards_traffic import Traffic, at_stage, coefficient, predicted, rows
 
 APP = places.app()
@@ -82,24 +84,24 @@ def test_named_tensors_add_up_to_the_outline(plan):
     trace = simulate(program, UnitCost(beats=BEATS))
     settled = replace(trace, spans=tuple(replace(span, step=1) for span in trace.spans))
     outline = [row for row in memory_outline(plan, program, settled) if row.rank == 1]
-    found = alive.moments(plan, program, trace, 1)
+    found = moments(plan, program, trace, 1)
     works = {span.index for span in trace.by_rank[1] if span.op != Op.WAIT}
     ends = [(m.at, *(m.bytes[kind] for kind in KINDS)) for m in found if m.over]
     want = [(row.index, *(row[kind] for kind in KINDS)) for row in outline]
     assert [e for e in ends if e[0] in works] == [w for w in want if w[0] in works]
     for moment in (m for m in found if not m.over):
-        tensors = alive.existing(plan, program, trace, rank=1, at=moment.at)
-        sums = {kind: sum(t.size for t in tensors if t.kind == kind) for kind in KINDS}
+        tensors = existing(plan, program, trace, rank=1, at=moment.at)
+        sums = {kind: sum(t.size for t in tensors if t.kind == kind) for kind in FOLLOWED}
         assert sums == dict(moment.bytes), moment
-    assert len(alive.instruction_rows(plan, program, trace, 1)) == len(program.ranks[1])
+    assert len(instruction_rows(plan, program, trace, 1)) == len(program.ranks[1])
 
 
 @given(plans)
 @settings(max_examples=30, deadline=None)
 def test_no_modelled_moment_is_above_the_peak_that_any_timing_allows(plan):
     """Not even at one time, where some instructions take none."""
-    found = alive.moments(plan, program_of(plan), predict(plan), 1)
-    assert alive.peak(found).total <= predicted_peak(plan, program_of(plan))["total"][1]
+    found = moments(plan, program_of(plan), predict(plan), 1)
+    assert peak(found).total <= predicted_peak(plan, program_of(plan))["total"][1]
 
 
 def traffic(plan):
@@ -176,7 +178,7 @@ def test_the_river_stacks_what_was_measured_under_what_was_predicted():
     """Before a run the bands are the outline; after it the readings, the outline on top."""
     plan = Plan.of(dp=4, zero=3)
     trace = predict(plan)
-    found = alive.moments(plan, program_of(plan), trace, 2)
+    found = moments(plan, program_of(plan), trace, 2)
     bare = river(River(trace=trace, rank=2, moments=found))
     bands = [t for t in bare.data if getattr(t, "stackgroup", None) == "state"]
     assert [list(b.y) for b in bands] == [[m.bytes[kind] for m in found] for kind in KINDS]
@@ -198,7 +200,7 @@ def test_a_band_is_named_where_it_has_bytes(plan):
     """At the name's time its height lies between the band's edges, and no box is drawn behind it:
     it would look like bytes."""
     trace = predict(plan)
-    found = alive.moments(plan, program_of(plan), trace, 0)
+    found = moments(plan, program_of(plan), trace, 0)
     figure = river(River(trace=trace, rank=0, moments=found))
     low = [0] * len(found)
     for band in (t for t in figure.data if getattr(t, "stackgroup", None) == "state"):

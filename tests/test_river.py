@@ -24,6 +24,7 @@ from parallel_core.views import river_blocks as blocks
 from parallel_core.views import river_prices as prices
 from parallel_core.views.river import River, river, total
 from parallel_core.views.river_lanes import lanes, recomputed
+from parallel_core.views.river_moments import moments, peak
 from parallel_core.views.river_words import account
 
 TINY = {"layers": 3, "hidden": 16, "heads": 4, "vocab": 16, "seq": 8, "global_batch": 12}
@@ -67,7 +68,7 @@ plans = st.builds(
 def drawn(plan, *, rank=0, **more):
     """The river of a plan before any run."""
     trace, steps = predict(plan), program_of(plan)
-    found = alive.moments(plan, steps, trace, rank)
+    found = moments(plan, steps, trace, rank)
     again = recomputed(plan, steps, trace, rank)
     return River(trace=trace, rank=rank, moments=found, again=again, **more)
 
@@ -83,7 +84,7 @@ def test_blocks_add_up_to_the_outline_at_every_moment(plan):
     trace = simulate(steps, UnitCost(beats=BEATS))
     settled = replace(trace, spans=tuple(replace(span, step=1) for span in trace.spans))
     rank = plan.world_size - 1
-    found = alive.moments(plan, steps, trace, rank)
+    found = moments(plan, steps, trace, rank)
     works = {span.index for span in trace.by_rank[rank] if span.duration and span.op != Op.WAIT}
     outline = [row for row in memory_outline(plan, steps, settled) if row.rank == rank]
     want = {row.index: [row[kind] for kind in FOLLOWED] for row in outline if row.index in works}
@@ -102,7 +103,7 @@ def test_blocks_add_up_to_the_outline_at_every_moment(plan):
 @settings(max_examples=40)
 def test_no_modelled_moment_is_above_the_peak_that_any_timing_allows(plan):
     """And where no second lane moves memory it is reached."""
-    found = alive.peak(drawn(plan).moments).total
+    found = peak(drawn(plan).moments).total
     most = predicted_peak(plan, program_of(plan))["total"][0]
     assert found == most if not plan.offload and not plan.zero else found <= most
 

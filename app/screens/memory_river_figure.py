@@ -15,8 +15,9 @@ from parallel_core.views import river_blocks
 from parallel_core.views.marks import ms, origin_of, typical_step
 from parallel_core.views.palette import TENSORS
 from parallel_core.views.river import River, river
-from parallel_core.views.river_alive import HOST, Moment, Part, by_owner, existing, moments, peak
+from parallel_core.views.river_alive import HOST, Part, by_owner, existing
 from parallel_core.views.river_lanes import recomputed
+from parallel_core.views.river_moments import Moment, moments, peak
 from parallel_core.views.river_words import account
 from screens import chrome, shard_bench_pair
 from screens.shard_bench_runs import Kept, modelled, program

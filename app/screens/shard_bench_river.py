@@ -12,8 +12,11 @@ from parallel_core.quantities import bytes_text
 from parallel_core.trace import Trace
 from parallel_core.views.marks import ms, origin_of, typical_step
 from parallel_core.views.palette import TENSORS
-from parallel_core.views.shards_alive import Moment, existing, instruction_rows, moments, peak
-from parallel_core.views.shards_river import River, account, river
+from parallel_core.views.river import River, river
+from parallel_core.views.river_alive import by_owner, existing
+from parallel_core.views.river_moments import Moment, moments, peak
+from parallel_core.views.river_words import account
+from parallel_core.views.shards_alive import instruction_rows
 from screens import chrome, shard_bench_pair
 from screens.shard_bench_runs import Kept, modelled, program
 
@@ -145,20 +148,20 @@ def _agreement(run: Kept | None) -> None:
 
 def _exists(plan: Plan, trace: Trace, rank: int, moment: Moment) -> None:
     """The tensors behind one moment."""
-    alive = existing(plan, program(plan), trace, rank=rank, at=moment.at)
-    total = sum(tensor.size for tensor in alive)
+    alive = by_owner(existing(plan, program(plan), trace, rank=rank, at=moment.at))
+    total = sum(part.size for part in alive)
     st.markdown(
         f"**While instruction {moment.at} ({chrome.plain(moment.label)}) runs**, rank {rank} holds "
         f"{bytes_text(total)}:"
     )
     rows = [
         {
-            "kind": TENSORS[tensor.kind].meaning,
-            "what": tensor.words,
-            "bytes": f"{tensor.size:,}",
-            "share": f"{tensor.size / total:.1%}",
+            "kind": TENSORS[part.kind].meaning,
+            "what": f"{part.unit}: {part.words}" if part.unit else part.words,
+            "bytes": f"{part.size:,}",
+            "share": f"{part.size / total:.1%}",
         }
-        for tensor in sorted(alive, key=lambda tensor: -tensor.size)
+        for part in alive
     ]
     chrome.table(rows)
 

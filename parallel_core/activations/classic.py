@@ -34,7 +34,7 @@ class Difference:
 
 def classic_rows(plan: Plan, unit: str = "layer0") -> Rows:
     """The classic count of a layer of the plan's sizes, on one rank, in the plan's dtype."""
-    e, tokens = DType(plan.dtype).bytes, plan.rows_per_microbatch * plan.seq
+    e, tokens = DType(plan.dtype).bytes, plan.tokens_here
     every = tokens * plan.model.hidden
     outer = every // plan.tp if plan.sp else every
     inner, scores = every // plan.tp, tokens * plan.model.heads * plan.seq // plan.tp

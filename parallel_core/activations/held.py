@@ -31,10 +31,10 @@ def held_bytes(plan: Plan, unit: str) -> int:
 def held_rows(plan: Plan, unit: str) -> Rows:
     """The same, tensor by tensor."""
     width = plan.model.hidden * DType(plan.dtype).bytes
-    tokens = plan.rows_per_microbatch * plan.seq
+    tokens = plan.tokens_here
     if unit == "embed":
         gpt = plan.model.dialect == Dialect.GPT
-        return {"dtokens": tokens * width} | ({"dpositions": plan.seq * width} if gpt else {})
+        return {"dtokens": tokens * width} | ({"dpositions": plan.seq_here * width} if gpt else {})
     if unit == "head":
         logits = tokens * plan.model.vocab * DType(plan.dtype).bytes
         return {"head input": tokens * width, "dlogits": logits}

@@ -29,7 +29,9 @@ Rows = dict[str, int]
 INPUT = "input"
 """The row of a unit's own input."""
 
-CORE = frozenset({"log-sum-exp", "softmax", "softmax dropout", "softmax dropped"})
+CORE = frozenset(
+    {"log-sum-exp", "softmax", "softmax dropout", "softmax dropped", "attention result"}
+)
 """What selective recomputation does not keep."""
 
 
@@ -85,7 +87,7 @@ def saved_rows(plan: Plan, unit: str) -> Rows:
 
 
 def _tokens(plan: Plan) -> int:
-    return plan.rows_per_microbatch * plan.seq
+    return plan.tokens_here
 
 
 def _widths(plan: Plan) -> tuple[int, int]:
@@ -124,7 +126,9 @@ def _attention(plan: Plan) -> Rows:
     q = n * heads * m.head_dim * b
     rows = {"q": q, "k, v": 2 * n * kv * b, "attention output": q}
     if m.dialect == Dialect.LLAMA:
-        rows["cos, sin"] = 4 * plan.seq * m.head_dim * b
+        rows["cos, sin"] = 4 * plan.seq_here * m.head_dim * b
+    if m.fused and plan.cp > 1:
+        return _across_ranks(plan, rows, heads, kv)
     if m.fused:
         return rows | {"log-sum-exp": n * heads * w}
     scores = n * heads * plan.seq
@@ -132,6 +136,14 @@ def _attention(plan: Plan) -> Rows:
     if m.dropout:
         rows |= {"softmax dropout": scores, "softmax dropped": scores * b}
     return rows
+
+
+def _across_ranks(plan: Plan, rows: Rows, heads: int, kv: int) -> Rows:
+    """Under context parallelism: the result of the tiles apart from what leaves for `o`; where
+    heads are dealt out, several ranks may hold the same key/value head."""
+    rows = rows | {"log-sum-exp": _tokens(plan) * heads * _widths(plan)[1]}
+    rows["k, v"] *= max(plan.context.ulysses * plan.model.head_dim // kv, 1)
+    return rows | {"attention result": rows["attention output"]}
 
 
 def _layer(plan: Plan) -> Rows:

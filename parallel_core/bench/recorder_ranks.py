@@ -23,8 +23,8 @@ import torch.distributed as dist
 
 from parallel_core.bench.dp_ranks import CPU, Ours
 from parallel_core.bench.interleave import OURS, PEER, a_step, take_turns
-from parallel_core.cases import program_of
 from parallel_core.booked import Sent
+from parallel_core.cases import program_of
 from parallel_core.comm import Comm
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel, Lanes

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from parallel_core.bench import BENCHES
-from parallel_core.cli import bench_tp_command
+from parallel_core.cli import bench_tensor
 from parallel_core.cli.bench_options import AS_JSON, Bench, count, run, taken
 from parallel_core.cli.bench_report import measured, progress, show
 from parallel_core.cli.plan_options import given, plan_options
@@ -26,7 +26,7 @@ def command() -> None:
     """
 
 
-command.add_command(bench_tp_command.command)
+command.add_command(bench_tensor.command)
 
 
 @command.command("dp")
@@ -258,7 +258,7 @@ def _bench(name: str, options: dict[str, Any]) -> Bench:
 def _bench_of_pipelines(name: str, flat: dict[str, Any]) -> Bench:
     match name:
         case "tp":
-            return bench_tp_command.bench(flat)
+            return bench_tensor.bench(flat)
         case "pipeline":
             from parallel_core.bench import pipeline
 

@@ -11,7 +11,7 @@ several ranks' parts (marked w') travel in at least float32.
     ulysses     all-to-all of q, k, v; of a         all-to-all of da; of dq, dk, dv
     hybrid      ulysses' around ring's, of H/u heads over u times the positions
 
-A hop of a ring is a send and a receive. What a collective really moves over the wire is (n-1)/n of
+A hop of a ring is a shift. What a collective really moves over the wire is (n-1)/n of
 an all-to-all or a scatter, n-1 times a gathered shard (cost.wire_bytes). Gradients need one hop
 more than keys and values: they have to come home.
 """
@@ -124,10 +124,10 @@ def ring(shape: LayerShape, backward: bool) -> tuple[Move, ...]:
     axis, last, moves = ring_axis(layout), layout.rings - 1, list[Move]()
     for hop in range(layout.rings):
         if hop < last:
-            moves += _hop(axis, "kv", shape.kv * shape.width, hop)
+            moves.append(Move(Op.SHIFT, axis, "kv", shape.kv * shape.width, hop))
         if backward:  # what this hop's tiles have added to goes on while the next one's add theirs
             size = shape.kv * shape.merged
-            moves += _hop(axis, "dkv", size, hop + 1 if hop < last else None)
+            moves.append(Move(Op.SHIFT, axis, "dkv", size, hop + 1 if hop < last else None))
     return tuple(moves)
 
 
@@ -143,10 +143,9 @@ def pass_q(shape: LayerShape, backward: bool) -> tuple[Move, ...]:
         guests = {"q_a_da": 3 * shape.q * shape.width, "lse": rows * shape.merged}
         home = Move(Op.ALL_TO_ALL, AXIS, "dq", n * shape.q * shape.merged)
     there = [
-        move
+        Move(Op.SHIFT, AXIS, what, size, hop)
         for hop in range(n - 1)
         for what, size in guests.items()
-        for move in _hop(AXIS, what, size, hop)
     ]
     return (*there, home)
 
@@ -170,10 +169,6 @@ def _around(shape: LayerShape, inside: tuple[Move, ...], backward: bool) -> tupl
     return (a, *inside, qkv) if backward else (qkv, *inside, a)
 
 
-def _hop(axis: str, what: str, size: int, hop: int | None) -> tuple[Move, ...]:
-    return tuple(Move(op, axis, what, size, hop) for op in (Op.SEND, Op.RECV))
-
-
 def counts(moves: Iterable[Move]) -> dict[tuple[str, str], tuple[int, int]]:
     """(axis, op) -> (messages, payload bytes), as `Comm.counts` has it."""
     table: dict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
@@ -187,8 +182,5 @@ def sent(moves: Iterable[Move], layout: Layout) -> int:
     """Bytes that leave one rank, each collective as its cheapest algorithm has it."""
     degree = {AXIS: layout.ranks, HEADS: layout.ulysses, RING: layout.rings}
     return sum(
-        move.bytes
-        if move.op == Op.SEND
-        else wire_bytes(move.op, move.bytes, degree[move.axis]) // degree[move.axis]
-        for move in moves
+        wire_bytes(move.op, move.bytes, degree[move.axis]) // degree[move.axis] for move in moves
     )

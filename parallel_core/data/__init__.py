@@ -36,4 +36,4 @@ def program(plan: Plan) -> Program:
     """The training step of a plan whose only axis is dp."""
     if plan.zero:
         return STAGES[plan.zero](plan)
-    return alone(plan) if plan.dp == 1 else METHODS[plan.dp_method](plan)
+    return alone(plan) if plan.gradient_ranks == 1 else METHODS[plan.dp_method](plan)

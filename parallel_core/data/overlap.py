@@ -84,17 +84,17 @@ class Overlap:
 
     def link(self, plan: Plan) -> Link:
         """The link that gives these numbers to the all-reduce of `plan`'s gradients."""
-        hops = Link(alpha=1.0, beta=1.0).seconds(Op.ALL_REDUCE, 0, plan.dp)
-        sent = Link(alpha=0.0, beta=1.0).seconds(Op.ALL_REDUCE, sum(gradient_bytes(plan)), plan.dp)
+        hops = Link(alpha=1.0, beta=1.0).seconds(Op.ALL_REDUCE, 0, plan.gradient_ranks)
+        sent = Link(alpha=0.0, beta=1.0).seconds(Op.ALL_REDUCE, sum(gradient_bytes(plan)), plan.gradient_ranks)
         return Link(alpha=self.latency / hops, beta=sent / max(self.wire, 1e-9))
 
 
 def overlap(plan: Plan, cost: Cost, link: Link) -> Overlap:
     """The three numbers of `plan` under `cost`; `link` carries the gradients over dp."""
     total = sum(gradient_bytes(plan))
-    latency = link.seconds(Op.ALL_REDUCE, 0, plan.dp)
+    latency = link.seconds(Op.ALL_REDUCE, 0, plan.gradient_ranks)
     backward = sum(cost.seconds(0, Instr(op=Op.B, where=name)) for name in units(plan.model))
-    wire = link.seconds(Op.ALL_REDUCE, total, plan.dp) - latency
+    wire = link.seconds(Op.ALL_REDUCE, total, plan.gradient_ranks) - latency
     return Overlap(backward=backward, wire=wire, latency=latency)
 
 
@@ -106,7 +106,7 @@ def gradient_bytes(plan: Plan) -> tuple[int, ...]:
 
 def messages_a_step(plan: Plan) -> int:
     """Gradient messages a rank sends in a step: one a bucket, or (naive) one a parameter."""
-    if plan.dp == 1:
+    if plan.gradient_ranks == 1:
         return 0
     if plan.dp_method == DPMethod.NAIVE:
         return sum(map(len, specs_by_unit(plan)))

@@ -24,10 +24,12 @@ from parallel_core.views.chart_frame import byte_ticks, colour, framed
 from parallel_core.views.frame import PAGES, ink, safe
 from parallel_core.views.marks import ms, origin_of
 from parallel_core.views.palette import TENSORS, contrast, mix
-from parallel_core.views.river_alive import HOST, Moment, peak
+from parallel_core.views.river_alive import HOST
 from parallel_core.views.river_lanes import Again, draw_lanes, lanes
+from parallel_core.views.river_moments import Moment, peak
 
-_THICK = 0.09  # share of the height a band needs for its own name
+_THICK = 0.07  # share of the height a band needs for its own name
+_LONG = 0.25  # share of the step that a name needs
 _PALE = 0.6  # share of its colour that a predicted band keeps
 
 Bands = tuple[list[float], dict[str, list[int]]]
@@ -144,25 +146,39 @@ def _areas(figure: go.Figure, shown: River, dark: bool) -> None:
 
 
 def _names(figure: go.Figure, shown: River, drawn: Bands, dark: bool) -> None:
-    """Each band's name inside it, where it is thick enough for one: state early in the step,
-    activations where there are the most."""
+    """Each band's name inside it, in the longest stretch that has room for one.
+
+    No box behind the letters: it would look like bytes.
+    """
     times, bands = drawn
-    early = max(i for i, time in enumerate(times) if time <= 0.2 * times[-1])
-    fullest = max(range(len(times)), key=lambda i: bands["activations"][i])
-    low = dict.fromkeys((early, fullest), 0)
+    low = [0] * len(times)
     for kind in KINDS:
-        at = fullest if kind == "activations" else early
-        size = bands[kind][at]
-        if size > _THICK * shown.most:
+        high = [below + size for below, size in zip(low, bands[kind], strict=True)]
+        left, right, y = _room(times, low, high, _THICK * shown.most)
+        if right - left >= _LONG * (times[-1] - times[0]):
             fill = _fill(kind, shown, dark)
             letters = max(("#000000", "#FFFFFF"), key=lambda ink: contrast(ink, fill))
-            x = 0.2 * times[-1] if at == early else sum(times[fullest : fullest + 2]) / 2
             figure.add_annotation(
-                x=x, y=low[at] + size / 2, text=TENSORS[kind].meaning, showarrow=False,
-                captureevents=False, font={"color": letters, "size": 12}, bgcolor=fill,
-                borderpad=1,
+                x=(left + right) / 2, y=y, text=TENSORS[kind].meaning, showarrow=False,
+                captureevents=False, font={"color": letters, "size": 12},
             )  # fmt: skip
-        low = {place: below + bands[kind][place] for place, below in low.items()}
+        low = high
+
+
+def _room(
+    times: Sequence[float], low: Sequence[int], high: Sequence[int], thick: float
+) -> tuple[float, float, float]:
+    """(left, right, middle height) of a strip inside a band, the longest that a sweep finds."""
+    best = (times[0], times[0], 0.0)
+    begun, floor, roof = 0, low[0], high[0]
+    for i, (below, above) in enumerate(zip(low, high, strict=True)):
+        if min(roof, above) - max(floor, below) < thick:
+            begun, floor, roof = i, below, above
+        floor, roof = max(floor, below), min(roof, above)
+        until = times[min(i + 1, len(times) - 1)]  # a level holds until the next one
+        if roof - floor >= thick and until - times[begun] > best[1] - best[0]:
+            best = (times[begun], until, (floor + roof) / 2)
+    return best
 
 
 def _outline(figure: go.Figure, shown: River, dark: bool) -> None:

@@ -10,7 +10,7 @@ outline.py counts the same bytes without names; a test holds the two equal at ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from parallel_core.activations.held import held_rows
@@ -22,39 +22,26 @@ from parallel_core.activations.saved import (
     saved_rows,
 )
 from parallel_core.ledger import predicted_memory
-from parallel_core.outline import FOLLOWED, KINDS, STATE, effects
+from parallel_core.outline import STATE
 from parallel_core.params import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Program, Value
-from parallel_core.trace import Kind, Trace
-from parallel_core.views.shards_alive import CUT_FROM, STAYS, events, gone, made
+from parallel_core.trace import Trace
+from parallel_core.views.river_moments import events
+from parallel_core.views.shards_alive import gone, made
 
 HOST = "host"
 """The kind that does not lie on the device."""
 
+STAYS = {
+    "params": ("its shards of the weights", "the weights, whole"),
+    "grads": ("its shards of the gradients", "the gradients, whole"),
+    "optimizer": ("the optimizer state of its shards", "the optimizer state, whole"),
+}
+"""What stays all the time, where it is cut into shards and where it is whole."""
 
-@dataclass(frozen=True)
-class Moment:
-    """What exists from `time` (nanoseconds) on: instruction `at` has just begun, or is `over`.
-
-    `bytes` by kind, those of outline.FOLLOWED.
-    """
-
-    at: int
-    time: int
-    label: str
-    over: bool
-    bytes: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        """Bytes of all kinds on the device."""
-        return sum(self.bytes.get(kind, 0) for kind in KINDS)
-
-    @property
-    def words(self) -> str:
-        """When that is, in words."""
-        return f"{'after' if self.over else 'during'} {self.label}"
+CUT_FROM = {"params": 3, "grads": 2, "optimizer": 1}
+"""The first ZeRO stage that cuts a kind into shards."""
 
 
 @dataclass(frozen=True)
@@ -69,36 +56,6 @@ class Part:
     mb: int | None
     words: str
     size: int
-
-
-def moments(plan: Plan, program: Program, trace: Trace, rank: int) -> list[Moment]:
-    """The rank's memory at each begin and end of a span of one step, in order of time.
-
-    `program` is the plan's. `trace` (modelled, measured or replayed) gives the order and the times,
-    the plan the bytes. A modelled step stands for a later one than the first, whose update has yet
-    to make the optimizer's moments.
-    """
-    instrs, effect = program.ranks[rank], effects(plan)
-    first = trace.kind is not Kind.MODELLED and 0 in trace.steps
-    before = predicted_memory(plan, stepped=not first)
-    held = dict.fromkeys(FOLLOWED, 0) | {kind: sizes[rank] for kind, sizes in before.items()}
-    settled = predicted_memory(plan)["optimizer"][rank]
-    found = []
-    for span, over in events(trace, rank):
-        instr = instrs[span.index]
-        does = effect(instr)
-        for kind, size in (does.freed if over else does.made).items():
-            held[kind] += -size if over else size
-        if instr.op == Op.O:
-            held["optimizer"] = settled
-        time = span.t_done if over else span.t_start
-        found.append(Moment(span.index, time, instr.label, over, dict(held)))
-    return found
-
-
-def peak(found: Iterable[Moment]) -> Moment:
-    """The first moment with the most bytes on the device. Raises ValueError where there is none."""
-    return max(found, key=lambda moment: moment.total)
 
 
 def existing(plan: Plan, program: Program, trace: Trace, *, rank: int, at: int) -> list[Part]:

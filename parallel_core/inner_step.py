@@ -23,58 +23,72 @@ et al. 2022, arXiv:2205.05198, section 4.2.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from parallel_core import data
-from parallel_core import tensor_shares as shares
+from parallel_core import inner_shares as shares
 from parallel_core import values as v
 from parallel_core.data import step
+from parallel_core.inner_shares import AGAIN, DENTER, DLEAVE, LEAVE, NUMBER
 from parallel_core.params import units
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Message, Op, Program, Value
-from parallel_core.tensor_shares import AGAIN, DENTER, DLEAVE, LEAVE, NUMBER
 
 WHOLE, COPIES = "whole", "copies"
 """`where` of the sums over tp: parts of whole parameters, key/value copies."""
 
 
-def tensor_step(plan: Plan) -> Program:
-    """The data-parallel step of a slice of the model, with tensor parallelism's messages."""
+def inner_step(plan: Plan) -> Program:
+    """The data-parallel step of a slice of the model on a part of the sequence, with the messages
+    of tensor and context parallelism inside its tasks."""
     base = data.program(plan)
-    instrs = [one for instr in base.ranks[0] for one in _with_messages(plan, instr)]
-    n = plan.world_size
-    keeps = tuple(value for value in base.keeps[0] if value.name != "loss")
-    return Program(
-        plan.mesh,
-        (tuple(instrs),) * n,
-        base.holds,
-        ((*keeps, v.TOTAL),) * n,
-        f"{base.name} tp={plan.tp}" + (" sp" if plan.sp else ""),
+    places = [tuple(_slice_step(plan, base.ranks[0], place)) for place in range(plan.cp)]
+    at = [plan.mesh.coordinate(rank).get("cp", 0) for rank in range(plan.world_size)]
+    keeps = base.keeps
+    if plan.tp > 1:
+        mine = tuple(value for value in base.keeps[0] if value.name != "loss")
+        keeps = ((*mine, v.TOTAL),) * plan.world_size
+    name = " ".join(
+        [base.name]
+        + ([f"tp={plan.tp}"] if plan.tp > 1 else [])
+        + (["sp"] if plan.sp else [])
+        + ([f"cp={plan.cp} {plan.cp_method}"] if plan.cp > 1 else [])
     )
+    return Program(plan.mesh, tuple(places[i] for i in at), base.holds, keeps, name)
 
 
-def _with_messages(plan: Plan, instr: Instr) -> list[Instr]:
-    if instr.op in (Op.F, Op.B):
-        return [replace(instr, inner=_inner(plan, instr))]
-    return [*_before_update(plan, instr)] if instr.op == Op.O else [instr]
+def _slice_step(plan: Plan, instrs: Iterable[Instr], place: int) -> Iterator[Instr]:
+    for instr in instrs:
+        if instr.op in (Op.F, Op.B):
+            yield replace(instr, inner=_inner(plan, instr, place))
+        elif instr.op == Op.O and plan.tp > 1:
+            yield from _before_update(plan, instr)
+        else:
+            yield instr
 
 
-def _inner(plan: Plan, instr: Instr) -> tuple[Message, ...]:
+def _inner(plan: Plan, instr: Instr, place: int) -> tuple[Message, ...]:
     """The messages of one task, in order, each where it stands among the task's work."""
     first, *_, last = units(plan.model)
     forward = instr.op == Op.F
-    if instr.where == first:
+    if instr.where == first and plan.tp == 1:
+        found = []
+    elif instr.where == first:
         found = [(LEAVE, 1.0, 0.0)] if forward else [(DLEAVE, 0.0, 0.0)] if plan.sp else []
     elif instr.where == last:
         found = shares.head(plan, forward=forward)
     else:
         kind = plan.recompute_in(instr.where)
-        found = shares.layer(plan, kind, forward=forward)
+        found = shares.layer(plan, kind, forward=forward, place=place)
     return tuple(_message(plan, instr.mb or 0, *one) for one in found)
 
 
 def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Message:
-    """A gather hands over a shard, a scatter the whole."""
+    """A gather hands over a shard, a scatter the whole; attention's name themselves."""
+    if " " in name:
+        op, axis, value = name.split()
+        return Message(Op(op), axis, Value(value, (mb,)), before, under)
     if name == NUMBER:
         return Message(Op.ALL_REDUCE, "tp", Value("row", (mb,)), before, under)
     if not plan.sp:
@@ -93,7 +107,7 @@ def _before_update(plan: Plan, update: Instr) -> list[Instr]:
         instrs.append(_sum(plan, WHOLE, "tp", gradients))
     if plan.kv_copies > 1:
         instrs.append(_sum(plan, COPIES, "kv_copy", gradients))
-    loss = v.TOTAL_LOSS if plan.dp > 1 else v.loss(plan.microbatches - 1)
+    loss = v.TOTAL_LOSS if plan.gradient_ranks > 1 else v.loss(plan.microbatches - 1)
     clips = (v.TOTAL,) if plan.clip else ()
     total = step.tally((*gradients, loss), (loss,), "tp")
     return [*instrs, *total, replace(update, reads=(*update.reads, *clips))]

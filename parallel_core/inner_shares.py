@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from parallel_core import context_moves
 from parallel_core.plan import Dialect, Plan, Recompute
 
 ENTER, LEAVE, DLEAVE, AGAIN, DENTER = "enter", "leave", "dleave", "again", "denter"
@@ -45,7 +46,7 @@ class Work:
 def work(plan: Plan) -> Work:
     """The products of a layer for one microbatch, on one rank."""
     m, t = plan.model, plan.tp
-    token = 2.0 * plan.rows_per_microbatch * plan.seq
+    token = 2.0 * plan.tokens_here
     kv = max(m.kv // t, 1) * m.head_dim
     inner = token * m.hidden * m.mlp / t
     return Work(
@@ -61,17 +62,67 @@ Stop = tuple[str, float, float]
 """A message: what it is for, FLOPs before it (since the message before), FLOPs under it."""
 
 
-def layer(plan: Plan, kind: str, *, forward: bool) -> list[Stop]:
-    """The messages of a layer's task in order, with shares of its work."""
+def layer(plan: Plan, kind: str, *, forward: bool, place: int = 0) -> list[Stop]:
+    """The messages of a layer's task in order, with shares of its work; `place` is the rank's
+    along cp."""
     w = work(plan)
-    ahead = _forward(plan, w)
+    ahead = _with_core(_forward(plan, w), LEAVE, _attention(plan, w.core, place, backward=False))
     if forward:
         return _shares(plan, ahead, w.total)
     again = w.core if kind == Recompute.SELECTIVE else 0.0
     whole = kind == Recompute.FULL
+    core = _attention(plan, 2 * w.core, place, backward=True)
+    if again:
+        core = [*_attention(plan, w.core, place, backward=False), *core]
     back = _backward(plan, w, again, keeps_whole=whole and not plan.overlap_tp)
+    back = _with_core(back, DENTER if _keeps(plan, whole) else AGAIN, core, last=True)
     total = 2 * w.total + again + (w.total if whole else 0.0)
     return _shares(plan, [*ahead, *back] if whole else back, total)
+
+
+def _keeps(plan: Plan, whole: bool) -> bool:
+    """Whether nothing is gathered again in the backward."""
+    return not plan.overlap_tp and (whole or not plan.sp)
+
+
+def _with_core(stops: list[Stop], name: str, core: list[Stop], *, last: bool = False) -> list[Stop]:
+    """The messages of attention put before the first (or last) stop called `name`, whose work
+    before it includes the core's."""
+    if not core:
+        return stops
+    at = [i for i, stop in enumerate(stops) if stop[0] == name][-1 if last else 0]
+    done = sum(before + under for _, before, under in core)
+    what, before, under = stops[at]
+    first, *rest = core
+    ahead = max(before - done, 0.0)  # what of it comes before attention is not told apart
+    return [
+        *stops[:at],
+        (first[0], first[1] + ahead / 2, first[2]),
+        *rest,
+        (what, ahead / 2, under),
+        *stops[at + 1 :],
+    ]
+
+
+def _attention(plan: Plan, core: float, place: int, *, backward: bool) -> list[Stop]:
+    """The messages of attention over cp, and which part of its work `core` is done beside each."""
+    found = context_moves.moves(plan, backward=backward)
+    if not found:
+        return []
+    hops = context_moves.shares_of_hops(plan, place) if plan.context.rings > 1 else [1.0]
+    stops, done = list[Stop](), set[int]()
+    for move in found:
+        hop, name = move.hop, context_moves.value_name(move)
+        hidden = plan.overlap_cp and hop is not None and hop < len(hops) and hop not in done
+        under = 0.0
+        if hidden and hop is not None:
+            done.add(hop)
+            under = core * hops[hop]
+        stops.append((f"{move.op.value} {move.axis} {name}", 0.0, under))
+    left = core * (1.0 - sum(hops[hop] for hop in done))
+    name, before, under = stops[-1]
+    stops[-1] = (name, before + max(left, 0.0), under)
+    return stops
 
 
 def head(plan: Plan, *, forward: bool) -> list[Stop]:
@@ -119,7 +170,9 @@ def _backward(plan: Plan, w: Work, again: float, *, keeps_whole: bool) -> list[S
 def _shares(plan: Plan, stops: Iterable[Stop], total: float) -> list[Stop]:
     """The messages that there are, as shares of `total` to the grain. Work before one that there
     is not belongs to the next."""
-    silent = () if plan.sp else (ENTER, DLEAVE, AGAIN)
+    silent: tuple[str, ...] = () if plan.sp else (ENTER, DLEAVE, AGAIN)
+    if plan.tp == 1:
+        silent = (ENTER, LEAVE, DLEAVE, AGAIN, DENTER, NUMBER)
     found, owed = [], 0.0
     for name, before, under in stops:
         owed += before
