@@ -113,9 +113,10 @@ def _current() -> live.Follower | None:
 def _predict(plan: Plan) -> tuple[Guess, Guess]:
     """Two guesses: which policy, and by how much."""
     rows = plan.rows_per_microbatch
+    several = "1 sequence" if rows == 1 else f"{rows} sequences"
     which = choose_one(
         f"{PAGE}.which",
-        f"{plan.model.layers} {plan.model.dialect} layers, {plan.seq} tokens, {rows} sequences a "
+        f"{plan.model.layers} {plan.model.dialect} layers, {plan.seq} tokens, {several} a "
         f"microbatch, {plan.layout}: which policy has the smallest peak of activations?",
         list(POLICIES),
     )

@@ -28,7 +28,7 @@ def memory(plan: Plan, capacity: float | None) -> None:
     st.markdown(
         "Bars are what lies there between steps. Within a step more exists for a while: diamonds "
         "mark the most that the program allows, whichever lane is ahead, and the most that a run "
-        "reached. Activations are not counted."
+        "reached, activations among it."
     )
     _fits(plan, capacity)
     with st.expander("The bars in words"):

@@ -94,7 +94,9 @@ class Clock:
         return tuple(found)
 
     def _work(self) -> list[list[float]]:
-        table = [[float(x) for x in row] for row in work(self.shape.layout, self.causal, self.travels)]
+        table = [
+            [float(x) for x in row] for row in work(self.shape.layout, self.causal, self.travels)
+        ]
         return [[sum(row)] for row in table] if self.travels == Travels.NOTHING else table
 
     def _alone(self, found: list[Beat], moves: list[Move]) -> None:

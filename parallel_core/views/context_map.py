@@ -125,7 +125,9 @@ def _bands(layout: Layout, paint: Paint, edge: float, each: float) -> list[str]:
             at = edge + chunk * each
             top = (at, edge - thick, each, thick)
             left = (edge - thick, at, thick, each)
-            parts += [_band(place, style, name if each >= _READABLE else "") for place in (top, left)]
+            parts += [
+                _band(place, style, name if each >= _READABLE else "") for place in (top, left)
+            ]
     return parts
 
 

@@ -37,7 +37,9 @@ def shape_of(plan: Plan, method: str, *, zigzag: bool | None = None) -> LayerSha
 
 def rivals(clock: Clock, plan: Plan) -> tuple[Clock, ...]:
     """Contiguous against zigzag; the method itself besides, where it is neither or cut otherwise."""
-    both = tuple(replace(clock, method=name, shape=shape_of(plan, name)) for name in ("ring", "zigzag"))
+    both = tuple(
+        replace(clock, method=name, shape=shape_of(plan, name)) for name in ("ring", "zigzag")
+    )
     return both if clock in both else (*both, clock)
 
 

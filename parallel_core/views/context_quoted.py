@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -10,7 +11,7 @@ import plotly.graph_objects as go
 from parallel_core.context.crossover import Ring
 from parallel_core.context.layout import Layout
 from parallel_core.context.traffic import LayerShape
-from parallel_core.published import Table, table
+from parallel_core.published import table
 from parallel_core.views.chart_frame import framed
 from parallel_core.views.context_clock import Clock
 from parallel_core.views.frame import GREY, ink
@@ -51,7 +52,9 @@ def published() -> list[Point]:
 @lru_cache(maxsize=1)
 def modelled() -> list[tuple[float, float]]:
     """(per cent, pass-Q over pass-KV) of attention and its messages alone, on our clock."""
-    return [(row["miss_pct"], _ratio(row["T_new"], row["P_cached"])) for row in table("cp_table4").rows]
+    return [
+        (row["miss_pct"], _ratio(row["T_new"], row["P_cached"])) for row in table("cp_table4").rows
+    ]
 
 
 def _ratio(new: int, old: int) -> float:
@@ -94,8 +97,14 @@ def crossover(*, dark: bool = False) -> go.Figure:
     figure.add_vline(
         x=100 * META.q_is_smaller_up_to, line={"color": ink(dark), "width": 1, "dash": "dot"}
     )
-    figure.update_xaxes(type="log", title="new tokens, % of all", tickvals=[1, 2, 5, 10, 20, 50, 100])
-    figure.update_yaxes(title="time of pass-Q / pass-KV", type="log", tickvals=[0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2])
+    figure.update_xaxes(
+        type="log", title="new tokens, % of all", tickvals=[1, 2, 5, 10, 20, 50, 100]
+    )
+    figure.update_yaxes(
+        title="time of pass-Q / pass-KV",
+        type="log",
+        tickvals=[0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2],
+    )
     badges = [f"quoted: {source}", "modelled: 800 TFLOP/s, 50 GB/s, attention and its messages"]
     return framed(figure, badges, height=400, dark=dark)
 
@@ -103,7 +112,9 @@ def crossover(*, dark: bool = False) -> go.Figure:
 def in_words() -> str:
     """The figure's message."""
     right, rows = agreement()
-    wrong = [f"{p.share:g} % ({100 * abs(p.ratio - 1):.1f} % apart)" for p in published() if not p.agrees]
+    wrong = [
+        f"{p.share:g} % ({100 * abs(p.ratio - 1):.1f} % apart)" for p in published() if not p.agrees
+    ]
     return (
         f"Published: pass-Q is faster up to {max(p.share for p in published() if p.ratio < 1):g} % of "
         f"new tokens. The rule names the faster one in {right} of {rows} rows; it misses "
@@ -164,15 +175,20 @@ def volumes() -> list[dict[str, str]]:
     return [{"quantity": r["item"], "printed": r["value"]} for r in table("ulysses").rows]
 
 
-TABLES: tuple[tuple[str, object], ...] = (
-    ("cp_table5", hops),
-    ("cp_table6", nodes),
-    ("ring_attention_table2", blocks),
-    ("ulysses", volumes),
-)
+TABLES: dict[str, Callable[[], list[dict[str, str]]]] = {
+    "cp_table5": hops,
+    "cp_table6": nodes,
+    "ring_attention_table2": blocks,
+    "ulysses": volumes,
+}
+"""Printed tables by name, each with the function that makes its rows."""
+
+
+def title(name: str) -> str:
+    """What a printed table shows."""
+    return table(name).title
 
 
 def caption(name: str) -> str:
     """Where a printed table stands."""
-    found: Table = table(name)
-    return f"quoted: {found.source}"
+    return f"quoted: {table(name).source}"

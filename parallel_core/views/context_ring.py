@@ -22,7 +22,9 @@ _RING = 240.0  # side of the ring's drawing
 MOST_TIME = 1e-9
 
 
-def payload(clock: Clock, rivals: Sequence[Clock], *, run: str, dark: bool = False) -> dict[str, Any]:
+def payload(
+    clock: Clock, rivals: Sequence[Clock], *, run: str, dark: bool = False
+) -> dict[str, Any]:
     """What context.js needs: the figure as HTML, the beats of `clock`, a sentence for each.
 
     `rivals` race on the same clock below the map. A payload with the same `run` keeps the cursor.

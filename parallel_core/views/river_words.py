@@ -38,6 +38,6 @@ def _beside(found: int, predicted: int) -> str:
     if found > predicted:
         return f": {found - predicted:,} bytes MORE than the plan allows."
     return (
-        f", {predicted - found:,} bytes below the outline, which counts whatever a backward makes "
-        "and frees as there all the time that it runs."
+        f", {predicted - found:,} bytes below the outline, which has what an instruction makes or "
+        "frees there for as long as it runs."
     )

@@ -1,0 +1,183 @@
+"""P10, the context ring: a sequence cut over ranks, and who attends to whom at which hop."""
+
+from __future__ import annotations
+
+import json
+
+import streamlit as st
+import theme
+
+from parallel_core.context.layout import in_step, work
+from parallel_core.fields import PlanError
+from parallel_core.request import Request
+from parallel_core.trace import Kind
+from parallel_core.views import context_ring as view
+from parallel_core.views.context_clock import Clock, account
+from parallel_core.views.context_map import in_words
+from parallel_core.views.context_plans import rivals, shape_of
+from screens import chrome, live
+from screens import context_ring_results as results
+from screens import shard_bench_runs as runs
+from screens.context_ring_controls import PAGE, Choice, choose
+from screens.predict import Guess
+from screens.predict_choice import choose_one, reveal_choice
+
+IDLE = f"{PAGE}.idle"
+ANSWERS = (
+    "the first, with the earliest tokens",
+    "one in the middle",
+    "the last, with the latest tokens",
+    "none: all have the same to do",
+)
+WHY = (
+    "A query sees the keys before it. The first block has hardly any before it; the last has all "
+    "of them. So the first rank is done first, and the last one sets the time."
+)
+
+
+def page() -> None:
+    """Choose a method, predict, look at every tile and hop, run it for real."""
+    chrome.header(
+        "Context ring",
+        "A sequence too long for one rank is cut over several, and each token must still attend "
+        "to those before it. What travels, how far, and who waits depends on the cut.",
+    )
+    live.warm()
+    choice = choose()
+    if choice is None:
+        return
+    run = _current()
+    idle, guess = _predict(choice)
+    going = run is not None and not run.state.status.over
+    _button(choice, idle, guess, going=going)
+    if run is not None and going:
+        live.watch(run, _growing, PAGE)
+    elif (idle.settled and guess.settled) or run is not None:
+        _open(choice, idle, guess)
+
+
+# -- asking ----------------------------------------------------------------------------------------
+
+
+def _current() -> live.Follower | None:
+    """The run being followed; a finished one is kept."""
+    run = live.current(PAGE)
+    if run is not None and run.state.status.over:
+        done = live.ended(run)
+        if done is not None:
+            runs.keep(run, done, PAGE)
+    return run
+
+
+def _predict(choice: Choice) -> tuple[Guess, Guess]:
+    """Two guesses: who is idle, and what zigzag wins."""
+    n = choice.plan.cp
+    idle = choose_one(
+        IDLE,
+        "Causal attention, the sequence cut into neighbouring chunks, one a rank; keys and values "
+        "go round a ring. Which rank has the least to compute?",
+        ANSWERS,
+    )
+    guess = chrome.predict(
+        f"{PAGE}.{n}.{choice.plan.seq}",
+        f"{n} ranks, {choice.plan.seq:,} tokens, messages that take no time: how many times as "
+        "fast is the zigzag ring as the contiguous one?",
+        unit="times",
+        low=0.1,
+        high=100.0,
+    )
+    return idle, guess
+
+
+def _button(choice: Choice, idle: Guess, guess: Guess, *, going: bool) -> None:
+    """Run: what was guessed so far is locked first."""
+    start = st.button(
+        "Run", type="primary", key=f"{PAGE}.run", icon=":material/play_arrow:", disabled=going
+    )
+    if not choice.runs:
+        st.caption("A run is causal, and cut as its method cuts; the figure shows another choice.")
+    if not start:
+        return
+    try:
+        request = Request.of(**choice.values).checked()
+    except PlanError as error:
+        chrome.complain(error, mend=error.field in choice.values)
+        return
+    settled = {IDLE: idle, f"{PAGE}.{choice.plan.cp}.{choice.plan.seq}": guess}
+    for key, said in settled.items():
+        if not said.settled:
+            chrome.settle(key, said.value)
+    live.start(request, PAGE)
+
+
+def _growing(run: live.Follower) -> None:
+    st.caption(run.asked.request.plan.layout)
+    trace = run.recent()
+    if trace.spans:
+        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+
+
+# -- showing ---------------------------------------------------------------------------------------
+
+
+def _open(choice: Choice, idle: Guess, guess: Guess) -> None:
+    """Everything, once the reader has said what to expect."""
+    reveal_choice(idle, ANSWERS, _least(choice), WHY)
+    n = choice.plan.cp
+    chrome.reveal(guess, _wins(choice), "times")
+    st.markdown(
+        f"Undivided, that is 2 − 1/N = {2 - 1 / n:.4g}: the mask halves the work, and a contiguous "
+        "cut makes nothing of it in time."
+    )
+    here = runs.latest(choice.plan, PAGE)
+    if here is not None:
+        results.proof(here)
+    _map(choice, here)
+    results.bytes_of_all(choice.plan)
+    if here is not None:
+        results.stamps(here)
+    results.crossover(choice)
+    results.take_away(choice.plan, here)
+
+
+def _least(choice: Choice) -> int:
+    """The right answer, from the work of each rank in the contiguous ring."""
+    layout = shape_of(choice.plan, "ring").layout
+    totals = [sum(row) for row in work(layout)]
+    fewest = [rank for rank, total in enumerate(totals) if total == min(totals)]
+    if len(fewest) == len(totals):
+        return 3
+    return 0 if fewest[0] == 0 else 2 if fewest[0] == len(totals) - 1 else 1
+
+
+def _wins(choice: Choice) -> float:
+    """How many times as fast zigzag is, each hop waiting for its slowest rank."""
+    times = [in_step(work(shape_of(choice.plan, name).layout)) for name in ("ring", "zigzag")]
+    return float(times[0] / times[1])
+
+
+def _map(choice: Choice, here: runs.Kept | None) -> None:
+    """The tile map with its cursor, the race below it, and the same in words."""
+    st.header("Who computes what, and when", anchor=False)
+    clock = choice.clock
+    others = rivals(clock, choice.plan)
+    wire = f"{clock.balance:g} FLOPs a byte" if clock.balance else "messages take no time"
+    theme.badge(Kind.MODELLED, f"modelled: attention's forward alone; {wire}")
+    mount(clock, others, run=f"{choice.plan.layout} {choice.mask} {choice.cut}")
+    st.markdown(
+        "A tile of time is one block of queries against one block of keys, unmasked. The number "
+        "on a tile is the hop, its colour the rank."
+    )
+    with st.expander("In words"):
+        lines = "\n".join(f"- {line}" for line in account(clock))
+        st.markdown(f"{in_words(clock)}\n\n{lines}")
+        chrome.table(results.race_rows(others))
+
+
+def mount(clock: Clock, others: tuple[Clock, ...], *, run: str) -> None:
+    """The figure on the page; the cursor lives in the browser."""
+    data = view.payload(clock, others, run=run, dark=chrome.dark())
+    component = st.components.v2.component(
+        "shardlab_context", html='<div id="player"></div>', js=view.source()
+    )
+    component(key=f"{PAGE}.figure", data=json.dumps(data, separators=(",", ":")).encode())
