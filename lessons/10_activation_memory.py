@@ -54,7 +54,8 @@ my_guess_percent = {"selective": 10, "full": 100}  # change me: FLOPs of a step,
 # forward, once more.
 
 # %%
-folder = Path(tempfile.mkdtemp())
+files = tempfile.TemporaryDirectory()  # gone when the notebook ends
+folder = Path(files.name)
 model = {"dialect": "gpt", "dropout": 0.1, "layers": 4, "hidden": 64, "heads": 8, "seq": 128,
          "global_batch": 4, "steps": 4, "quiet": True}  # fmt: skip
 ways = {

@@ -7,14 +7,14 @@ import json
 import streamlit as st
 import theme
 
-from parallel_core.context.layout import in_step, work
+from parallel_core.context.layout import Layout, in_step, work
 from parallel_core.fields import PlanError
 from parallel_core.request import Request
 from parallel_core.trace import Kind
 from parallel_core.views import context_ring as view
 from parallel_core.views.context_clock import Clock, account
 from parallel_core.views.context_map import in_words
-from parallel_core.views.context_plans import rivals, shape_of
+from parallel_core.views.context_plans import rivals
 from screens import chrome, live
 from screens import context_ring_results as results
 from screens import shard_bench_runs as runs
@@ -23,6 +23,7 @@ from screens.predict import Guess
 from screens.predict_choice import choose_one, reveal_choice
 
 IDLE = f"{PAGE}.idle"
+ASKED = 4  # ranks of the question
 ANSWERS = (
     "the first, with the earliest tokens",
     "one in the middle",
@@ -47,7 +48,7 @@ def page() -> None:
     if choice is None:
         return
     run = _current()
-    idle, guess = _predict(choice)
+    idle, guess = _predict()
     going = run is not None and not run.state.status.over
     _button(choice, idle, guess, going=going)
     if run is not None and going:
@@ -69,9 +70,8 @@ def _current() -> live.Follower | None:
     return run
 
 
-def _predict(choice: Choice) -> tuple[Guess, Guess]:
+def _predict() -> tuple[Guess, Guess]:
     """Two guesses: who is idle, and what zigzag wins."""
-    n = choice.plan.cp
     idle = choose_one(
         IDLE,
         "Causal attention, the sequence cut into neighbouring chunks, one a rank; keys and values "
@@ -79,9 +79,9 @@ def _predict(choice: Choice) -> tuple[Guess, Guess]:
         ANSWERS,
     )
     guess = chrome.predict(
-        f"{PAGE}.{n}.{choice.plan.seq}",
-        f"{n} ranks, {choice.plan.seq:,} tokens, messages that take no time: how many times as "
-        "fast is the zigzag ring as the contiguous one?",
+        PAGE,
+        f"{ASKED} ranks, messages that take no time, every hop as long as its slowest rank: how "
+        "many times as fast is the zigzag ring as the contiguous one?",
         unit="times",
         low=0.1,
         high=100.0,
@@ -103,7 +103,7 @@ def _button(choice: Choice, idle: Guess, guess: Guess, *, going: bool) -> None:
     except PlanError as error:
         chrome.complain(error, mend=error.field in choice.values)
         return
-    settled = {IDLE: idle, f"{PAGE}.{choice.plan.cp}.{choice.plan.seq}": guess}
+    settled = {IDLE: idle, PAGE: guess}
     for key, said in settled.items():
         if not said.settled:
             chrome.settle(key, said.value)
@@ -122,12 +122,12 @@ def _growing(run: live.Follower) -> None:
 
 def _open(choice: Choice, idle: Guess, guess: Guess) -> None:
     """Everything, once the reader has said what to expect."""
-    reveal_choice(idle, ANSWERS, _least(choice), WHY)
+    reveal_choice(idle, ANSWERS, least(ASKED), WHY)
+    chrome.reveal(guess, wins(ASKED), "times")
     n = choice.plan.cp
-    chrome.reveal(guess, _wins(choice), "times")
     st.markdown(
-        f"Undivided, that is 2 − 1/N = {2 - 1 / n:.4g}: the mask halves the work, and a contiguous "
-        "cut makes nothing of it in time."
+        "That is 2 − 1/N: the mask halves the work, but, cut in contiguous chunks, not the time. "
+        f"For your {n} ranks it is {wins(n):.4g}."
     )
     here = runs.latest(choice.plan, PAGE)
     if here is not None:
@@ -140,19 +140,18 @@ def _open(choice: Choice, idle: Guess, guess: Guess) -> None:
     results.take_away(choice.plan, here)
 
 
-def _least(choice: Choice) -> int:
+def least(n: int) -> int:
     """The right answer, from the work of each rank in the contiguous ring."""
-    layout = shape_of(choice.plan, "ring").layout
-    totals = [sum(row) for row in work(layout)]
+    totals = [sum(row) for row in work(Layout(seq=n, ranks=n))]
     fewest = [rank for rank, total in enumerate(totals) if total == min(totals)]
-    if len(fewest) == len(totals):
+    if len(fewest) == n:
         return 3
-    return 0 if fewest[0] == 0 else 2 if fewest[0] == len(totals) - 1 else 1
+    return 0 if fewest[0] == 0 else 2 if fewest[0] == n - 1 else 1
 
 
-def _wins(choice: Choice) -> float:
+def wins(n: int) -> float:
     """How many times as fast zigzag is, each hop waiting for its slowest rank."""
-    times = [in_step(work(shape_of(choice.plan, name).layout)) for name in ("ring", "zigzag")]
+    times = [in_step(work(Layout(seq=2 * n, ranks=n, zigzag=zigzag))) for zigzag in (False, True)]
     return float(times[0] / times[1])
 
 

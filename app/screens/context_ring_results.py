@@ -112,10 +112,12 @@ def crossover(choice: Choice) -> None:
     st.header("Keys or queries: the crossover", anchor=False)
     plan = choice.plan
     g, h = plan.model.kv, plan.model.heads
+    border = 200 * g / h
+    until = "whatever is cached" if border >= 100 else f"up to {border:.4g} % of new tokens (2G/H)"
     st.markdown(
-        f"With {h} query and {g} key/value heads a block of queries has no more bytes than its keys "
-        f"and values up to **2G/H = {200 * g / h:.4g} %** of new tokens; in training all are new. "
-        "But what pass-Q finds must come home, hidden by nothing."
+        f"With {h} query and {g} key/value heads a block of queries has no more bytes than its "
+        f"keys and values **{until}**; in training all tokens are new. But what pass-Q finds must "
+        "come home, hidden by nothing."
     )
     if choice.balance:
         whole, half = context_plans.hides(plan, choice.balance)

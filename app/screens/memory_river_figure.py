@@ -20,6 +20,7 @@ from parallel_core.views.river_lanes import recomputed
 from parallel_core.views.river_moments import Moment, moments, peak
 from parallel_core.views.river_words import account
 from screens import chrome, shard_bench_pair
+from screens.shard_bench_river import follow_player
 from screens.shard_bench_runs import Kept, modelled, program
 
 PAGE = "memory"
@@ -30,6 +31,7 @@ def show(plan: Plan, run: Kept | None, capacity: float | None) -> None:
     """Bytes alive over one step, measured under their outline, or the outline before a run."""
     st.header("One step of one rank", anchor=False)
     whole = modelled(plan) if run is None else run.done.trace
+    follow_player(_player_key(run), plan, whole)
     rank, step = _where(plan, whole)
     trace = whole.only(step)
     found = moments(plan, program(plan), trace, rank)
@@ -47,14 +49,18 @@ def show(plan: Plan, run: Kept | None, capacity: float | None) -> None:
     words = account(shown)
     _chart(river(shown, at=at, dark=chrome.dark()), f"The memory river. {words}")
     st.markdown(
-        "Dotted, R: a forward run once more. Click on a dot, or type an instruction's number, to "
-        "see what exists then."
+        "Dotted, R: a forward run once more. Click on a dot, or on an instruction in the player "
+        "below, or type its number, to see what exists then."
     )
     st.markdown(words)
     _agreement(run)
     _exists(plan, trace, rank, next((m for m in found if m.at == at), peak(found)))
     with st.expander("All ranks, instruction by instruction"):
         _player(plan, run, whole, step)
+
+
+def _player_key(run: Kept | None) -> str:
+    return f"{PAGE}.model" if run is None else f"{PAGE}.run_{run.name}"
 
 
 def _where(plan: Plan, trace: Trace) -> tuple[int, int]:
@@ -158,11 +164,11 @@ def _row(part: Part, total: int) -> dict[str, str]:
 def _player(plan: Plan, run: Kept | None, trace: Trace, step: int) -> None:
     """All ranks of the same step."""
     if run is None:
-        chrome.player(trace, key=f"{PAGE}.model", title=f"{plan.layout}, modelled")
+        chrome.player(trace, key=_player_key(run), title=f"{plan.layout}, modelled")
         return
     view = {"own": run.done.own, "model": run.done.model, "step": step}
     title = f"Run #{run.number}"
-    chrome.player(run.done.trace, key=f"{PAGE}.run_{run.name}", title=title, **view)
+    chrome.player(run.done.trace, key=_player_key(run), title=title, **view)
 
 
 def blocks_of(plan: Plan, run: Kept | None) -> None:

@@ -28,7 +28,7 @@ def show(plan: Plan, run: Kept | None, capacity: float | None) -> None:
     """Bytes alive over one step, measured under their outline, or the outline before a run."""
     st.header("Gather, use, free", anchor=False)
     whole = modelled(plan) if run is None else run.done.trace
-    _follow_player(plan, run, whole)
+    follow_player(_player_key(run), plan, whole)
     rank, step = _where(plan, whole)
     trace = whole.only(step)
     steps = program(plan)
@@ -59,9 +59,9 @@ def show(plan: Plan, run: Kept | None, capacity: float | None) -> None:
     _player(plan, run, whole, step)
 
 
-def _follow_player(plan: Plan, run: Kept | None, trace: Trace) -> None:
-    """An instruction picked in the player moves rank, step and cursor here."""
-    held = st.session_state.get(_player_key(run)) or {}
+def follow_player(key: str, plan: Plan, trace: Trace) -> None:
+    """An instruction picked in the player of this key moves rank, step and cursor of the river."""
+    held = st.session_state.get(key) or {}
     picked = held.get("picked") or {}
     rank, step, at = (picked.get(name) for name in ("rank", "step", "index"))
     if rank in range(plan.world_size) and step in trace.steps and isinstance(at, int):

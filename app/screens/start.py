@@ -32,6 +32,10 @@ MORE = (
     "dtype",
     "seed",
 )
+AXES = (
+    *("tp", "sp", "overlap_tp", "cp", "cp_method", "zero", "recompute", "offload", "attention"),
+    *("tied", "dropout"),
+)
 
 
 def page() -> None:
@@ -82,12 +86,14 @@ def _own(run: live.Follower | None) -> None:
     values = chrome.plan_controls(MAIN, defaults=defaults)
     with st.expander("Model, batch, optimizer"):
         values |= chrome.plan_controls(MORE, defaults=defaults)
+    with st.expander("Cut more than the batch: matrices, sequences, state; keep less"):
+        values |= chrome.plan_controls(AXES, defaults=defaults)
     request = chrome.request(values)
     going = run is not None and not run.state.status.over
     guess = chrome.predict(
         PAGE,
-        "In each step every process hands its gradients to the all-reduce. How many MiB will one "
-        "process hand over in a step?",
+        "In each step every process hands tensors to messages: its gradients to an all-reduce, and "
+        "more if you cut more. How many MiB will one process hand over in a step?",
         unit="MiB",
         high=1e6,
     )

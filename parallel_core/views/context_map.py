@@ -20,8 +20,8 @@ from parallel_core.views.frame import PAGES, ink
 from parallel_core.views.hues import hues
 from parallel_core.views.palette import contrast, mix
 
-SIDE, EDGE = 300.0, 26.0  # of all matrices together, and of the band that says who holds what
-PALE = 0.2
+SIDE, EDGE = 300.0, 28.0  # of all matrices together, and of the band that says who holds what
+PALE = 0.3
 """How much of a rank's hue is in a tile that is still to come."""
 
 _READABLE = 11.0  # the smallest tile that carries its number
@@ -98,7 +98,7 @@ def _matrix(clock: Clock, paint: Paint, share: int, size: float) -> list[str]:
     edge = EDGE if layout.ulysses == 1 else 14.0
     count = layout.rings * (2 if layout.zigzag else 1)
     each = (size - edge) / count
-    parts = _bands(layout, paint, edge, each)
+    parts = _bands(layout, paint, share, (edge, each))
     parts.append(
         f'<rect class="frame" x="{edge}" y="{edge}" width="{size - edge:.1f}"'
         f' height="{size - edge:.1f}" stroke="{paint.line}"/>'
@@ -108,25 +108,27 @@ def _matrix(clock: Clock, paint: Paint, share: int, size: float) -> list[str]:
     return parts
 
 
-def _bands(layout: Layout, paint: Paint, edge: float, each: float) -> list[str]:
-    """Along the left and the top: the rank (or, of several that share a block, the ring member)."""
-    parts, thick = [], edge - 12.0
+def _bands(layout: Layout, paint: Paint, share: int, sizes: tuple[float, float]) -> list[str]:
+    """Along the left and the top: the rank that has these heads of a block."""
+    edge, each = sizes
+    parts, thick = [], edge - 15.0
     if edge == EDGE:
         middle = edge + (SIDE - edge) / 2
-        parts.append(f'<text class="axis" x="{middle:.0f}" y="9">keys</text>')
-        turned = f'transform="translate(9 {middle:.0f}) rotate(-90)"'
+        parts.append(f'<text class="axis" x="{middle:.0f}" y="6">keys</text>')
+        turned = f'transform="translate(6 {middle:.0f}) rotate(-90)"'
         parts.append(f'<text class="axis" {turned}>queries</text>')
     else:
         thick = edge - 2.0
     for ring in range(layout.rings):
-        name = str(ring * layout.ulysses) if layout.ulysses == 1 else ""
-        style = paint.style(ring * layout.ulysses)
+        rank = ring * layout.ulysses + share
+        style, name = paint.style(rank), str(rank)
         for chunk in layout.chunks(ring):
             at = edge + chunk * each
             top = (at, edge - thick, each, thick)
             left = (edge - thick, at, thick, each)
             parts += [
-                _band(place, style, name if each >= _READABLE else "") for place in (top, left)
+                _band(place, style, name if min(each, thick) >= _READABLE else "")
+                for place in (top, left)
             ]
     return parts
 
@@ -168,7 +170,7 @@ def in_words(clock: Clock) -> str:
     cut = "zigzag" if layout.zigzag else "contiguous"
     mask = "causal" if clock.causal else "full"
     each = ", ".join(f"{total:.3g}" for total in clock.totals)
-    said = f"Attention matrix of {layout.seq:,} tokens, {mask} mask, {cut}, {clock.method}. "
+    said = f"Attention matrix of {layout.seq:,} tokens, {mask} mask, cut {cut}, {clock.method}. "
     if layout.ulysses > 1:
         said += f"{layout.ulysses} ranks share a block of positions and deal out its heads. "
     holds = f"Work of {'a rank of each block' if layout.ulysses > 1 else 'the ranks in order'}"

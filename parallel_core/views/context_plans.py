@@ -1,4 +1,4 @@
-"""A plan's context-parallel attention in each method: its clock, its bytes beside those of a run."""
+"""A plan's attention under each context-parallel method: its clock, its bytes, those of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parallel_core.context import METHODS, layout_of
+from parallel_core.context.crossover import Ring
 from parallel_core.context.layout import AXIS, HEADS, RING
 from parallel_core.context.traffic import LayerShape, sent
 from parallel_core.plan import DType, Plan
@@ -36,7 +37,7 @@ def shape_of(plan: Plan, method: str, *, zigzag: bool | None = None) -> LayerSha
 
 
 def rivals(clock: Clock, plan: Plan) -> tuple[Clock, ...]:
-    """Contiguous against zigzag; the method itself besides, where it is neither or cut otherwise."""
+    """Contiguous against zigzag; besides the clock itself, where it is neither of them."""
     both = tuple(
         replace(clock, method=name, shape=shape_of(plan, name)) for name in ("ring", "zigzag")
     )
@@ -119,5 +120,12 @@ def hides(plan: Plan, balance: float) -> tuple[float, float]:
     A causal zigzag hop is half a tile, so it needs twice as many.
     """
     shape = shape_of(plan, "ring")
-    whole = plan.cp * balance * shape.width * shape.kv_heads / (2 * shape.heads)
-    return whole, 2 * whole
+    ring = Ring(
+        n=plan.cp,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        flops=balance,
+        bytes_per_s=1.0,
+        width=shape.width,
+    )
+    return ring.kv_hides_from, 2 * ring.kv_hides_from

@@ -1,4 +1,4 @@
-"""Context parallelism as one figure: the tile map, the ranks' work, the ring, and a race on a clock.
+"""Context parallelism as one figure: the tile map, the ranks' work, the ring, a race on a clock.
 
 Everything is drawn here, whole and still; assets/context.js moves a cursor through it. Bars are
 HTML, in per cent of the longest time, so that their letters stay readable on a narrow screen.
@@ -94,7 +94,7 @@ def ring(clock: Clock, paint: Paint) -> str:
     for member in range(layout.rings):
         turn = 2 * math.pi * member / layout.rings - math.pi / 2
         x, y = middle + radius * math.cos(turn), middle + radius * math.sin(turn)
-        name = f"r{member * layout.ulysses}" + ("+" if layout.ulysses > 1 else "")
+        name = _members(clock, member)
         style = paint.style(member * layout.ulysses)
         parts.append(
             f'<g class="b" style="{style}"><circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"/>'
@@ -111,7 +111,8 @@ def ring(clock: Clock, paint: Paint) -> str:
     what = "queries" if clock.travels == Travels.Q else "keys and values"
     says = f"{what} of each of {layout.rings} members travel round a ring, one member a hop"
     return (
-        f'<svg class="ring" viewBox="0 0 {_RING:.0f} {_RING:.0f}" role="img" data-n="{layout.rings}"'
+        f'<svg class="ring" viewBox="0 0 {_RING:.0f} {_RING:.0f}" role="img"'
+        f' data-n="{layout.rings}"'
         f' data-middle="{middle}" data-away="{radius + size + 15:.1f}" aria-label="{says}">'
         f"{''.join(parts)}</svg>"
     )
@@ -133,10 +134,7 @@ def _lanes(clock: Clock, paint: Paint, end: float, *, won: bool) -> str:
             for beat in clock.beats
             if beat.hop is not None and beat.tiles[member]
         ]
-        first = member * layout.ulysses
-        last = first + layout.ulysses - 1
-        name = f"r{first}" if first == last else f"r{first}–{last}"
-        rows.append(_row(name, "".join(bars), ""))
+        rows.append(_row(_members(clock, member), "".join(bars), ""))
     wires = "".join(_wire(clock, beat, end) for beat in clock.beats if beat.message)
     if wires:
         rows.append(_row("wire", wires, ""))
@@ -149,6 +147,13 @@ def _lanes(clock: Clock, paint: Paint, end: float, *, won: bool) -> str:
         f'<div class="lanes">{"".join(rows)}<div class="over">{flag}'
         f'<span class="now"></span></div></div></div>'
     )
+
+
+def _members(clock: Clock, member: int) -> str:
+    """The ranks that share a block."""
+    first = member * clock.shape.layout.ulysses
+    last = first + clock.shape.layout.ulysses - 1
+    return f"r{first}" if first == last else f"r{first}–{last}"
 
 
 def _wire(clock: Clock, beat: Beat, end: float) -> str:

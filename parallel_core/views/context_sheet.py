@@ -10,7 +10,8 @@ FIXED = """
 .context .row { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; align-items: flex-start; }
 .context svg.map { flex: 3 1 300px; max-width: 520px; min-width: 0; width: 100%; height: auto; }
 .context .side { flex: 2 1 260px; min-width: 0; max-width: 430px; }
-.context svg.ring { width: 100%; max-width: 300px; height: auto; display: block; margin: .4rem auto; }
+.context svg.ring { width: 100%; max-width: 300px; height: auto; display: block;
+                    margin: .4rem auto; }
 .context svg text { font-size: 10px; text-anchor: middle; dominant-baseline: central;
                     font-variant-numeric: tabular-nums; font-family: inherit; }
 .context svg text.cap { text-anchor: start; font-size: 11px; }
@@ -40,7 +41,8 @@ FIXED = """
 .context .end, .context .now { position: absolute; top: 0; bottom: 0; width: 0; }
 .context .now { border-left: 2px solid currentColor; left: 100%; visibility: hidden; }
 .context .end { border-left: 2px dashed currentColor; opacity: .8; }
-.controls { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin: .2rem 0 .5rem; }
+.controls { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center;
+            margin: .2rem 0 .5rem; }
 .controls button { font: inherit; font-size: .88rem; padding: .3rem .7rem; border-radius: .4rem;
                    color: inherit; background: none; border: 1px solid currentColor;
                    cursor: pointer; min-height: 2rem; }
