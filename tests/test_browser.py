@@ -28,6 +28,8 @@ PAGES = {
     "/pipelines": "Pipeline arena",
     "/shards": "Shard bench",
     "/loom": "Tensor loom",
+    "/memory": "Memory river",
+    "/context": "Context ring",
 }
 EXISTING = {
     path: heading

@@ -43,6 +43,7 @@ SCREENS = (
     Screen("pipeline", "Pipelines", "Methods", "pipelines", ":material/view_timeline:"),
     Screen("tensor_loom", "Tensor loom", "Methods", "loom", ":material/grid_on:"),
     Screen("memory_river", "Memory river", "Methods", "memory", ":material/water:"),
+    Screen("context_ring", "Context ring", "Methods", "context", ":material/donut_large:"),
     Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
 )
 

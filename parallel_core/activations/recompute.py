@@ -47,26 +47,31 @@ def install(model: Units, plan: Plan, around: Around = nullcontext) -> None:
         kind = plan.recompute_in(name)
         block: Any = unit if kind == Recompute.FULL else getattr(unit, "attn", None)
         if kind == Recompute.FULL:
-            block.forward = recomputed(block.forward, around)
+            block.forward = recomputed(block.forward, around, weights=True)
         elif kind == Recompute.SELECTIVE:
             block.attend = recomputed(block.attend, around)
 
 
-def recomputed(block: Block, around: Around = nullcontext) -> Block:
-    """The block, run again by its own backward. Its last argument is passed on as it is."""
+def recomputed(block: Block, around: Around = nullcontext, *, weights: bool = False) -> Block:
+    """The block, run again by its own backward. Its last argument is passed on as it is.
+
+    `weights` says whether the block holds weights, which then get their gradients as well.
+    """
     apply: Callable[..., Tensor] = _Again.apply
 
     def run(*inputs: Any) -> Tensor:
         *tensors, place = inputs
-        return apply(lambda *xs: block(*xs, place), around(), *tensors)
+        return apply(lambda *xs: block(*xs, place), around(), weights, *tensors)
 
     return run
 
 
 class _Again(Function):
     @staticmethod
-    def forward(ctx: Any, block: Block, again: AbstractContextManager[None], *xs: Tensor) -> Tensor:
-        ctx.block, ctx.again = block, again
+    def forward(
+        ctx: Any, block: Block, again: AbstractContextManager[None], weights: bool, *xs: Tensor
+    ) -> Tensor:
+        ctx.block, ctx.again, ctx.weights = block, again, weights
         ctx.save_for_backward(*xs)
         return block(*xs)
 
@@ -75,5 +80,8 @@ class _Again(Function):
         xs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
         with torch.enable_grad(), ctx.again:
             y = ctx.block(*xs)
+        if not ctx.weights:
+            # a leaf's .grad may be laid out anew, and what sums over it would round differently
+            return None, None, None, *torch.autograd.grad(y, xs, grads[0])
         torch.autograd.backward(y, grads[0])
-        return None, None, *(x.grad for x in xs)
+        return None, None, None, *(x.grad for x in xs)

@@ -6,6 +6,7 @@
     dp.py            our bucketed data parallelism beside DistributedDataParallel
     zero.py          our ZeRO stages beside torch's, in speed and in peak bytes
     tensor.py        our tensor parallelism beside DTensor's, in speed and in peak bytes
+    context.py       our zigzag beside our contiguous ring, torch's rings, one process
     start.py         how long until a run's ranks have met, and until its first step is over
     recorder.py      what watching a run costs
     collectives.py   our all-reduces beside gloo's own
@@ -15,7 +16,7 @@
     player.py        frame time of the player in a real browser
 
 `<name>.py` asks and digests and loads no torch; `<name>_ranks.py` is what runs on the ranks
-(tensor_peer.py too: the peer there is held against ours in tests as well).
+(*_peer.py too: the peer there is held against ours in tests as well); context_rows.py digests.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ BENCHES = {
     "dp": "tokens/s of our bucketed data parallelism beside DistributedDataParallel",
     "zero": "tokens/s and peak bytes of ZeRO beside DDP, ZeroRedundancyOptimizer and fully_shard",
     "tp": "tokens/s and peak bytes of tensor parallelism beside DTensor's parallelize_module",
+    "cp": "a layer's attention by zigzag beside the contiguous ring, torch's rings, one process",
     "start": "latency from a request to the first all-reduce and the first step",
     "recorder": "cost of the recorder, an instruction and a message, and its share of a step",
     "collectives": "our all-reduces beside gloo's own, 1 KiB to 64 MiB",
