@@ -104,24 +104,27 @@ def _before_update(plan: Plan, update: Instr) -> list[Instr]:
     gradients = [value for value in update.reads if value.name in ("grad", "gsum")]
     instrs: list[Instr] = []
     if plan.sp:
-        instrs.append(_sum(plan, WHOLE, "tp", gradients))
+        instrs.append(_sum(WHOLE, "tp", gradients, v.WHOLE_SUM))
     if plan.kv_copies > 1:
-        instrs.append(_sum(plan, COPIES, "kv_copy", gradients))
+        instrs.append(_sum(COPIES, "kv_copy", gradients, v.COPIES_SUM))
+    marks = tuple(mark for instr in instrs for mark in instr.writes)
     loss = v.TOTAL_LOSS if plan.gradient_ranks > 1 else v.loss(plan.microbatches - 1)
     clips = (v.TOTAL,) if plan.clip else ()
     total = step.tally((*gradients, loss), (loss,), "tp")
-    return [*instrs, *total, replace(update, reads=(*update.reads, *clips))]
+    reads = (*update.reads, *marks, *clips)
+    return [*instrs, *total, replace(update, reads=reads, frees=(*update.frees, *marks))]
 
 
-def _sum(plan: Plan, where: str, axis: str, gradients: list[Value]) -> Instr:
+def _sum(where: str, axis: str, gradients: list[Value], mark: Value) -> Instr:
     """One message for all of them: their parts lie in many pieces, and are sent together.
 
-    On the compute lane: nothing is left to overlap with it.
+    On the compute lane: nothing is left to overlap with it. It sums in place, and `mark` says so.
     """
     return Instr(
         op=Op.ALL_REDUCE,
         where=where,
         axis=axis,
         reads=tuple(gradients),
+        writes=(mark,),
         inner=(Message(Op.ALL_REDUCE, axis, Value(where)),),
     )

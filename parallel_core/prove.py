@@ -6,15 +6,23 @@ rewriting a gradient carries its terms along, messages and collectives as terms.
 optimizer updates weights, the gradients it reads must hold every term of those weights once: a
 missing one is a reduction forgotten, a double one a reduction done twice. Weights whose gradient
 a rank makes must be updated there, unless it received them; no term may go without an update.
+
+Tensor parallelism sums some parts in place, beside their gradients: an update there must also read
+a mark which holds each term once that it stands for.
+
+    wsum    where tasks cut a sequence over tp: the terms of every slice, since each rank has seen
+            a part of the tokens with parameters that are whole everywhere
+    csum    where key/value heads are held in copies: those of all ranks with the same heads
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 
 from parallel_core.program import Instr, Op, Program, ProgramError, Value
 from parallel_core.terms import Bag, Term, carry
-from parallel_core.values import GRADIENTS, TABLE
+from parallel_core.values import COPIES_SUM, GRADIENTS, TABLE, WHOLE_SUM
 
 Piece = tuple[int | str, int]
 """A piece of the model by number, or "tie" (the head's share of a tied embedding), and which
@@ -41,12 +49,19 @@ def prove(program: Program) -> int:
 
     bags = carry(program, [{} for _ in program.ranks], contribute)
     applied: set[Term] = set()
+    marks = _sums_in_place(program)
     proved, updated = 0, _received(program)
     for rank, index, instr in program:
         if instr.op == Op.O:
             at = f"rank {rank}, instruction {index} ({instr.label})"
-            terms = _complete(at, instr, bags[rank], _slice(made, slice_of(rank)))
-            proved, applied = proved + len(terms), applied | terms
+            own = _wanted(instr, made, slice_of(rank))
+            _holds_once(at, "gradient", _read(instr, bags[rank], GRADIENTS), own)
+            for mark, axis in marks:
+                slices = {slice_of(member) for member in program.mesh.group(rank, axis)}
+                sources = set().union(*(_wanted(instr, made, place) for place in slices))
+                what = f"sum {mark} over {axis}: the part"
+                _holds_once(at, what, _read(instr, bags[rank], {mark.name}), sources)
+            proved, applied = proved + len(own), applied | own
             updated |= {(rank, value.at[0]) for value in instr.reads if value.name in WEIGHTS}
     if not proved:
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
@@ -64,10 +79,12 @@ def _nothing_is_left(made: Wanted, applied: set[Term], updated: set[tuple[int, i
         raise ProgramError(f"no update takes the gradient of {where} from rank {rank}, mb{mb}")
 
 
-def _slice(made: Wanted, place: int) -> dict[int | str, set[Term]]:
-    """What was made of one slice, by piece."""
-    found: dict[int | str, set[Term]] = defaultdict(set)
-    return found | {piece: terms for (piece, at), terms in made.items() if at == place}
+def _sums_in_place(program: Program) -> list[tuple[Value, str]]:
+    """The marks that an update must read, and the axis that each is summed over."""
+    inner = (m for _, _, task in program if task.op in (Op.F, Op.B) for m in task.inner)
+    cuts = any(m.axis == "tp" and m.op != Op.ALL_REDUCE for m in inner)
+    found = [(WHOLE_SUM, "tp")] if cuts else []
+    return found + ([(COPIES_SUM, "kv_copy")] if program.mesh.degree("kv_copy") > 1 else [])
 
 
 def _received(program: Program) -> set[tuple[int, int | str]]:
@@ -106,27 +123,34 @@ def _backward(where: tuple[int, int], instr: Instr, bag: dict[Value, Bag], made:
         bag[value] = before + Counter([term])
 
 
-def _complete(
-    at: str, instr: Instr, bag: dict[Value, Bag], made: dict[int | str, set[Term]]
-) -> set[Term]:
-    """Every weight that an optimizer updates needs each of its terms once; those terms."""
-    found: Bag = Counter()
-    for value in instr.reads:
-        if value.name in GRADIENTS:
-            found += bag.get(value, Counter())
-    wanted: set[Term] = set()
+def _wanted(instr: Instr, made: Wanted, place: int) -> set[Term]:
+    """The terms of one slice of every weight that an optimizer updates."""
+    pieces: set[int | str] = set()
     for value in instr.reads:
         if value.name in WEIGHTS:
-            wanted |= made[value.at[0]] | (made["tie"] if value.at[0] == 0 else set())
+            pieces |= {value.at[0]} | ({"tie"} if value.at[0] == 0 else set())
         elif value == TABLE:
-            wanted |= made[0] | made["tie"]
+            pieces |= {0, "tie"}
+    wanted = set().union(*(made.get((piece, place), set()) for piece in pieces))
     if instr.mb is not None:  # an asynchronous update takes one microbatch's gradient
         wanted = {term for term in wanted if term[2] == instr.mb}
+    return wanted
+
+
+def _read(instr: Instr, bag: dict[Value, Bag], names: Collection[str]) -> Bag:
+    """All terms in what an instruction reads under these names."""
+    found: Bag = Counter()
+    for value in instr.reads:
+        if value.name in names:
+            found += bag.get(value, Counter())
+    return found
+
+
+def _holds_once(at: str, what: str, found: Bag, wanted: set[Term]) -> None:
     for term in sorted(wanted):
         if found[term] != 1:
             unit, source, mb = term
             raise ProgramError(
-                f"{at} holds the gradient of {unit}"
+                f"{at} holds the {what} of {unit}"
                 f" from rank {source}, microbatch {mb}, {found[term]} times; once is right"
             )
-    return wanted

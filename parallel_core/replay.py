@@ -140,10 +140,14 @@ def replay(plan: Plan, program: Program, trace: Trace, *, link: Link | None = No
 
 
 def _moved(span: Span, measured: Span, shift: int) -> Span:
-    """A replayed span in its step: times from the simulator, all else as measured."""
+    """A replayed span in its step: times from the simulator, also inside it, all else measured."""
     return replace(
         measured,
         t_post=span.t_post + shift,
         t_start=span.t_start + shift,
         t_done=span.t_done + shift,
+        inside=tuple(
+            (op, axis, what, size, start + shift, done + shift)
+            for op, axis, what, size, start, done in span.inside
+        ),
     )

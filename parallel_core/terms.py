@@ -5,8 +5,9 @@ term is in it. Whatever runs, bags move by five rules:
 
     send, recv      what arrives has the bag of what was sent, in order, FIFO per pair of ranks
     add             reads in rows as long as its writes; the rows are added place by place
-    all_reduce      place by place, the sum over the group;  reduce_scatter the same, of each
-                    rank's own share of the reads;  all_gather, all_to_all  each piece is copied
+    all_reduce      place by place, the sum over the group, or all of it where one mark is
+                    written;  reduce_scatter place by place, of each rank's own share of the
+                    reads;  all_gather, all_to_all  each piece is copied
     broadcast       what the one rank that reads hands over
     anything else   as `contribute` says: a backward makes a term, most instructions make none
 
@@ -95,11 +96,15 @@ def _collective(instrs: list[tuple[int, Instr]], bags: Bags) -> None:
 def _outcome(instr: Instr, member: int, read: list[list[Bag]]) -> list[Bag]:
     """What member number `member` of the group has after the collective, write by write."""
     op, writes, n = instr.op, len(instr.writes), len(read)
+    if op == Op.ALL_REDUCE and not writes and any(bag for rank in read for bag in rank):
+        raise ProgramError(f"{instr.label} sums what it reads and writes nothing: name the sum")
     if not writes:
-        return []  # sums parts of what it reads, in place
+        return []
     if op == Op.BROADCAST:
         return max(read, key=len)
     whole = len(read[member]) == writes
+    if op == Op.ALL_REDUCE and writes == 1:
+        return [_sum(bag for rank in read for bag in rank)]
     if op == Op.ALL_REDUCE or (op == Op.REDUCE_SCATTER and whole):
         return [_sum(place) for place in zip(*read, strict=True)]
     if op == Op.REDUCE_SCATTER and len(read[member]) == n * writes:

@@ -25,6 +25,11 @@ ZeRO has a few more:
     gpart[u,mb]  the same of one microbatch alone
     block[b]     the b-th block of weights or gradients, padded to divide: what a message hands over
 
+Tensor parallelism has two more:
+
+    wsum         mark that the parts of whole parameters' gradients are summed over tp, in place
+    csum         mark that those of key/value heads held in copies are
+
 A pipeline has a few more:
 
     held[mb,u]   kept for W when I has run       w[u,k]   weights after k updates (asynchronous)
@@ -180,6 +185,9 @@ def loss(mb: int) -> Value:
 
 TOTAL_LOSS = Value("loss")
 """The loss summed over ranks."""
+
+WHOLE_SUM, COPIES_SUM = Value("wsum"), Value("csum")
+"""That parts of whole parameters are summed over tp; that key/value copies are."""
 
 TABLE, TABLE_SUM = Value("table"), Value("tsum")
 """The last stage's copy of a tied embedding, and its gradient summed over data-parallel ranks."""

@@ -22,6 +22,7 @@ from parallel_core.report import RunView
 from parallel_core.simulate import simulate
 from parallel_core.sizes import value_bytes
 from parallel_core.trace import Span, Trace
+from parallel_core.views.columns import Deck, layer
 
 plans = st.builds(
     lambda tp, dp, how, m, more: Plan.of(
@@ -202,10 +203,13 @@ def test_a_trace_keeps_what_is_inside(pool, tmp_path):
         s.inside for s in trace.spans
     ]
     again = replay(plan, view.program, trace, link=Link(1e-4, 1e9))
-    assert [len(s.inside) for s in sorted(again.spans, key=_place)] == [
-        len(s.inside) for s in sorted(trace.spans, key=_place)
+    assert [[row[:4] for row in s.inside] for s in sorted(again.spans, key=_place)] == [
+        [row[:4] for row in s.inside] for s in sorted(trace.spans, key=_place)
     ]
-    assert all(s.duration >= sum(done - start for *_, start, done in s.inside) for s in again.spans)
+    for span in again.spans:  # on the replay's clock, as the task itself
+        times = [moment for *_, start, done in span.inside for moment in (start, done)]
+        assert times == sorted(times)
+        assert all(span.t_start <= moment <= span.t_done for moment in times)
 
 
 def _place(span: Span) -> tuple[int, int, int]:
@@ -226,3 +230,17 @@ def test_the_price_of_sequence_parallelism_has_a_name():
     whole, part = sent(plan, Op.F), sent(cut, Op.F)
     assert whole == part
     assert sent(cut, Op.B) == 1.5 * sent(plan, Op.B) == 1.5 * sent(cut, Op.B, "again")
+
+
+def test_the_player_shows_what_is_inside_on_a_lane_of_its_own():
+    """A row a message, pointing at its task; tasks, waits and dependencies are as before."""
+    plan = Plan.of(tp=2, layers=2)
+    trace = simulate(program_of(plan), model_cost(plan))
+    shown = layer([Deck(trace=trace)], {})
+    inside = sum(len(span.inside) for span in trace.spans)
+    assert inside > 0 and shown["n"] == len(trace.spans) + inside
+    bare = replace(trace, spans=tuple(replace(s, inside=()) for s in trace.spans))
+    plain = layer([Deck(trace=bare)], {})
+    assert plain["n"] == len(trace.spans)
+    assert shown["waits"]["length"] == plain["waits"]["length"]
+    assert len(shown["deps"]) == len(plain["deps"])

@@ -217,7 +217,8 @@ def past_the_guesses(tab, query):
         tab.settle()
     page.get_by_role("heading", name=OPEN[-1]).wait_for()
     page.locator(".context .map").wait_for()
-    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
+    tab.settle()
     return page
 
 

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from parallel_core import values as v
 from parallel_core.bench.context import Race
 from parallel_core.bench.context_peer import torch_ring
 from parallel_core.bench.context_rows import ONE, RING, ROTATIONS, SIDES, TORCH, ZIGZAG, order
@@ -33,6 +32,7 @@ from parallel_core.lanes import Lanes
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank
 from parallel_core.resident import live_bytes
+from parallel_core.runtime import _loss_and_norm
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 CPU = torch.device("cpu")
@@ -78,9 +78,9 @@ class Steps:
         """One step; the notes go to the owner."""
         step = len(self.losses)
         left = self.lanes.run(step, self.kernels.load(step))
-        loss, squares = left[v.TOTAL].tolist()
+        loss, norm = _loss_and_norm(self.kernels.plan, self.kernels, left)
         self.losses.append(loss)
-        self.norms.append(squares**0.5)
+        self.norms.append(norm)
         notes, self.lanes.notes = self.lanes.notes, []
         self.rank.emit({"event": "notes", "rank": self.rank.rank, "notes": notes})
 

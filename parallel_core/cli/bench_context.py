@@ -13,7 +13,7 @@ from parallel_core.cli.plan_options import given, plan_options
 @click.command("cp")
 @plan_options
 @count("rounds", "rounds in which every side attends twice  [default: 12]")
-@count("memory-rounds", "untimed rounds in which memory is watched  [default: 3]")
+@count("memory-rounds", "untimed rounds in which memory is watched  [default: 6]")
 @count("step-rounds", "rounds of whole training steps, 0 for none  [default: 6]")
 @count("warmup", "untimed layers, or steps, a side  [default: 2]")
 @AS_JSON

@@ -99,6 +99,8 @@ class _Search:
         for row, span in enumerate(rows):
             if ids[row] >= 0:
                 ends[ids[row]].append(span)
+            if span.lane == Lane.INSIDE:
+                continue  # of a task that is there
             by_rank[span.rank].append(span)
             key = (span.rank, span.step, span.index)
             if key not in self.place or rows[self.place[key]].t_done < span.t_done:

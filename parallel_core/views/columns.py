@@ -60,7 +60,7 @@ def layer(decks: Sequence[Deck], reading: Reading, *, words: str = "") -> dict[s
     found: list[Wait] = []
     pipes: list[Stages] = []
     for deck in decks:
-        own = ordered(_moved(deck))
+        own = ordered(_with_inside(_moved(deck)))
         own_ids, pipe = message_ids(own), stages(own)
         found += _shifted(waits(own, own_ids), len(rows))
         base = 1 + max(ids, default=-1)
@@ -68,7 +68,7 @@ def layer(decks: Sequence[Deck], reading: Reading, *, words: str = "") -> dict[s
         rows += own
         pipes += [pipe] * len(own)
     start = 0 if len(decks) > 1 else decks[0].trace.start
-    shown = decks[0].trace
+    shown = _with_inside(decks[0].trace)
     return {
         "kind": shown.kind.value,
         "badge": shown.provenance.badge,
@@ -98,6 +98,32 @@ def _moved(deck: Deck) -> Trace:
         for s in deck.trace.spans
     )
     return replace(deck.trace, spans=tuple(spans), world_size=deck.trace.world_size + by)
+
+
+def _with_inside(trace: Trace) -> Trace:
+    """The messages inside tasks as rows of their own, on a thin lane; each points at its task."""
+    if not any(span.inside for span in trace.spans):
+        return trace
+    inner = [
+        Span(
+            rank=span.rank,
+            step=span.step,
+            index=span.index,
+            lane=Lane.INSIDE.value,
+            op=op,
+            where=carried.partition("[")[0],
+            mb=span.mb,
+            t_post=start,
+            t_start=start,
+            t_done=done,
+            bytes=size,
+            axis=axis,
+            memory=span.memory,
+        )
+        for span in trace.spans
+        for op, axis, carried, size, start, done in span.inside
+    ]
+    return replace(trace, spans=(*trace.spans, *inner))
 
 
 def _shifted(found: Sequence[Wait], by: int) -> list[Wait]:
@@ -183,7 +209,11 @@ def _flat(values: list[int]) -> list[int] | int:
 
 def _dependencies(rows: Sequence[Span]) -> list[list[int]]:
     """Per row how far back (in rows, negative is ahead) each of its inputs stands."""
-    place = {(span.rank, span.step, span.index): row for row, span in enumerate(rows)}
+    place = {
+        (span.rank, span.step, span.index): row
+        for row, span in enumerate(rows)
+        if span.lane != Lane.INSIDE
+    }
     found = []
     for row, span in enumerate(rows):
         inputs = (place.get((span.rank, span.step, index)) for index in span.deps)
