@@ -20,6 +20,7 @@ do not match end with a sentence, where gloo would abort the process or add up t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +30,10 @@ from parallel_core import exchange
 from parallel_core.booked import Booked, Counts, Sent
 from parallel_core.calls import Register, common_directory
 from parallel_core.mesh import Mesh
+
+# torch 2.13 calls them so; older ones have the longer names alone
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 SMALL = 1 << 20
 """Bytes of a whole tensor up to which gloo's own collectives cost less than exchange.py: a pair of
@@ -89,21 +94,37 @@ class Comm:
         return self._through_host(x, lambda t: dist.broadcast(t, first, group=self._groups[axis]))
 
     def all_gather(
-        self, shard: Tensor, axis: str, *, name: str = "", out: Tensor | None = None
+        self,
+        shard: Tensor,
+        axis: str,
+        *,
+        name: str = "",
+        out: Tensor | None = None,
+        quick: bool = False,
     ) -> Tensor:
-        """x[N/ax] -> x[N], shards joined along dim 0 in group order; into `out` if given."""
+        """x[N/ax] -> x[N], shards joined along dim 0 in group order; into `out` if given.
+
+        `quick`: where gloo's own call is cheaper, by that; its threads may hold the tensors for a
+        moment longer than the call lasts.
+        """
         self._book("all_gather", axis, shard)
         self._compare("all_gather", axis, shard, name)
         n = self.mesh.degree(axis)
         whole = shard.new_empty((shard.shape[0] * n, *shard.shape[1:])) if out is None else out
-        return self._through_host(whole, lambda t: self._gather(t, shard.to(t.device), axis))
+        return self._through_host(whole, lambda t: self._gather(t, shard.to(t.device), axis, quick))
 
     def reduce_scatter(
-        self, x: Tensor, axis: str, *, name: str = "", out: Tensor | None = None
+        self,
+        x: Tensor,
+        axis: str,
+        *,
+        name: str = "",
+        out: Tensor | None = None,
+        quick: bool = False,
     ) -> Tensor:
         """x[N]+ax -> x[N/ax], cut along dim 0; N must divide by the group's size.
 
-        Into `out` if given, which may be the rank's own part of x.
+        Into `out` if given, which may be the rank's own part of x. `quick` as for all_gather.
         """
         self._book("reduce_scatter", axis, x)
         self._compare("reduce_scatter", axis, x, name)
@@ -111,7 +132,7 @@ class Comm:
         if x.shape[0] % n:
             raise ValueError(f"reduce_scatter of {x.shape[0]} rows over {axis}={n}: must divide")
         shard = x.new_empty((x.shape[0] // n, *x.shape[1:])) if out is None else out
-        return self._through_host(shard, lambda t: self._scatter(t, x.to(t.device), axis))
+        return self._through_host(shard, lambda t: self._scatter(t, x.to(t.device), axis, quick))
 
     def all_gather_tiles(self, shard: Tensor, axis: str, whole: Tensor) -> Iterator[int]:
         """all_gather into `whole`, telling of each member's part when it is there. The rank's own
@@ -216,19 +237,20 @@ class Comm:
         """(axis, op) -> (messages, payload bytes), as the ledger wants them."""
         return self.booked.counts(control=control)
 
-    def _gather(self, whole: Tensor, shard: Tensor, axis: str) -> None:
+    def _gather(self, whole: Tensor, shard: Tensor, axis: str, quick: bool = False) -> None:
         group = self._groups[axis]
-        if dist.get_backend(group) == "gloo" and whole.nbytes > SMALL:
+        if dist.get_backend(group) == "gloo" and (whole.nbytes > SMALL or not quick):
             ranks = self.mesh.group(self.rank, axis)
             return exchange.all_gather(whole, shard.contiguous(), ranks, group)
         apart = whole.untyped_storage().data_ptr() != shard.untyped_storage().data_ptr()
-        _all_gather(whole, shard if apart or shard.is_cuda else shard.clone(), group)
+        mine = shard.contiguous() if apart or shard.is_cuda else shard.clone()
+        _all_gather(whole, mine, group=group)
 
-    def _scatter(self, shard: Tensor, x: Tensor, axis: str) -> None:
+    def _scatter(self, shard: Tensor, x: Tensor, axis: str, quick: bool = False) -> None:
         group = self._groups[axis]
         if dist.get_backend(group) != "gloo":
-            _reduce_scatter(shard, x, group)
-        elif x.nbytes > SMALL:
+            _reduce_scatter(shard, x.contiguous(), group=group)
+        elif x.nbytes > SMALL or not quick:
             ranks = self.mesh.group(self.rank, axis)
             exchange.reduce_scatter(shard, x.contiguous(), ranks, group)
         else:
@@ -275,14 +297,3 @@ class Comm:
         call(host)
         self.booked.over()
         return x.copy_(host)
-
-
-def _all_gather(whole: Tensor, shard: Tensor, group: dist.ProcessGroup) -> None:
-    # torch 2.13 calls it all_gather_single; older ones all_gather_into_tensor
-    call = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    call(whole, shard.contiguous(), group=group)
-
-
-def _reduce_scatter(shard: Tensor, x: Tensor, group: dist.ProcessGroup) -> None:
-    call = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-    call(shard, x.contiguous(), group=group)

@@ -68,6 +68,11 @@ def wire_bytes(op: Op, payload: int, n: int) -> int:
     return per_group.get(op, 0)
 
 
+def hops_of(op: Op, n: int) -> int:
+    """How often a message among n ranks pays the latency, ring algorithms for the collectives."""
+    return {Op.ALL_REDUCE: 2 * (n - 1), Op.SEND: 1, Op.RECV: 1, Op.SHIFT: 1}.get(op, n - 1)
+
+
 @dataclass(frozen=True)
 class Link:
     """alpha seconds a message, 1/beta seconds a byte.
@@ -80,7 +85,7 @@ class Link:
 
     def seconds(self, op: Op, payload: int, n: int) -> float:
         """Time of one message or collective among n ranks, ring for the collectives."""
-        hops = {Op.ALL_REDUCE: 2 * (n - 1), Op.SEND: 1, Op.RECV: 1, Op.SHIFT: 1}.get(op, n - 1)
+        hops = hops_of(op, n)
         each = payload if op in (Op.SEND, Op.RECV) else wire_bytes(op, payload, n) / max(n, 1)
         return hops * self.alpha + each / self.beta if n > 1 else 0.0
 

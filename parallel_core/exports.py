@@ -2,7 +2,8 @@
 
 A process a rank, a thread a lane, an "X" event a span (ts and dur in microseconds since the
 trace's start), a counter for the rank's live memory, and an arrow from the end of each message
-that arrived last to those that waited for it. `otherData` says where the trace comes from.
+that arrived last to those that waited for it. Messages inside tasks have a thread of their own,
+or several where some are under way at once. `otherData` says where the trace comes from.
 
 Format: "Trace Event Format", the JSON that Chromium's tracing writes.
 """
@@ -27,6 +28,7 @@ def chrome_trace(trace: Trace) -> dict[str, Any]:
         lanes.setdefault(span.lane, len(lanes))
     zero = trace.start
     events = [*_names(trace, lanes), *(_slice(zero, lanes, s) for s in trace.spans)]
+    events += _inside(zero, len(lanes), trace)
     events += _memory(zero, trace)
     events += _arrows(zero, lanes, trace)
     return {
@@ -97,6 +99,39 @@ def _slice(zero: int, lanes: dict[str, int], span: Span) -> Event:
         "dur": span.duration / 1000,
         "args": args,
     }
+
+
+def _inside(zero: int, first: int, trace: Trace) -> list[Event]:
+    """Slices of the messages inside tasks, from thread `first` on, and the names of the threads:
+    slices of one thread may not cross."""
+    events: list[Event] = []
+    for rank, spans in enumerate(trace.by_rank):
+        ends: list[int] = []  # of each thread, when its last message was over
+        told = [(one, span) for span in spans for one in span.inside]
+        for (op, axis, carried, size, start, done), span in sorted(told, key=lambda t: t[0][4:]):
+            free = [row for row, end in enumerate(ends) if end <= start]
+            row = free[0] if free else len(ends)
+            if row == len(ends):
+                name = Lane.INSIDE.value if not row else f"{Lane.INSIDE.value} {row + 1}"
+                events.append(_meta("thread_name", rank, first + row, {"name": name}))
+                order = {"sort_index": first + row}
+                events.append(_meta("thread_sort_index", rank, first + row, order))
+                ends.append(done)
+            ends[row] = done
+            args = {"step": span.step, "index": span.index, "axis": axis, "bytes": size}
+            events.append(
+                {
+                    "ph": "X",
+                    "name": f"{op} {carried}".strip(),
+                    "cat": op,
+                    "pid": rank,
+                    "tid": first + row,
+                    "ts": _us(zero, start),
+                    "dur": (done - start) / 1000,
+                    "args": args | {"task": span.label},
+                }
+            )
+    return events
 
 
 def _memory(zero: int, trace: Trace) -> list[Event]:

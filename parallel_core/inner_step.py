@@ -115,16 +115,17 @@ def _before_update(plan: Plan, update: Instr) -> list[Instr]:
     return [*instrs, *total, replace(update, reads=reads, frees=(*update.frees, *marks))]
 
 
-def _sum(where: str, axis: str, gradients: list[Value], mark: Value) -> Instr:
+def _sum(where: str, axis: str, gradients: list[Value], mark: str) -> Instr:
     """One message for all of them: their parts lie in many pieces, and are sent together.
 
-    On the compute lane: nothing is left to overlap with it. It sums in place, and `mark` says so.
+    On the compute lane: nothing is left to overlap with it. It sums in place, and writes a mark a
+    gradient.
     """
     return Instr(
         op=Op.ALL_REDUCE,
         where=where,
         axis=axis,
         reads=tuple(gradients),
-        writes=(mark,),
+        writes=tuple(Value(mark, gradient.at[:1]) for gradient in gradients),
         inner=(Message(Op.ALL_REDUCE, axis, Value(where)),),
     )

@@ -8,7 +8,7 @@ missing one is a reduction forgotten, a double one a reduction done twice. Weigh
 a rank makes must be updated there, unless it received them; no term may go without an update.
 
 Tensor parallelism sums some parts in place, beside their gradients: an update there must also read
-a mark which holds each term once that it stands for.
+marks that hold each term once which they stand for.
 
     wsum    where tasks cut a sequence over tp: the terms of every slice, since each rank has seen
             a part of the tokens with parameters that are whole everywhere
@@ -59,8 +59,8 @@ def prove(program: Program) -> int:
             for mark, axis in marks:
                 slices = {slice_of(member) for member in program.mesh.group(rank, axis)}
                 sources = set().union(*(_wanted(instr, made, place) for place in slices))
-                what = f"sum {mark} over {axis}: the part"
-                _holds_once(at, what, _read(instr, bags[rank], {mark.name}), sources)
+                what = f"part ({mark}, over {axis})"
+                _holds_once(at, what, _read(instr, bags[rank], {mark}), sources)
             proved, applied = proved + len(own), applied | own
             updated |= {(rank, value.at[0]) for value in instr.reads if value.name in WEIGHTS}
     if not proved:
@@ -79,8 +79,8 @@ def _nothing_is_left(made: Wanted, applied: set[Term], updated: set[tuple[int, i
         raise ProgramError(f"no update takes the gradient of {where} from rank {rank}, mb{mb}")
 
 
-def _sums_in_place(program: Program) -> list[tuple[Value, str]]:
-    """The marks that an update must read, and the axis that each is summed over."""
+def _sums_in_place(program: Program) -> list[tuple[str, str]]:
+    """The names of marks that an update must read, and the axis that each is summed over."""
     inner = (m for _, _, task in program if task.op in (Op.F, Op.B) for m in task.inner)
     cuts = any(m.axis == "tp" and m.op != Op.ALL_REDUCE for m in inner)
     found = [(WHOLE_SUM, "tp")] if cuts else []

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import median
 
-from parallel_core.cost import Link, MeasuredCost, ModelCost
+from parallel_core.cost import Link, MeasuredCost, ModelCost, hops_of
 from parallel_core.meetings import complete, messages
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Program
@@ -57,7 +57,7 @@ def fit_link_of(runs: Iterable[tuple[Trace, Program]]) -> Link:
     ]
     if not met:
         return ASSUMED
-    hops = {m: 2 * (m.n - 1) if m.op == Op.ALL_REDUCE else max(m.n - 1, 1) for m in met}
+    hops = {m: hops_of(m.op, m.n) for m in met}
     alpha = min(m.seconds / (hops[m] * m.count) for m in met)
     large = sorted(met, key=lambda m: m.payload)[len(met) // 2 :]
     rates = []
@@ -71,9 +71,9 @@ def fit_link_of(runs: Iterable[tuple[Trace, Program]]) -> Link:
 
 def _meetings(trace: Trace, program: Program) -> Iterable[_Message]:
     for spans in messages(trace):
-        if not complete(spans):
-            continue
         first = spans[0]
+        if not complete(spans) or len(first.peers) < 2:
+            continue  # a group of one sends nothing
         wire = (max(s.t_done for s in spans) - max(s.t_start for s in spans)) / 1e9
         count = max(len(program.ranks[first.rank][first.index].inner), 1)
         yield _Message(Op(first.op), first.bytes, len(first.peers), count, max(wire, 1e-9))
@@ -93,7 +93,7 @@ def _inner_meetings(trace: Trace, program: Program) -> Iterable[_Message]:
                 ends[group, span.step, span.index, number].append(seen)
     for (group, *_), met in ends.items():
         n = len(group)
-        if len(met) == n:
+        if len(met) == n > 1:
             op, _, _, size, *_ = met[0]
             wire = (max(seen[5] for seen in met) - max(seen[4] for seen in met)) / 1e9
             yield _Message(Op(op), size, n, 1, max(wire, 1e-9))

@@ -53,7 +53,7 @@ class TensorKernels(TrainKernels):
             parts, torch.split(joined, [p.numel() for p in parts]), strict=True
         ):
             part.copy_(summed.view_as(part))
-        return [joined.nbytes, None]
+        return [joined.nbytes, *[None] * len(instr.writes)]
 
     def tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """[loss, squared norm]: what is whole, and a head held in copies, counts on one rank."""

@@ -5,9 +5,8 @@ term is in it. Whatever runs, bags move by five rules:
 
     send, recv      what arrives has the bag of what was sent, in order, FIFO per pair of ranks
     add             reads in rows as long as its writes; the rows are added place by place
-    all_reduce      place by place, the sum over the group, or all of it where one mark is
-                    written;  reduce_scatter place by place, of each rank's own share of the
-                    reads;  all_gather, all_to_all  each piece is copied
+    all_reduce      place by place, the sum over the group;  reduce_scatter the same, of each
+                    rank's own share of the reads;  all_gather, all_to_all  each piece is copied
     broadcast       what the one rank that reads hands over
     anything else   as `contribute` says: a backward makes a term, most instructions make none
 
@@ -103,8 +102,6 @@ def _outcome(instr: Instr, member: int, read: list[list[Bag]]) -> list[Bag]:
     if op == Op.BROADCAST:
         return max(read, key=len)
     whole = len(read[member]) == writes
-    if op == Op.ALL_REDUCE and writes == 1:
-        return [_sum(bag for rank in read for bag in rank)]
     if op == Op.ALL_REDUCE or (op == Op.REDUCE_SCATTER and whole):
         return [_sum(place) for place in zip(*read, strict=True)]
     if op == Op.REDUCE_SCATTER and len(read[member]) == n * writes:

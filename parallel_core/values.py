@@ -27,8 +27,8 @@ ZeRO has a few more:
 
 Tensor parallelism has two more:
 
-    wsum         mark that the parts of whole parameters' gradients are summed over tp, in place
-    csum         mark that those of key/value heads held in copies are
+    wsum[u]      mark that u's gradients of whole parameters are summed over tp, in place
+    csum[u]      mark that those of key/value heads held in copies are
 
 A pipeline has a few more:
 
@@ -186,8 +186,8 @@ def loss(mb: int) -> Value:
 TOTAL_LOSS = Value("loss")
 """The loss summed over ranks."""
 
-WHOLE_SUM, COPIES_SUM = Value("wsum"), Value("csum")
-"""That parts of whole parameters are summed over tp; that key/value copies are."""
+WHOLE_SUM, COPIES_SUM = "wsum", "csum"
+"""Names of marks: parts of whole parameters are summed over tp; key/value copies are."""
 
 TABLE, TABLE_SUM = Value("table"), Value("tsum")
 """The last stage's copy of a tied embedding, and its gradient summed over data-parallel ranks."""

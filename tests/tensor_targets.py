@@ -15,6 +15,7 @@ from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.tensor.block import TensorTransformer
 from parallel_core.tensor.conjugate import AXIS, Region
+from parallel_core.tensor.cross_entropy import vocab_loss_sum
 from parallel_core.text import Sampler
 
 
@@ -63,6 +64,28 @@ def _one(rank: Rank, plan: dict[str, Any], sequence: bool) -> dict[str, Any]:
         "forward": dict(forward),
         "forward_bytes": forward_bytes,
         "backward": dict(backward),
+    }
+
+
+def loss_of_large_logits(rank: Rank, *, scale: float) -> dict[str, float]:
+    """Loss and gradient of logits that exp could not bear, beside torch's own; float32."""
+    rank.init(choose_backend(rank.local_size))
+    comm = Comm(Mesh(((AXIS, rank.world_size),)), rank.rank)
+    region = Region.of(comm)
+    draw = torch.Generator().manual_seed(0)
+    logits = (scale * torch.randn(2, 3, 16, generator=draw)).requires_grad_()
+    labels = torch.randint(0, 16, (2, 3), generator=draw)
+    truth = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="sum"
+    )
+    truth.backward()
+    mine = logits.detach().chunk(region.n, -1)[region.me].clone().requires_grad_()
+    loss = vocab_loss_sum(mine, labels, 16, region)
+    loss.backward()
+    right = logits.grad.chunk(region.n, -1)[region.me]
+    return {
+        "loss": float(abs(loss - truth) / truth.clamp_min(1)),
+        "gradient": float((mine.grad - right).abs().max()),
     }
 
 

@@ -55,11 +55,11 @@ def results(**seconds: float) -> list[dict[str, Any]]:
     fast = {side: each / 2 for side, each in of.items()}
     both = {side: of[side] for side in (ZIGZAG, RING)}
     peaks = {side: [MIB.get(side, 90) << 20] * 8 for side in SIDES}
+    keeps = {side: [(64 if side == ONE else 32) << 20] * 8 for side in SIDES}
     lower = {side: [1 << 20] * 8 for side in SIDES}
-    return [
-        {"blocks": blocks(of, cpu=0.1), "step_blocks": blocks(both, cpu=0.1), "peaks": peaks},
-        {"blocks": blocks(fast, cpu=1.0), "step_blocks": blocks(both, cpu=0.5), "peaks": lower},
-    ]
+    slow = {"blocks": blocks(of, cpu=0.1), "step_blocks": blocks(both, cpu=0.1)}
+    busy = {"blocks": blocks(fast, cpu=1.0), "step_blocks": blocks(both, cpu=0.5)}
+    return [{**slow, "peaks": peaks, "keeps": lower}, {**busy, "peaks": lower, "keeps": keeps}]
 
 
 # -- the arithmetic ------------------------------------------------------------------------------
@@ -90,6 +90,7 @@ def test_rows_are_ours_over_theirs_on_the_slowest_rank():
     assert rows["zigzag: layer, own device"].median == pytest.approx(200)
     assert rows["zigzag / one process: peak bytes"].median == pytest.approx(0.75)
     assert rows["zigzag: peak"].median == pytest.approx(60)
+    assert rows["zigzag / one process: kept bytes"].median == pytest.approx(0.5)
     assert {f"{ours} / {peer}" for ours, peers in TORCH.items() for peer in peers} <= set(rows)
 
 
@@ -188,3 +189,17 @@ def test_own_device_does_not_count_waiting(on_ranks):
     """A turn that sleeps takes its time on the wall, and next to none of the processor."""
     for turns in on_ranks(2, "context_bench_targets:idle"):
         assert all(cpu < 0.05 <= seconds for seconds, cpu in turns)
+
+
+@pytest.mark.live
+def test_kept_bytes_are_those_of_the_tensors_a_backward_needs(on_ranks):
+    """q, k, v, a and the lse in float32, of a rank's part of the sequence: nothing else, nothing
+    twice."""
+    plan = context.plan_of(**{**TINY, "hidden": 64, "seq": 1024})
+    heads, width = plan.model.heads, plan.model.head_dim
+    whole = 4 * plan.global_batch * heads * plan.seq * (4 * width + 1)
+    told = on_ranks(2, "context_bench_targets:kept", plan=plan.flat())
+    for sides in told:
+        for side in (ZIGZAG, RING):
+            assert sides[side] == pytest.approx(whole / 2, rel=0.03)
+    assert told[0][ONE] == pytest.approx(whole, rel=0.03) and ONE not in told[1]

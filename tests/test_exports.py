@@ -56,6 +56,29 @@ def test_every_span_is_a_slice_in_microseconds_from_the_start():
     }  # fmt: skip
 
 
+def test_messages_inside_tasks_are_slices_of_their_own():
+    """Each once, within its task's time, and named; under way at once they take two threads."""
+    inside = (
+        ("all_gather", "tp", "cutregion[0]", 512, 1100, 1400),
+        ("shift", "cp", "cp_kv[0]", 64, 1200, 1600),
+        ("reduce_scatter", "tp", "region[0]", 512, 1700, 1900),
+    )
+    run = replace(RUN, spans=(replace(RUN.spans[0], inside=inside), *RUN.spans[1:]))
+    tasks, told = events("X"), events("X", run)
+    inner = [e for e in told if e["tid"] > 1]
+    assert len(told) == len(tasks) + 3 and [e["name"] for e in inner] == [
+        "all_gather cutregion[0]", "shift cp_kv[0]", "reduce_scatter region[0]",
+    ]  # fmt: skip
+    assert [(e["ts"], e["dur"], e["tid"]) for e in inner] == [
+        (0.1, 0.3, 2), (0.2, 0.4, 3), (0.7, 0.2, 2),
+    ]  # fmt: skip
+    assert inner[0]["args"] == {
+        "step": 0, "index": 0, "axis": "tp", "bytes": 512, "task": "F layer0 mb0",
+    }  # fmt: skip
+    names = {e["tid"]: e["args"]["name"] for e in events("M", run) if e["name"] == "thread_name"}
+    assert names == {0: "compute", 1: "comm", 2: "inside", 3: "inside 2"}
+
+
 def test_slices_of_one_thread_do_not_cross():
     """Viewers nest slices by time: two of a thread are disjoint, or one holds the other."""
     threads: dict[tuple[int, int], list[tuple[float, float]]] = {}

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_runs import run_all
 
+from parallel_core.analysis.bubble import bubble
 from parallel_core.assemble import program as program_of
 from parallel_core.check import check
+from parallel_core.cli.trace_command import summary
 from parallel_core.cost import Link, wire_bytes
 from parallel_core.importers.load import load
 from parallel_core.inside import opened
@@ -139,6 +141,7 @@ HOWS = [
     {},
     {"sp": True},
     {"sp": True, "overlap_tp": True},
+    {"sp": True, "overlap_tp": True, "dialect": "gpt"},  # biases
     {"sp": True, "overlap_tp": True, "recompute": "full", "kv_heads": 1},
     {"sp": True, "recompute": "full", "dialect": "gpt", "dropout": 0.1},
     {"sp": True, "recompute": "selective", "dialect": "gpt", "tied": True, "offload": True},
@@ -230,6 +233,20 @@ def test_the_price_of_sequence_parallelism_has_a_name():
     whole, part = sent(plan, Op.F), sent(cut, Op.F)
     assert whole == part
     assert sent(cut, Op.B) == 1.5 * sent(plan, Op.B) == 1.5 * sent(cut, Op.B, "again")
+
+
+def test_the_trace_command_tells_of_messages_inside():
+    """Their kinds, how many, their payload and how long they were under way; nothing without."""
+    plan = Plan.of(tp=2, sp=True, layers=2)
+    trace = simulate(program_of(plan), model_cost(plan))
+    told = [row for span in trace.spans for row in span.inside]
+    rows = {row["message"]: row for row in summary(trace, bubble(trace), 0)["inside"]}
+    assert set(rows) == {"all_gather @tp", "all_reduce @tp", "reduce_scatter @tp"}
+    assert sum(row["sent"] for row in rows.values()) == len(told)
+    ms = sum(row["under way (ms a rank)"] for row in rows.values())
+    assert ms == pytest.approx(sum(done - start for *_, start, done in told) / 2e6, abs=0.01)
+    plain = simulate(program_of(Plan.of(dp=2)), model_cost(Plan.of(dp=2)))
+    assert summary(plain, bubble(plain), 0)["inside"] == []
 
 
 def test_the_player_shows_what_is_inside_on_a_lane_of_its_own():

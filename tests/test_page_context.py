@@ -126,7 +126,7 @@ def test_the_readers_choices_move_the_figure():
     alone = figure(skip(open_page(**SMALL, cp_method="ring", balance=1040, overlap_cp="false")))
     assert plain["end"] < slow["end"] < alone["end"]
     at = skip(open_page(**SMALL, cp_method="ring", cut="zigzag"))
-    assert "the figure shows another choice" in at.caption[0].value
+    assert "the figure shows another choice" in words(at)
     assert list(table(at, "ranks wait")["time"]) == ["3.5", "2", "2"]
 
 

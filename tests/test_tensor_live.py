@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -11,7 +13,7 @@ from parallel_core.cases import program_of
 from parallel_core.check import check
 from parallel_core.ledger import predicted_counts, wire
 from parallel_core.plan import Plan, PlanError
-from parallel_core.program import Program
+from parallel_core.program import Instr, Program, ProgramError
 from parallel_core.prove import prove
 from parallel_core.sizes import value_bytes
 
@@ -39,6 +41,13 @@ def test_every_slice_has_the_gradient_of_the_whole(n, on_ranks):
             assert found["loss"] < 1e-12, case
             bad = {k: v for k, v in found["worst"].items() if v > 1e-10 and "k.bias" not in k}
             assert not bad, (case, bad)
+
+
+@pytest.mark.live
+def test_large_logits_do_not_overflow(on_ranks):
+    """What the message of the largest logit is for: exp(1000) is infinite."""
+    for told in on_ranks(2, "tensor_targets:loss_of_large_logits", scale=1000.0):
+        assert told["loss"] < 1e-5 and told["gradient"] < 1e-5
 
 
 @pytest.mark.live
@@ -117,6 +126,59 @@ def test_every_program_is_legal_and_proved(sp):
         check(program)
         assert prove(program)
         assert Program.parse(str(program)) == program
+
+
+def edited(program: Program, where: str, edit: Callable[[Instr], Instr | None]) -> Program:
+    """The program with every message `where` edited, or left out together with its mark."""
+    ranks = []
+    for instrs in program.ranks:
+        (old,) = (i for i in instrs if i.where == where)
+        new = edit(old)
+        gone = set(old.writes) if new is None else set()
+        ranks.append(
+            tuple(
+                replace(
+                    i,
+                    reads=tuple(v for v in i.reads if v not in gone),
+                    frees=tuple(v for v in i.frees if v not in gone),
+                )
+                for i in (new if i is old else i for i in instrs)
+                if i is not None
+            )
+        )
+    return replace(program, ranks=tuple(ranks))
+
+
+@pytest.mark.parametrize(
+    ("more", "where", "mark"),
+    [({"sp": True}, "whole", "wsum"), ({"kv_heads": 2}, "copies", "csum")],
+)
+@pytest.mark.parametrize("dp", [1, 2])
+def test_a_sum_over_tp_left_out_is_named(more, where, mark, dp):
+    """On names alone: the sums of whole parameters and of key/value copies, that nothing but the
+    values of a live run would miss; left out, over the wrong ranks, of too little, too early,
+    or made twice."""
+    program = program_of(Plan.of(tp=4, dp=dp, layers=1, **more))
+    faults: list[Callable[[Instr], Instr | None]] = [
+        lambda instr: None,
+        lambda instr: replace(instr, axis="dp"),
+        lambda instr: replace(instr, reads=instr.reads[1:]),
+    ]
+    if dp > 1:  # before the gradients are summed over dp
+        mine = {i.writes[k].at: i.reads[k] for i in program.ranks[0] if i.axis == "dp"
+                for k in range(len(i.writes)) if i.writes[k].name == "gsum"}  # fmt: skip
+        early = tuple(mine.values())
+        faults.append(lambda instr: replace(instr, reads=early))
+    assert prove(program)
+    for fault in faults:
+        with pytest.raises(ProgramError, match=rf"\({mark}, over .*times; once is right"):
+            prove(edited(program, where, fault))
+    twice = tuple(
+        tuple(x for i in instrs for x in ((i, replace(i, writes=())) if i.where == where else (i,)))
+        for instrs in program.ranks
+    )
+    with pytest.raises(ProgramError, match=f"{where} sums what it reads and writes nothing"):
+        prove(replace(program, ranks=twice))
 
 
 def test_the_classic_traffic_of_a_layer():

@@ -95,7 +95,7 @@ def _button(choice: Choice, idle: Guess, guess: Guess, *, going: bool) -> None:
         "Run", type="primary", key=f"{PAGE}.run", icon=":material/play_arrow:", disabled=going
     )
     if not choice.runs:
-        st.caption("A run is causal, and cut as its method cuts; the figure shows another choice.")
+        st.markdown("A run is causal, and cut as its method cuts; the figure shows another choice.")
     if not start:
         return
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import streamlit as st
+import theme
 
 from parallel_core.context import METHODS
 from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
+from parallel_core.trace import Kind
 from parallel_core.views import context_plans, context_quoted, context_stamps
 from parallel_core.views.context_clock import Clock
 from parallel_core.views.ledger_bars import ledger_bars
@@ -55,7 +57,7 @@ def bytes_of_all(plan: Plan) -> None:
     said = "; ".join(f"{one.method} {bytes_text(one.total)}" for one in drawn)
     figure = ledger_bars(bars, badge=badge, dark=chrome.dark())
     title = "Sent by a rank for one layer and microbatch, forward and backward"
-    st.caption(title)
+    st.markdown(f"{title}.")
     chrome.chart(figure, f"{title}: {said}", f"{PAGE}.bytes")
     chrome.table(context_plans.rows(found))
     for one in found:
@@ -132,7 +134,7 @@ def crossover(choice: Choice) -> None:
     for name, rows in context_quoted.TABLES.items():
         with st.expander(context_quoted.title(name)):
             chrome.table(rows())
-            st.caption(context_quoted.caption(name))
+            theme.badge(Kind.QUOTED, context_quoted.caption(name))
 
 
 def take_away(plan: Plan, here: runs.Kept | None) -> None:
@@ -144,13 +146,13 @@ def take_away(plan: Plan, here: runs.Kept | None) -> None:
         model = done.model if step is not None else None
         chrome.player(done.trace, key=f"{PAGE}.player", own=done.own, model=model, step=step)
         shared.ledgers(done.report, PAGE)
-        st.caption("The same run from a terminal:")
+        st.markdown("The same run from a terminal:")
         command = shared.command(plan, len(done.trace.metrics))
-        st.code(command, language="bash", wrap_lines=True)
+        st.code(command, language=None, wrap_lines=True)
         forget = {"on_click": runs.forget_all, "args": (PAGE,), "type": "tertiary"}
         st.button("Forget my runs", key=f"{PAGE}.forget", **forget)
         chrome.export(done.trace, f"context_{plan.cp_method}", PAGE)
         return
-    st.caption("The same from a terminal:")
-    st.code(shared.command(plan, 5), language="bash", wrap_lines=True)
+    st.markdown("The same from a terminal:")
+    st.code(shared.command(plan, 5), language=None, wrap_lines=True)
     chrome.share(PAGE)

@@ -161,7 +161,8 @@ def _notes(plan: Plan) -> tuple[str, ...]:
         " of messages only what that thread copies",
         "one process is one rank with the whole sequence, the others idle",
         "peak bytes are q, k, v and the gradient handed in, and what a turn adds at most by the"
-        " allocator's own count, on the fullest rank",
+        " allocator's own count, on the fullest rank; kept bytes are q, k, v and what the forward"
+        " leaves for the backward, once for every layer of a model",
         "a round is every side and then every side in reverse; its ratios pair the sides",
     )
 

@@ -62,6 +62,14 @@ class Layer:
         """Bytes of what it is given."""
         return sum(x.nbytes for x in (*self.qkv, self.da))
 
+    def kept(self, read: Callable[[], int]) -> int:
+        """Bytes from the forward to the backward: q, k, v and all that the forward leaves."""
+        before = read()
+        a = self.attend(*self.qkv)
+        left = read() - before
+        del a  # and with it what is kept for its backward
+        return sum(x.nbytes for x in self.qkv) + left if left > 0 else 0
+
 
 class Steps:
     """Training steps of the live run by one method, recorder and all."""
@@ -138,10 +146,15 @@ def contend(rank: Rank, *, plan: dict[str, Any], race: dict[str, Any]) -> dict[s
             step()
     added = Turns(rank, "memory", settings.memory_rounds).watch(sides)
     blocks = Turns(rank, "layer", settings.rounds).take(sides)
+    read, again = live_bytes(CPU), range(settings.memory_rounds)
+    keeps = {
+        name: [layers[name].kept(read) if name in layers else 0 for _ in again] for name in SIDES
+    }
     holds = {name: layers[name].holds if name in layers else 0 for name in SIDES}
     told = {
         "apart": apart,
         "peaks": {name: [holds[name] + a if a > 0 else 0 for a in added[name]] for name in SIDES},
+        "keeps": keeps,
         "blocks": [asdict(block) for block in blocks],
         "threads": torch.get_num_threads(),
     }

@@ -20,6 +20,7 @@ TORCH: Mapping[str, tuple[str, ...]] = {
 """Our side -> the sides of torch that compute the same tiles on the same ranks."""
 
 SIDES = (ZIGZAG, RING, *TORCH[ZIGZAG], *TORCH[RING], ONE)
+"""All contenders, by the names that their rows have."""
 
 PAIRS = (
     (ZIGZAG, RING),
@@ -27,6 +28,9 @@ PAIRS = (
     (ZIGZAG, ONE),
     (RING, ONE),
 )
+"""(ours, theirs) for which ratios are given."""
+
+MIB = 2.0**20
 
 
 def order(sides: Sequence[str], number: int) -> tuple[str, ...]:
@@ -64,13 +68,20 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
 
 
 def _memory(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Measurement]]:
-    peaks = {side: fullest([result["peaks"][side] for result in results]) for side in SIDES}
-    if any(min(added) <= 0 for added in peaks.values()):
+    peaks, keeps = (
+        {side: fullest([result[what][side] for result in results]) for side in SIDES}
+        for what in ("peaks", "keeps")
+    )
+    if any(min(most) <= 0 for each in (peaks, keeps) for most in each.values()):
         return
     for ours, peer in PAIRS:
         yield f"{ours} / {peer}: peak bytes", ratio_of(peaks[peer], peaks[ours])
     for side in SIDES:
-        yield f"{side}: peak", Measurement.of([p / 2.0**20 for p in peaks[side]], "MiB")
+        yield f"{side}: peak", Measurement.of([p / MIB for p in peaks[side]], "MiB")
+    for side in (ZIGZAG, RING, ONE):
+        yield f"{side}: kept", Measurement.of([k / MIB for k in keeps[side]], "MiB")
+    for side in (ZIGZAG, RING):
+        yield f"{side} / {ONE}: kept bytes", ratio_of(keeps[ONE], keeps[side])
 
 
 def step_rows(tokens: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:

@@ -53,6 +53,8 @@ def print_summary(view: RunView, report: dict[str, Any]) -> None:
             f" gradients; relative error {parity['max_rel_error']:.3g}"
             f" ({', '.join(parity['counted'])})"
         )
+    for sentence in _unlike(report):
+        out.print(sentence, style="bold")
     stale = report.get("staleness")
     if stale:
         ages = ", ".join("-" if age is None else f"{age:.2g}" for age in stale["by_worker"])
@@ -62,6 +64,15 @@ def print_summary(view: RunView, report: dict[str, Any]) -> None:
             f"a gradient is {stale['mean']:.2f} versions old on average{theory}; by worker {ages}"
         )
     out.print(report["provenance"]["badge"], style="dim")
+
+
+def _unlike(report: dict[str, Any]) -> list[str]:
+    """What differs though it should not: weights that ranks hold alike, bytes at any moment."""
+    held, outline = report.get("replicas") or {}, report.get("outline") or {}
+    found = [str(held["first_difference"])] if held.get("first_difference") else []
+    return found + [
+        f"memory is not as predicted: {one}" for one in outline.get("differences", [])[:1]
+    ]
 
 
 def _steps(report: dict[str, Any]) -> Table:

@@ -93,6 +93,7 @@ def summary(trace: Trace, idle: Bubble, warmup: int) -> dict[str, Any]:
         "makespan_ms": trace.makespan / 1e6,
         "use": use_rows(exposed(trace, warmup=warmup)),
         "messages": total_rows(totals(waits(trace))),
+        "inside": _inside_rows(trace),
         "bubble": _bubble(idle),
         "critical_path": {"account": path.account, "shares": path.shares},
         "longest": [
@@ -136,6 +137,9 @@ def _print(found: dict[str, Any], idle: Bubble, both: Comparison | None) -> None
     out.print(_table("how each rank spent its time", hidden_and_exposed))
     if found["messages"]:
         out.print(_table("messages: waiting told apart from the wire", found["messages"]))
+    if found["inside"]:
+        title = "messages inside tasks, whose time is compute above"
+        out.print(_table(title, found["inside"]))
     out.print(_table("why they stood still, all steps together", _cause_rows(idle)))
     out.print(f"idle of all ranks' time: {bubble_text(idle)}")
     out.print(f"critical path: {found['critical_path']['account']}")
@@ -146,6 +150,24 @@ def _print(found: dict[str, Any], idle: Bubble, both: Comparison | None) -> None
     if both is not None:
         out.print(_table("against the trace before", compare_rows(both)[:LONGEST]))
         out.print(both.account)
+
+
+def _inside_rows(trace: Trace) -> list[Row]:
+    """A line a kind of message that tasks hold themselves, all steps and ranks together; one that
+    overlap hides is timed from its begin to its end as well."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for span in trace.spans:
+        for op, axis, _, size, start, done in span.inside:
+            found.setdefault(f"{op} @{axis}", []).append((size, done - start))
+    return [
+        {
+            "message": name,
+            "sent": len(told),
+            "payload (MB)": round(sum(size for size, _ in told) / 1e6, 3),
+            "under way (ms a rank)": _ms(sum(ns for _, ns in told) // trace.world_size),
+        }
+        for name, told in sorted(found.items())
+    ]
 
 
 def _cause_rows(idle: Bubble) -> list[Row]:

@@ -126,12 +126,12 @@ class Region:
 
     def gathered(self, x_bsd: Tensor) -> Tensor:
         """x[B, S/tp, D] -> x[B, S, D]."""
-        whole_sbd = self.comm.all_gather(x_bsd.transpose(0, 1).contiguous(), AXIS)
+        whole_sbd = self.comm.all_gather(x_bsd.transpose(0, 1).contiguous(), AXIS, quick=True)
         return whole_sbd.transpose(0, 1).contiguous()
 
     def scattered(self, x_bsd: Tensor) -> Tensor:
         """x[B, S, D]+tp -> x[B, S/tp, D]."""
-        part_sbd = self.comm.reduce_scatter(x_bsd.transpose(0, 1).contiguous(), AXIS)
+        part_sbd = self.comm.reduce_scatter(x_bsd.transpose(0, 1).contiguous(), AXIS, quick=True)
         return part_sbd.transpose(0, 1).contiguous()
 
 
