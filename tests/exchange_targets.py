@@ -24,7 +24,7 @@ def beside_gloo(rank: Rank, *, rows: int, width: int, piece: int) -> dict[str, A
     x = torch.randn(rows * n, width, generator=torch.Generator().manual_seed(me))
     kept = x.clone()
     theirs = torch.empty(rows, width)
-    comms._reduce_scatter(theirs, x, dist.group.WORLD)
+    comms._reduce_scatter(theirs, x, group=dist.group.WORLD)
     before = _written()
     first = comm.reduce_scatter(x, "dp")
     sent = _written() - before
@@ -35,7 +35,7 @@ def beside_gloo(rank: Rank, *, rows: int, width: int, piece: int) -> dict[str, A
     others = torch.cat([x[: me * rows], x[(me + 1) * rows :]])
     kept_others = torch.cat([kept[: me * rows], kept[(me + 1) * rows :]])
     whole, wanted = torch.empty_like(x), torch.empty_like(x)
-    comms._all_gather(wanted, first, dist.group.WORLD)
+    comms._all_gather(wanted, first, group=dist.group.WORLD)
     before = _written()
     comm.all_gather(first, "dp", out=whole)
     gathered = _written() - before
