@@ -1,252 +1,479 @@
 # %% [markdown]
-# # 12 · Context parallelism: ring, zigzag, Ulysses
+# # 12 · Context parallel: ring, zigzag, Ulysses
 #
-# A sequence can be too long for one rank: what its layers keep grows with every token. So cut the *sequence*. Norms, MLPs and
-# losses look at one token at a time and never notice. Attention does: a token must see the keys and values of all tokens before it,
-# and most of them now lie elsewhere. **Context parallelism** is the ways to bring them together.
+# One sequence of a million tokens fits no GPU. Cut it: every rank has a part of the tokens, and everything in a model looks at one
+# token at a time, except attention. A query needs the keys and values of *all* tokens before it, and most of them are elsewhere.
+# So either keys travel (**ring attention**), or queries do, or ranks trade their part of the tokens for a part of the heads
+# (**Ulysses**), or everybody simply gets all keys (**all-gather**).
 #
-# In 25 minutes you will predict who is idle, train with six methods on four real processes, see the hops as they were stamped, and
-# write the sum that lets a rank attend to keys block by block. The page *Context ring* of the app (`shardlab app`) has the knobs.
+# In 25 minutes you will find out who has nothing to do in a ring and repair it, put a softmax together from pieces that never met,
+# count on your own runs which method sends least for which model, and meet the limit of each. The page *Context ring* of the app
+# (`shardlab app`) plays it hop by hop.
 
 # %%
+from statistics import median
+
 import torch
 from IPython.display import HTML, display
-from torch.nn.functional import scaled_dot_product_attention
 
-from parallel_core.context import METHODS
-from parallel_core.context.layout import Layout, in_step, work
-from parallel_core.fields import PlanError
+from parallel_core.context import METHODS, layout_of
+from parallel_core.context.crossover import Ring
+from parallel_core.context.layout import in_step, tile_map, work
+from parallel_core.context.merge import Running
+from parallel_core.context.tile import attend
+from parallel_core.context.traffic import LayerShape, kv_here, sent
+from parallel_core.cost import Link, wire_bytes
 from parallel_core.live import run
-from parallel_core.plan import Plan
-from parallel_core.views import context_plans, context_quoted, context_stamps
+from parallel_core.plan import Plan, PlanError
+from parallel_core.program import Op
+from parallel_core.published import table
 from parallel_core.views.context_clock import Clock
+from parallel_core.views.context_plans import shape_of
 from parallel_core.views.context_ring import figure
-from parallel_core.views.marks import typical_step
 
 # %% [markdown]
-# ## Predict: four ranks, one causal sequence
+# ## Predict: half the work, half the time?
 #
-# Cut the sequence into four chunks, the first for rank 0, the last for rank 3. Queries stay; keys and values go round a ring, one
-# rank further each hop. A *tile* is a chunk of queries against a chunk of keys; under a causal mask a query sees only the keys up to
-# itself. How many tiles does each rank compute? (On the diagonal it is half a tile.) Now give each rank *two* eighths, one early and
-# one late: rank r gets eighths r and 7 - r. That is **zigzag**. How many times as fast does the ring get, if every hop waits for its
-# slowest rank? And **Ulysses** makes no ring at all: it trades a part of the sequence for a part of the heads. With 8 heads, over how
-# many ranks at most?
+# Four ranks hold a quarter of the sequence each, in order: rank 0 the beginning. Keys and values go round the ring in three hops; a
+# rank attends to those that are there while the next come. A causal mask lets a query see only what is before it. That is half of all
+# the work. The ring moves on when the last rank is ready: which rank is idle most? And if the sequence is dealt out so that
+# all have the same to do (*zigzag*), how many times as fast is the attention on 4 ranks, and on 8?
+#
+# A model has 8 query heads, and 2 key/value heads that each serve 4 of them. In a forward, how many times the bytes of the ring does
+# Ulysses send on 4 ranks?
 
 # %%
-my_guess_tiles = [2.0, 2.0, 2.0, 2.0]  # change me: of ranks 0 to 3
-my_guess_times = 1.0  # change me: contiguous over zigzag
-my_guess_ranks = 64  # change me: Ulysses, 8 heads
+my_guess_idle = 3  # change me: the rank of the contiguous layout that is idle most
+my_guess_faster = {4: 1.0, 8: 1.0}  # change me: zigzag's speed, contiguous = 1, by ranks
+my_guess_ulysses = 0.5  # change me: forward bytes of Ulysses to the ring's, 2 of 8 kv heads
 
 # %% [markdown]
-# ## Run: six methods, the same four ranks
+# ## Run: the same ring, cut in two ways
 #
-# `cp` is how many ranks a sequence is cut over, `cp_method` how they attend. Each run is compared with one process that has the whole
-# sequence. Below, who computes which tile: the colour is the rank, the number the hop. Under the map, the race.
+# 4,096 tokens of real text on four processes; what comes out is compared with one process that has the whole sequence. The figure is
+# laid out by the package: the attention matrix, each tile with its rank's colour and the hop at which it is computed, then both ways
+# on one clock. Below it your run: the processor time of each rank's own thread in the layer (not the wall clock, which shows mostly
+# how many cores you have).
 
 # %%
-model = {"layers": 2, "hidden": 64, "heads": 8, "seq": 128, "global_batch": 2, "steps": 3, "quiet": True}
-runs = {name: run(cp=4, cp_method=name, **model) for name in METHODS}
-plan = runs["ring"].plan
-ring, zigzag = (
-    Clock(method=name, shape=context_plans.shape_of(plan, name)) for name in ("ring", "zigzag")
-)
-display(HTML(figure(ring, [])), HTML(figure(zigzag, [ring, zigzag])))
+long = {"cp": 4, "layers": 1, "hidden": 64, "heads": 2, "seq": 4096, "global_batch": 1}
+rings = {way: run(**long, cp_method=way, steps=5, quiet=True) for way in ("ring", "zigzag")}
+clocks = {way: Clock(method=way, shape=shape_of(done.plan, way)) for way, done in rings.items()}
+for way in ("zigzag", "ring"):
+    shut = "" if way == "zigzag" else " open"
+    both = figure(clocks[way], tuple(clocks.values()))
+    display(HTML(f"<details{shut}><summary>{clocks[way].method}</summary>{both}</details>"))
+
+
+def layer(done, rank, op, step=1):
+    """The span of the first layer's F or B on a rank."""
+    return next(s for s in done.trace.only(step).by_rank[rank] if (s.op, s.where) == (op, "layer0"))
+
+
+def cpu_ms(done, op):
+    """Processor time of each rank's thread in the layer, median of the steps after the first."""
+    return [median(layer(done, r, op, s).cpu_ns / 1e6 for s in range(1, 5)) for r in range(4)]
+
+
+for done in rings.values():
+    print(done)
+    for op in "FB":
+        each = ", ".join(f"{ms:.1f}" for ms in cpu_ms(done, op))
+        print(f"   {op}: ranks 0 to 3 computed {each} ms")
+fast = Link(2e-5, 1e10)  # made up: 20 µs, 10 GB/s, and a device for each rank
+step = {way: done.view.own_device(fast).only(3) for way, done in rings.items()}
+took = {
+    way: sum(s.duration for s in seen.by_rank[0] if s.where == "layer0") / 1e6
+    for way, seen in step.items()
+}
+print(f"the layer with its MLP, replayed over {fast}: contiguous {took['ring']:.1f} ms, zigzag"
+      f" {took['zigzag']:.1f} ms, {took['ring'] / took['zigzag']:.2f} times as fast")  # fmt: skip
+
+hops_in_step = {
+    n: [in_step(work(layout_of(way, 128 * n, ranks=n))) for way in rings] for n in (2, 4, 8, 64)
+}
+slower = {n: times[0] / times[1] for n, times in hops_in_step.items()}
+table_of_four = work(layout_of("ring", 4096, ranks=4))
+waits = [1 - sum(hops) / in_step(table_of_four) for hops in table_of_four]
+idle = max(range(4), key=lambda rank: waits[rank])
+print(f"You said rank {my_guess_idle} is idle most: it is rank {idle}.")
+print(f"You said {my_guess_faster}: {', '.join(f'{n}: {float(slower[n])}' for n in (4, 8))}.")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for clock in (ring, zigzag):
-    hops = [[float(tiles) for tiles in row] for row in work(clock.shape.layout)]
-    print(f"{clock.method:7} hop by hop {hops}")
-    print(f"{'':7} in all {list(clock.totals)}, the ring takes {clock.total:g}")
-print(f"contiguous over zigzag: {ring.total / zigzag.total:g} times")
-eight = [in_step(work(Layout(seq=64, ranks=8, zigzag=cut))) for cut in (False, True)]
-print(f"and on 8 ranks: {float(eight[0] / eight[1]):g}")
-print("equal to one process that has the whole sequence:")
-for name, done in runs.items():
-    assert done.parity < 1e-5, f"{name} does not compute what one process does"
-    print(f"  {name:10}within 1e-5, {done.parity < 1e-5}")
+assert max(done.parity for done in rings.values()) < 1e-5, "not the gradients of one process"
+for way in rings:
+    laid = layout_of(way, 4096, ranks=4)
+    done_by = {(s.q_chunk, s.k_chunk): f"r{s.ring}h{s.hop}" for s in tile_map(laid)}
+    count = max(q for q, _ in done_by) + 1
+    print(f"{way}: rows are chunks of queries, columns of keys; r0h1 is rank 0 at hop 1")
+    for q in range(count):
+        print("  ", " ".join(done_by.get((q, k), "   .") for k in range(count)))
+    for rank, hops in enumerate(work(laid)):
+        each = " + ".join(f"{float(w):.1f}" for w in hops)
+        print(f"   rank {rank}: {each} = {float(sum(hops))}")
+    print("   each hop as long as its slowest rank:", float(in_step(work(laid))))
+for n, times in hops_in_step.items():
+    print(f"{n} ranks: {float(times[0])} against {float(times[1])}, {float(slower[n]):.4g} times")
+print("idle, contiguous:", ", ".join(f"rank {r} {float(w):.0%}" for r, w in enumerate(waits)))
+for op in ("F", "B"):
+    inside = [f"{what.removeprefix('cp_')} {size:,}" for _, _, what, size, *_ in
+              layer(rings["ring"], 0, op).inside]  # fmt: skip
+    print(f"{op} on rank 0 passes on:", ", ".join(inside))
 
 # %% [markdown]
-# ## Explain: half the work, and not half the time
+# ## Explain: the mask halves the work, not the time
 #
-# The mask blanks half the matrix. Cut contiguously, the *first* rank is done after half a tile: nothing stands before its tokens. The
-# last rank has a whole tile at every hop but one, and the ring ends when it does: $N - \frac12$. All that the mask saved was idle time.
+# Take a block of queries against a block of keys, without a mask, as 1. Rank $r$ sees the $r$ blocks before its own, and half of its
+# own: $r+\frac12$. For four ranks 0.5, 1.5, 2.5, 3.5; the sum is 8 of 16, half, as promised. But at every hop *some* rank has a full
+# tile, namely the last, so the ring takes $N-\frac12$, and **the first rank** is done after hop 0 and then only passes on what others
+# need. Zigzag cuts the sequence into $2N$ chunks and gives rank $r$ the chunks $r$ and $2N-1-r$: an early, cheap one and a late,
+# dear one. Every rank has half a tile at every hop: $\frac N2$ ([`layout.py`](../parallel_core/context/layout.py)).
 #
-# Zigzag pairs an early eighth with a late one, so that everybody has half a tile at *every* hop: $N/2$ in all. The ratio is
-# $(N-\frac12)/(N/2) = 2 - 1/N$. Nothing else changes: not the bytes, not the number of messages. What must change with it is the
-# position of each token, for RoPE and for the mask
-# ([`layout.py`](../parallel_core/context/layout.py): who holds what, who meets whom).
+# $$\frac{N-\frac12}{N/2}=2-\frac1N$$
+#
+# Look at your run's processor times: the contiguous ranks are equal steps apart, above what the rest of the layer costs everybody;
+# zigzag's are nearly one number. In the backward the keys go round once more, and behind them travels what each rank has found
+# for *their* gradient, `dkv`: it needs one hop more than the keys, to come home ([`ring.py`](../parallel_core/context/ring.py)).
 
 # %% [markdown]
-# ## See: the hops of your own run
+# ## Run: a softmax from pieces
 #
-# Each rank stamped when it posted a hop and when it had waited for it. A backward of the zigzag ring, all four ranks. Keys go
-# round again; their *gradients* follow one hop behind.
+# How can a rank finish a softmax over keys it has never seen together? From each tile it keeps the result and **one number a row**:
+# the log of the sum of exponentials, lse. By hand, in one process: four zigzag ranks, tile after tile in the order of the hops,
+# against attention over the whole sequence. And twice wrong: a mean instead of weights, and the sum kept in bfloat16.
 
 # %%
-trace = runs["zigzag"].trace
-step = trace.only(typical_step(trace))
-display(context_stamps.figure(context_stamps.tasks(step, "B", "layer0"), step))
-print(f"You said {my_guess_tiles} tiles, {my_guess_times} times, {my_guess_ranks} ranks.")
+draw = torch.Generator().manual_seed(0)
+q_bhsk = 3 * torch.randn(1, 2, 256, 16, generator=draw)
+kv = torch.randn(2, 1, 1, 256, 16, generator=draw)  # one key/value head for both query heads
+whole, whole_lse = attend(q_bhsk, kv[0], kv[1], diagonal=True)
+laid = layout_of("zigzag", 256, ranks=4)
+off, naive = 0.0, 0.0
+for rank in range(4):
+    mine = list(laid.positions(rank))
+    running = Running(q_bhsk[:, :, mine], torch.float32)
+    found, met = torch.zeros_like(q_bhsk[:, :, mine]), torch.zeros(len(mine), 1)
+    for hop in range(4):
+        source = (rank - hop) % 4  # whose keys are here now
+        block, tiles = kv[:, :, :, list(laid.positions(source))], laid.tiles(rank, source)
+        running.meet(q_bhsk[:, :, mine], block, tiles)
+        for tile in tiles:
+            rows, (k, v) = slice(tile.rows.start, tile.rows.stop), block[:, :, :, tile.cols]
+            found[:, :, rows] += attend(q_bhsk[:, :, mine][:, :, rows], k, v,
+                                        diagonal=tile.diagonal)[0]  # fmt: skip
+            met[rows] += 1
+    off = max(off, float((running.out_bhsk - whole[:, :, mine]).abs().max()))
+    naive = max(naive, float((found / met - whole[:, :, mine]).abs().max()))
+print(f"merged by lse: off by {off:.1e}; the mean of the tiles: off by {naive:.1f}")
+
+q, keys = torch.randn(1, 2, 256, 32, generator=draw), torch.randn(2, 1, 2, 1024, 32, generator=draw)
+q, keys = q.bfloat16(), keys.bfloat16()
+right = attend(q.double(), *keys.double(), diagonal=False)[0]
+errors = {}
+for kept in (torch.float32, torch.bfloat16):
+    for n in (2, 8, 64):
+        running = Running(q, kept)
+        for k, v in zip(*(x.chunk(n, dim=2) for x in keys), strict=True):
+            running.add(range(256), *attend(q, k, v, diagonal=False))
+        merged = running.out_bhsk.bfloat16().double()
+        errors[kept, n] = float((merged - right).norm() / right.norm())
+    each = ", ".join(f"{n} pieces {errors[kept, n]:.2%}" for n in (2, 8, 64))
+    print(f"bfloat16 model, the sum kept in {kept}: off by {each}")
 
 # %%
 # NBVAL_CHECK_OUTPUT
-for way in ("F", "B"):
-    task = context_stamps.tasks(step, way, "layer0")[0]
-    found = [f"{stamp.what} {stamp.number}" for stamp in context_stamps.stamps(task)]
-    print(f"{way}: {', '.join(found)}")
-print("bytes that a rank sends for one layer: forward, backward; both counted")
-for one in context_plans.traffic(plan, {}):
-    counted = context_plans.counted(runs[one.method].report, runs[one.method].plan)
-    assert counted == one.total, f"{one.method}: {counted} counted, {one.total} predicted"
-    print(f"  {one.method:10}{one.sent[0]:9,}{one.sent[1]:9,}{counted:11,.0f}")
-for ranks in (4, 8, 16):
+print("merged by lse, the whole to 1e-5:", off < 1e-5)
+print("the mean of the tiles, off by more than 0.5:", naive > 0.5)
+at = {kept: [errors[kept, n] for n in (2, 8, 64)] for kept in (torch.float32, torch.bfloat16)}
+print("float32: 64 pieces as good as 2:", at[torch.float32][2] < 1.01 * at[torch.float32][0])
+print("bfloat16: 64 pieces more than twice as far off:",
+      at[torch.bfloat16][2] > 2 * at[torch.bfloat16][0])  # fmt: skip
+
+# %% [markdown]
+# ## Explain: weigh by the sum of exponentials
+#
+# A softmax is a mean with weights $e^{s}$. Two means over different keys are merged by the sums of *their* weights,
+# $e^{\mathrm{lse}}$:
+#
+# $$w=\frac{e^{\mathrm{lse}_b}}{e^{\mathrm{lse}_a}+e^{\mathrm{lse}_b}}=\sigma(\mathrm{lse}_b-\mathrm{lse}_a),\qquad
+# o=o_a-w\,(o_a-o_b),\qquad \mathrm{lse}=\log(e^{\mathrm{lse}_a}+e^{\mathrm{lse}_b})$$
+#
+# That is exact, in any order, and no exponential of a large score is ever formed
+# ([`merge.py`](../parallel_core/context/merge.py)). So ring attention is no approximation: your runs' gradients are those of one
+# process. But every merge rounds what all merges before it found: in bfloat16 the error grows with the ring, so sums are kept *and
+# sent* in float32, whatever the model's type.
+#
+# ## Run: who sends what?
+#
+# Short runs with 8 query heads and 8, 2 or 1 key/value heads. What leaves a rank is counted from the messages in the trace.
+
+# %%
+short = {"cp": 4, "layers": 1, "hidden": 64, "heads": 8, "seq": 256, "global_batch": 1, "steps": 2}
+ways = ("zigzag", "allgather", "ulysses", "pass-q")
+runs = {
+    (way, kv_heads): run(**short, cp_method=way, kv_heads=kv_heads, quiet=True)
+    for kv_heads in (8, 2, 1)
+    for way in ways
+}
+
+
+def leaves(done, op=""):
+    """Bytes of context parallelism that left rank 0 in the layer of one step; op F, B or both."""
+    sent_here = [m for each in op or "FB" for m in layer(done, 0, each).inside]
+    return sum(wire_bytes(Op(m[0]), m[3], 4) // 4 for m in sent_here)
+
+
+def counted_before(done, backward):
+    """The same, by traffic.py, before anything runs."""
+    way, m = done.plan.cp_method, done.plan.model
+    shape = LayerShape(layout=done.plan.context, batch=1, heads=m.heads, kv_heads=m.kv,
+                       head_dim=m.head_dim, width=4)  # fmt: skip
+    return sent(METHODS[way].moves(shape, backward), shape.layout)
+
+
+ratio = leaves(runs["ulysses", 2], "F") / leaves(runs["zigzag", 2], "F")
+print(f"You said {my_guess_ulysses}: Ulysses sends {ratio} times the ring's bytes forward.")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print("bytes that left a rank, forward + backward; 8 query heads, 4 ranks, 256 tokens, float32")
+print("  kv heads", "".join(f"{way:>19}" for way in ways))
+for kv_heads in (8, 2, 1):
+    cells = []
+    for way in ways:
+        done = runs[way, kv_heads]
+        assert done.parity < 1e-5, f"{way}: {done.parity} from one process"
+        wire = done.report["ledger"]["wire"]
+        assert wire["predicted"] == wire["measured"], f"{way}: predicted is not measured"
+        both = [leaves(done, op) for op in "FB"]
+        assert both == [counted_before(done, backward) for backward in (False, True)]
+        cells.append(f"{both[0]:,} + {both[1]:,}")
+    print(f"  {kv_heads:8}", "".join(f"{cell:>19}" for cell in cells))
+half = run(**short, cp_method="zigzag", kv_heads=2, dtype="bfloat16", parity=False, quiet=True)
+in_half = {m[2]: m[3] for op in "FB" for m in layer(half, 0, op).inside}
+print("a hop in bfloat16:", ", ".join(f"{what} {size:,} bytes" for what, size in in_half.items()))
+for heads, kv_heads, ranks in ((8, 8, 8), (8, 2, 8), (8, 1, 8), (8, 8, 16), (6, 3, 4)):
     try:
-        found = Plan.of(cp=ranks, cp_method="ulysses", heads=8, hidden=64).layout
+        fits = Plan.of(cp=ranks, cp_method="ulysses", heads=heads, kv_heads=kv_heads, hidden=96)
+        said = f"fits, each kv head on {ranks * kv_here(fits.model.kv, ranks) // kv_heads}"
     except PlanError as error:
-        found = str(error)
-    print(f"Ulysses on {ranks}: {found}")
-
-# %% [markdown]
-# ## Explain: what each method pays
-#
-# An **all-gather** and a **ring** bring the same bytes, one at once, the other in $N-1$ hops that can hide behind tiles. In the
-# backward the gradient of a block of keys collects what every rank adds to it, and must come home: $N$ hops, one more than the keys
-# make ([`ring.py`](../parallel_core/context/ring.py)). **Pass-Q** sends the queries round instead. With few key/value heads that is
-# *more*; with a long cache and few new tokens it is less. But its results must come home, and nothing hides that.
-#
-# **Ulysses** sends $4Nh/P$ a link, less the more ranks there are, and wants a head for each: `heads >= ranks`. The **hybrid** deals
-# out heads inside a node and runs a ring around it. Below, the published crossover of pass-Q and pass-KV: the dots are quoted.
+        said = f"refused: {error}"
+    print(f"Ulysses, {heads} heads, {kv_heads} kv heads, {ranks} ranks: {said}")
 
 # %%
-display(context_quoted.crossover())
-print(context_quoted.in_words())
+# NBVAL_CHECK_OUTPUT
+for row in table("ring_attention_table2").rows:
+    here = Ring(n=1, heads=32, kv_heads=32, flops=row["TF"] * 1e12, bytes_per_s=row["GBps"] * 1e9)
+    few = Ring(n=1, heads=32, kv_heads=4, flops=here.flops, bytes_per_s=here.bytes_per_s)
+    print(f"{row['hw']:15}: a hop hides from {here.kv_hides_from / 1e3:5.1f} k tokens a rank"
+          f" (quoted {row['min_block_k']}), with 4 of 32 kv heads"
+          f" {few.kv_hides_from / 1e3:.2f} k")  # fmt: skip
+print("quoted:", table("ring_attention_table2").source)
+meta = Ring(n=4, heads=128, kv_heads=8, flops=800e12, bytes_per_s=50e9)
+quoted = table("cp_table4")
+agree = 0
+for row in quoted.rows:
+    faster = "pass-kv" if row["passKV_ms"] < row["passQ_ms"] else "pass-q"
+    agree += meta.choose(row["T_new"], row["P_cached"]) == faster
+print(f"q is the smaller message up to {meta.q_is_smaller_up_to:.1%} new tokens; the rule chooses"
+      f" the faster one in {agree} of {len(quoted.rows)} quoted rows ({quoted.source})")  # fmt: skip
 
 # %% [markdown]
+# ## Explain: four ways, four limits
+#
+# A **ring** brings every block to every rank: with $G$ key/value heads of width $K$ a rank sends $2GK\,\frac SN(N-1)$ numbers
+# forward. More ranks do not make that less, but it hides: a hop has a tile beside it, and a tile grows with the *square* of the
+# block. From some block on the ring costs no time; fewer key/value heads (GQA) bring that block down in proportion. **All-gather KV**
+# sends just the same forward, in one message before the first tile: nothing to hide under, and for a moment all keys on every rank.
+# Llama 3 chose it nevertheless: with GQA keys are small, the work outgrows them as $S^2$ against $S$, and any mask is easy when all
+# keys are there (Grattafiori et al. 2024, section 3.3.2).
+#
+# **Ulysses** trades: an all-to-all, and a rank has *all* tokens of $H/N$ heads; ordinary attention; an all-to-all back. A number
+# moves once, not $N-1$ times: with as many key/value heads as heads that is $\frac2N$ of the ring's bytes forward. The limit is the
+# heads: **$N\le H$**, and without copies of key/value heads **$N\le G$**. Beyond that neighbours get copies, so GQA saves nothing
+# further: in your table two key/value heads cost as much as one. Which method sends less is thus a question of the model. A *hybrid*
+# (`cp_method="hybrid"`) puts Ulysses inside a node and a ring around it.
+# **Pass-Q** sends the queries round; what they found must come home, unhidden. In training it seldom pays; behind a long cached
+# prompt, where new tokens are few and keys are many, it does. Lesson 17 returns to it.
+#
 # ## Exercise
 #
-# Softmax over all keys needs the sum over all keys. A rank of a ring meets them block by block. What makes it work: with each result
-# `a` it keeps `lse`, the log of the sum of exponents that `a` was divided by. `merge` takes two such pairs over *different* keys and
-# returns the pair over both. `holds` says which of $2n$ chunks a rank has under zigzag. With both, the check below computes causal
-# attention as a ring does, and your own runs lie as `holds` says. `my_layout` is for a model of **2 heads** on **4 ranks**, where
-# Ulysses alone is refused: fields for `run()` under which a rank sends at most **60 %** of what it sends in the zigzag ring.
+# Five formulas, held against the package and against *your* runs. Then a plan for a model of **2 heads and one key/value head** on
+# four ranks: equal work for all, no message larger than a block's keys and values, and at most 1.2 times the bytes of
+# all-gather KV.
 
 
 # %%
-def merge(a, lse, b, lse_b):
-    """a[S, K] with lse[S] over some keys, b and lse_b over others -> the same over both sets."""
+def work_of(rank, n):
+    """Contiguous, causal: what a rank of n computes, in tiles (block against block, no mask)."""
     raise NotImplementedError
 
 
-def holds(rank, n):
-    """The two of 2n chunks that a rank of n has under zigzag, the earlier one first."""
+def slowdown(n):
+    """How many times as long as zigzag's the contiguous ring takes on n ranks."""
     raise NotImplementedError
 
 
-def my_layout():
-    """Fields for run(), as in {"cp_method": "zigzag"}."""
+def merge(a, lse_a, b, lse_b):
+    """a, b [..., S, K] and lse [..., S] over two sets of keys -> (out, lse) over both."""
+    raise NotImplementedError
+
+
+def forward_numbers(method, heads, kv_heads, n):
+    """What leaves a rank in a forward; 1 is one head of one rank's tokens: (S/N) x K numbers."""
+    raise NotImplementedError
+
+
+def most_ranks(heads, kv_heads, copies):
+    """The most ranks for Ulysses, with or without copies of key/value heads."""
+    raise NotImplementedError
+
+
+def my_plan():
+    """Fields for run(), as in {"cp": 4, "cp_method": "ring"}."""
     raise NotImplementedError
 
 
 # %% tags=["raises-exception"]
-def attend(q, k, v, seen):
-    """Attention to the keys that are seen, [S, T]: the result and its lse."""
-    scores = (q @ k.T / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
-    lse = scores.logsumexp(-1)
-    return (scores - lse[:, None]).exp() @ v, lse
-
-
 for n in (2, 4, 8):
-    assert sorted(c for rank in range(n) for c in holds(rank, n)) == list(range(2 * n)), "each chunk once"
-    sizes = [sum(c + 0.5 for c in holds(rank, n)) for rank in range(n)]
-    assert len(set(sizes)) == 1, f"on {n} ranks the work is {sizes}"
-for rank in range(4):  # your zigzag run: 128 tokens, chunks of 16
-    mine = [16 * chunk + i for chunk in holds(rank, 4) for i in range(16)]
-    assert mine == list(runs["zigzag"].plan.context.positions(rank)), f"rank {rank} holds others"
-torch.manual_seed(0)
-n, size, q, k, v = 4, 4, *torch.randn(3, 32, 8, dtype=torch.float64)
-whole = scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
-place = [torch.tensor([size * c + i for c in holds(rank, n) for i in range(size)]) for rank in range(n)]
-for rank in range(n):
-    rows, out, lse = place[rank], None, None
-    for hop in range(n):  # the keys of the rank before, and the one before that
-        cols = place[(rank - hop) % n]
-        came, lse_came = attend(q[rows], k[cols], v[cols], rows[:, None] >= cols)
-        some = lse_came > -torch.inf  # rows that see one of these keys at least
-        if hop == 0:
-            out, lse = came, lse_came
-        else:
-            out[some], lse[some] = merge(out[some], lse[some], came[some], lse_came[some])
-    error = (out - whole[rows]).abs().max().item()
-    assert error < 1e-12, f"rank {rank} is off by {error:.1e} after {n} hops"
-high = torch.tensor([1e4, -1e4], dtype=torch.float64)
-kept, _ = merge(torch.zeros(2, 1).double(), high, torch.ones(2, 1).double(), -high)
-assert kept.flatten().tolist() == [0.0, 1.0], "large scores must not overflow"
-few = {**model, "heads": 2}
-best = run(cp=4, **few, **my_layout())
-least = context_plans.counted(best.report, best.plan)
-usual = next(one for one in context_plans.traffic(best.plan, {}) if one.method == "zigzag").total
-assert best.parity < 1e-5 and best.plan.cp == 4
-assert least <= 0.6 * usual, f"{least / usual:.0%} of the zigzag ring's bytes"
-print(f"All true. {best.plan.layout}: {least:,.0f} bytes, {least / usual:.0%} of the ring's.")
+    table_of = work(layout_of("ring", 64 * n, ranks=n))
+    for rank, hops in enumerate(table_of):
+        assert work_of(rank, n) == sum(hops), f"rank {rank} of {n} has {sum(hops)} tiles"
+    assert abs(slowdown(n) - slower[n]) < 1e-9, f"{n} ranks: not {slowdown(n)}"
+spent = cpu_ms(rings["ring"], "B")
+busiest = max(range(4), key=lambda rank: work_of(rank, 4))
+assert spent[busiest] == max(spent), f"your run's processor times were {spent}"
+large, wide_kv = 300 * q_bhsk.double(), kv.double()  # exp of such scores is infinite
+pieces = list(zip(*(x.split((100, 6, 150), dim=2) for x in wide_kv), strict=True))
+parts = [attend(large, k, v, diagonal=False) for k, v in pieces]
+truth, truth_lse = attend(large, *wide_kv, diagonal=False)
+for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+    out, lse = parts[order[0]]
+    for at_piece in order[1:]:
+        out, lse = merge(out, lse, *parts[at_piece])
+    assert (out - truth).abs().max() < 1e-5, f"off by {(out - truth).abs().max()}"
+    assert torch.allclose(lse, truth_lse), "the lse is not that of all keys"
+for (way, kv_heads), done in runs.items():
+    if way != "pass-q":
+        one = 256 // 4 * done.plan.model.head_dim * 4  # bytes, float32
+        found = one * forward_numbers(way, 8, kv_heads, 4)
+        seen = leaves(done, "F")
+        assert found == seen, f"{way}, {kv_heads} kv heads: your run sent {seen}, not {found}"
+for heads, kv_heads in ((8, 8), (16, 4), (32, 8), (64, 1)):
+    fits, apart = [], []
+    for n in (1, 2, 4, 8, 16, 32, 64, 128):
+        try:
+            Plan.of(cp=n, cp_method="ulysses" if n > 1 else "zigzag", heads=heads,
+                    kv_heads=kv_heads, hidden=8 * heads)  # fmt: skip
+        except PlanError:
+            continue
+        fits.append(n)
+        apart += [n] if kv_here(kv_heads, n) * n == kv_heads else []
+    assert most_ranks(heads, kv_heads, True) == max(fits), f"{heads} heads: up to {max(fits)}"
+    assert most_ranks(heads, kv_heads, False) == max(apart), f"uncopied: up to {max(apart)}"
+given = {"layers": 1, "hidden": 64, "heads": 2, "kv_heads": 1, "seq": 256, "global_batch": 1,
+         "steps": 2, "quiet": True}  # fmt: skip
+mine, usual = run(**{**my_plan(), **given}), run(cp=4, cp_method="allgather", **given)
+assert mine.plan.world_size == mine.plan.cp == 4, f"{mine.plan.layout} is not four ranks of cp"
+assert mine.parity < 1e-5, f"{mine.parity} from one process"
+ledger = mine.report["ledger"]["wire"]
+assert ledger["measured"] == ledger["predicted"], "your run sent something else than predicted"
+for rank in range(4):  # of your own run, message by message
+    sizes = [m[3] for op in "FB" for m in layer(mine, rank, op).inside]
+    most = 2 * 256 // 4 * mine.plan.model.head_dim * 4
+    assert max(sizes) <= most, f"rank {rank} hands over {max(sizes)} bytes at once, not {most}"
+shares = [sum(hops) for hops in work(mine.plan.context)]
+assert len(set(shares)) == 1, f"the ranks have {[str(share) for share in shares]} tiles to do"
+times = leaves(mine) / leaves(usual)
+assert times <= 1.2, f"{times:.2f} times the bytes of all-gather KV"
+print(f"All true. {mine.plan.layout}: {times:.2f} times the bytes of all-gather KV")
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
-def merge(a, lse, b, lse_b):
-    """a[S, K] with lse[S] over some keys, b and lse_b over others -> the same over both sets."""
-    weight = torch.sigmoid(lse_b - lse)[:, None]
-    return a - weight * (a - b), torch.logaddexp(lse, lse_b)
+def work_of(rank, n):
+    """Contiguous, causal: what a rank of n computes, in tiles (block against block, no mask)."""
+    return rank + 0.5
 
 
-def holds(rank, n):
-    """The two of 2n chunks that a rank of n has under zigzag, the earlier one first."""
-    return rank, 2 * n - 1 - rank
+def slowdown(n):
+    """How many times as long as zigzag's the contiguous ring takes on n ranks."""
+    return 2 - 1 / n
 
 
-def my_layout():
-    """One head a rank inside a pair, and a ring of two pairs around it."""
-    return {"cp_method": "hybrid", "ulysses": 2}
+def merge(a, lse_a, b, lse_b):
+    """a, b [..., S, K] and lse [..., S] over two sets of keys -> (out, lse) over both."""
+    weight = torch.sigmoid(lse_b - lse_a)[..., None]
+    return a - weight * (a - b), torch.logaddexp(lse_a, lse_b)
+
+
+def forward_numbers(method, heads, kv_heads, n):
+    """What leaves a rank in a forward; 1 is one head of one rank's tokens: (S/N) x K numbers."""
+    if method == "ulysses":  # q, k, v there and a back; of each row 1/n stays
+        return 2 * (heads + max(kv_heads, n)) * (n - 1) / n
+    return 2 * kv_heads * (n - 1)
+
+
+def most_ranks(heads, kv_heads, copies):
+    """The most ranks for Ulysses, with or without copies of key/value heads."""
+    return heads if copies else kv_heads
+
+
+def my_plan():
+    """Two heads are too few for Ulysses on four ranks; the gather's gradients are one message."""
+    return {"cp": 4, "cp_method": "zigzag"}
 
 
 # %%
-def attend(q, k, v, seen):
-    """Attention to the keys that are seen, [S, T]: the result and its lse."""
-    scores = (q @ k.T / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
-    lse = scores.logsumexp(-1)
-    return (scores - lse[:, None]).exp() @ v, lse
-
-
 for n in (2, 4, 8):
-    assert sorted(c for rank in range(n) for c in holds(rank, n)) == list(range(2 * n)), "each chunk once"
-    sizes = [sum(c + 0.5 for c in holds(rank, n)) for rank in range(n)]
-    assert len(set(sizes)) == 1, f"on {n} ranks the work is {sizes}"
-for rank in range(4):  # your zigzag run: 128 tokens, chunks of 16
-    mine = [16 * chunk + i for chunk in holds(rank, 4) for i in range(16)]
-    assert mine == list(runs["zigzag"].plan.context.positions(rank)), f"rank {rank} holds others"
-torch.manual_seed(0)
-n, size, q, k, v = 4, 4, *torch.randn(3, 32, 8, dtype=torch.float64)
-whole = scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
-place = [torch.tensor([size * c + i for c in holds(rank, n) for i in range(size)]) for rank in range(n)]
-for rank in range(n):
-    rows, out, lse = place[rank], None, None
-    for hop in range(n):  # the keys of the rank before, and the one before that
-        cols = place[(rank - hop) % n]
-        came, lse_came = attend(q[rows], k[cols], v[cols], rows[:, None] >= cols)
-        some = lse_came > -torch.inf  # rows that see one of these keys at least
-        if hop == 0:
-            out, lse = came, lse_came
-        else:
-            out[some], lse[some] = merge(out[some], lse[some], came[some], lse_came[some])
-    error = (out - whole[rows]).abs().max().item()
-    assert error < 1e-12, f"rank {rank} is off by {error:.1e} after {n} hops"
-high = torch.tensor([1e4, -1e4], dtype=torch.float64)
-kept, _ = merge(torch.zeros(2, 1).double(), high, torch.ones(2, 1).double(), -high)
-assert kept.flatten().tolist() == [0.0, 1.0], "large scores must not overflow"
-few = {**model, "heads": 2}
-best = run(cp=4, **few, **my_layout())
-least = context_plans.counted(best.report, best.plan)
-usual = next(one for one in context_plans.traffic(best.plan, {}) if one.method == "zigzag").total
-assert best.parity < 1e-5 and best.plan.cp == 4
-assert least <= 0.6 * usual, f"{least / usual:.0%} of the zigzag ring's bytes"
-print(f"All true. {best.plan.layout}: {least:,.0f} bytes, {least / usual:.0%} of the ring's.")
+    table_of = work(layout_of("ring", 64 * n, ranks=n))
+    for rank, hops in enumerate(table_of):
+        assert work_of(rank, n) == sum(hops), f"rank {rank} of {n} has {sum(hops)} tiles"
+    assert abs(slowdown(n) - slower[n]) < 1e-9, f"{n} ranks: not {slowdown(n)}"
+spent = cpu_ms(rings["ring"], "B")
+busiest = max(range(4), key=lambda rank: work_of(rank, 4))
+assert spent[busiest] == max(spent), f"your run's processor times were {spent}"
+large, wide_kv = 300 * q_bhsk.double(), kv.double()  # exp of such scores is infinite
+pieces = list(zip(*(x.split((100, 6, 150), dim=2) for x in wide_kv), strict=True))
+parts = [attend(large, k, v, diagonal=False) for k, v in pieces]
+truth, truth_lse = attend(large, *wide_kv, diagonal=False)
+for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+    out, lse = parts[order[0]]
+    for at_piece in order[1:]:
+        out, lse = merge(out, lse, *parts[at_piece])
+    assert (out - truth).abs().max() < 1e-5, f"off by {(out - truth).abs().max()}"
+    assert torch.allclose(lse, truth_lse), "the lse is not that of all keys"
+for (way, kv_heads), done in runs.items():
+    if way != "pass-q":
+        one = 256 // 4 * done.plan.model.head_dim * 4  # bytes, float32
+        found = one * forward_numbers(way, 8, kv_heads, 4)
+        seen = leaves(done, "F")
+        assert found == seen, f"{way}, {kv_heads} kv heads: your run sent {seen}, not {found}"
+for heads, kv_heads in ((8, 8), (16, 4), (32, 8), (64, 1)):
+    fits, apart = [], []
+    for n in (1, 2, 4, 8, 16, 32, 64, 128):
+        try:
+            Plan.of(cp=n, cp_method="ulysses" if n > 1 else "zigzag", heads=heads,
+                    kv_heads=kv_heads, hidden=8 * heads)  # fmt: skip
+        except PlanError:
+            continue
+        fits.append(n)
+        apart += [n] if kv_here(kv_heads, n) * n == kv_heads else []
+    assert most_ranks(heads, kv_heads, True) == max(fits), f"{heads} heads: up to {max(fits)}"
+    assert most_ranks(heads, kv_heads, False) == max(apart), f"uncopied: up to {max(apart)}"
+given = {"layers": 1, "hidden": 64, "heads": 2, "kv_heads": 1, "seq": 256, "global_batch": 1,
+         "steps": 2, "quiet": True}  # fmt: skip
+mine, usual = run(**{**my_plan(), **given}), run(cp=4, cp_method="allgather", **given)
+assert mine.plan.world_size == mine.plan.cp == 4, f"{mine.plan.layout} is not four ranks of cp"
+assert mine.parity < 1e-5, f"{mine.parity} from one process"
+ledger = mine.report["ledger"]["wire"]
+assert ledger["measured"] == ledger["predicted"], "your run sent something else than predicted"
+for rank in range(4):  # of your own run, message by message
+    sizes = [m[3] for op in "FB" for m in layer(mine, rank, op).inside]
+    most = 2 * 256 // 4 * mine.plan.model.head_dim * 4
+    assert max(sizes) <= most, f"rank {rank} hands over {max(sizes)} bytes at once, not {most}"
+shares = [sum(hops) for hops in work(mine.plan.context)]
+assert len(set(shares)) == 1, f"the ranks have {[str(share) for share in shares]} tiles to do"
+times = leaves(mine) / leaves(usual)
+assert times <= 1.2, f"{times:.2f} times the bytes of all-gather KV"
+print(f"All true. {mine.plan.layout}: {times:.2f} times the bytes of all-gather KV")

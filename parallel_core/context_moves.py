@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from parallel_core.context import METHODS
 from parallel_core.context.layout import work
 from parallel_core.context.traffic import LayerShape, Move
-from parallel_core.plan import DType, Plan
+from parallel_core.plan import Dialect, DType, Plan
+from parallel_core.program import Instr, Op
 
 
 @lru_cache(maxsize=256)
@@ -35,6 +37,31 @@ def sizes(plan: Plan) -> dict[str, int]:
 def value_name(move: Move) -> str:
     """The name of the value that a message hands over."""
     return f"cp_{move.what}"
+
+
+def unevenness(plan: Plan) -> Callable[[int, Instr], float] | None:
+    """How many times the mean work of all ranks a rank has in a task; None where all have as much.
+
+    Under a causal mask a contiguous part attends to the keys before it: the first to the least.
+    """
+    if plan.cp == 1:
+        return None
+    table = work(plan.context, True, METHODS[plan.cp_method].travels)
+    sums = [float(sum(hops)) for hops in table]
+    mean = sum(sums) / len(sums)
+    matrices = 2 * plan.model.hidden * (plan.model.hidden + plan.model.kv * plan.model.head_dim)
+    wide = 3 if plan.model.dialect == Dialect.LLAMA else 2
+    products = 2.0 * (matrices + wide * plan.model.hidden * plan.model.mlp)
+    attention = 4.0 * plan.seq * plan.model.hidden
+    part = attention / (products + attention)
+
+    def times(rank: int, instr: Instr) -> float:
+        if not instr.where.startswith("layer") or instr.op not in (Op.F, Op.B):
+            return 1.0
+        member = plan.mesh.coordinate(rank)["cp"] // plan.context.ulysses
+        return 1.0 + part * (sums[member] / mean - 1.0)
+
+    return times
 
 
 def shares_of_hops(plan: Plan, place: int) -> list[float]:

@@ -139,6 +139,7 @@ class ModelCost:
     kind: Kind = Kind.MODELLED
     latency: float = 0.0
     to_host: float = 8e9  # bytes a second: a copy within this machine's memory, or PCIe 3
+    uneven: Callable[[int, Instr], float] | None = None  # a rank's work beside the mean of all
 
     @property
     def text(self) -> str:
@@ -150,7 +151,8 @@ class ModelCost:
         if instr.op.is_copy:
             return self.size(instr.reads[0]) / self.to_host
         if not instr.op.is_message:
-            return self.flops(instr) / self.rate
+            times = 1.0 if self.uneven is None else self.uneven(rank, instr)
+            return times * self.flops(instr) / self.rate
         n = self.n.get(instr.axis or "", 2)
         if instr.inner:
             return sum(self.link.seconds(m.op, self.size(m.value), n) for m in instr.inner)

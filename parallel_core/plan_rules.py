@@ -146,7 +146,8 @@ def _tensor(plan: Plan) -> None:
                 raise PlanError(name, value, "does not work with tp yet", usual)
         m, fits = plan.model, [n for n in range(1, plan.tp + 1) if _tensor_fits(plan, n)]
         if plan.tp not in fits:
-            sizes = f"heads={m.heads}, ffn={m.mlp}" + (f", seq={plan.seq}" if plan.sp else "")
+            cut = f", seq={plan.seq}" if plan.cp == 1 else f", a rank's {plan.seq_here} positions"
+            sizes = f"heads={m.heads}, ffn={m.mlp}" + (cut if plan.sp else "")
             rule = f"must divide {sizes}, and kv_heads={m.kv} or be a multiple of it"
             raise PlanError("tp", plan.tp, rule, nearest_where(plan.tp, fits))
     if plan.overlap_tp and not plan.sp:

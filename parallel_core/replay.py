@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import median
 
+from parallel_core import context_moves
 from parallel_core.cost import Link, MeasuredCost, ModelCost, hops_of
 from parallel_core.meetings import complete, messages
 from parallel_core.plan import Plan
@@ -102,7 +103,9 @@ def _inner_meetings(trace: Trace, program: Program) -> Iterable[_Message]:
 def model_cost(plan: Plan, *, rate: float = ASSUMED_RATE, link: Link = ASSUMED) -> ModelCost:
     """The plan's step under FLOPs over `rate` and messages over `link`."""
     degrees = {axis: plan.mesh.degree(axis) for axis in plan.mesh.names}
-    return ModelCost(flops(plan), value_bytes(plan), degrees, rate, link)
+    return ModelCost(
+        flops(plan), value_bytes(plan), degrees, rate, link, uneven=context_moves.unevenness(plan)
+    )
 
 
 def fitted_rate(plan: Plan, trace: Trace) -> float:

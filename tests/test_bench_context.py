@@ -110,6 +110,8 @@ def test_doubts_are_said():
     assert "not surely faster than the contiguous ring: from 1.000" in said
     said = " ".join(context._doubts(rows_of(results(zigzag=0.02, ring=0.03))))
     assert "takes 20.0 ms" in said
+    waits = [{**r, "blocks": [{**b, "cpu": 0.1} for b in r["blocks"]]} for r in results()]
+    assert "trust the rows of the own device" in " ".join(context._doubts(rows_of(waits)))
     blind = [{**r, "peaks": {side: [0] for side in SIDES}} for r in results()]
     assert "no peak was measured" in " ".join(context._doubts(rows_of(blind)))
 

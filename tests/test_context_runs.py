@@ -13,6 +13,7 @@ from pipeline_runs import run_all
 from parallel_core.assemble import program as program_of
 from parallel_core.check import check
 from parallel_core.context import METHODS
+from parallel_core.cost import Link
 from parallel_core.ledger import predicted_counts
 from parallel_core.plan import Plan, PlanError
 from parallel_core.program import Op, Program
@@ -131,13 +132,20 @@ def test_recomputation_sends_the_keys_once_more(method, op):
 
 def test_a_zigzag_step_is_shorter_than_a_contiguous_one_where_attention_counts():
     """Modelled: ranks wait for the slowest at every hop, and zigzag has no slowest."""
-    long = Plan.of(cp=4, seq=4096, global_batch=1, layers=1, hidden=64)
-    times = {
-        name: simulate(program_of(p), model_cost(p)).makespan
-        for name in ("ring", "zigzag")
-        for p in [long.but(cp_method=name)]
-    }
-    assert times["zigzag"] <= times["ring"]
+    long = Plan.of(cp=4, seq=1 << 16, global_batch=1, layers=1, hidden=64, vocab=256)
+    free = Link(alpha=0.0, beta=1e15)
+    spans = {}
+    for name in ("ring", "zigzag"):
+        chosen = long.but(cp_method=name)
+        trace = simulate(program_of(chosen), model_cost(chosen, link=free))
+        spans[name] = [
+            next(s for s in row if s.label == "F layer0 mb0").cpu_ns for row in trace.by_rank
+        ]
+    mean = sum(spans["zigzag"]) / 4
+    assert max(spans["zigzag"]) - min(spans["zigzag"]) < 100
+    assert sum(spans["ring"]) == pytest.approx(4 * mean, rel=1e-6)
+    found = [span / mean for span in spans["ring"]]
+    assert found == pytest.approx([0.25, 0.75, 1.25, 1.75], abs=0.02)  # where attention is all
 
 
 @pytest.mark.parametrize(

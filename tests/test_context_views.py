@@ -58,6 +58,7 @@ def test_the_lessons_numbers():
     contiguous, zigzag = clock("ring"), clock("zigzag")
     assert contiguous.totals == (0.5, 1.5, 2.5, 3.5) and zigzag.totals == (2.0,) * 4
     assert (contiguous.total, zigzag.total) == (3.5, 2.0)
+    assert (contiguous.name, zigzag.name) == ("ring, contiguous", "zigzag")
     assert clock("ring", 8).total / clock("zigzag", 8).total == 1.875
     assert clock("ring", causal=False).total == clock("zigzag", causal=False).total == 4.0
     assert contiguous.idle == pytest.approx(3 / 7) and zigzag.idle == 0

@@ -11,10 +11,12 @@ from pipeline_runs import run_all
 
 from parallel_core.cases import program_of
 from parallel_core.check import check
+from parallel_core.cli.summary import print_summary
 from parallel_core.ledger import predicted_counts, wire
 from parallel_core.plan import Plan, PlanError
 from parallel_core.program import Instr, Program, ProgramError
 from parallel_core.prove import prove
+from parallel_core.report import RunView
 from parallel_core.sizes import value_bytes
 
 SMALL = {"hidden": 32, "heads": 4, "seq": 16, "vocab": 64, "layers": 2, "dtype": "float64"}
@@ -128,6 +130,28 @@ def test_every_program_is_legal_and_proved(sp):
         assert Program.parse(str(program)) == program
 
 
+@pytest.mark.live
+def test_the_terminal_says_what_should_not_differ(pool, capsys):
+    """Weights that ranks hold alike, and bytes at any moment: a sentence each, none if all is
+    well."""
+    plan = Plan.of(tp=2, dp=2, **SMALL)
+    view = RunView(plan)
+    with pool.start("parallel_core.runtime:train", 4, {"plan": plan.flat(), "steps": 1}) as run:
+        for event in run.events():
+            view.feed(event)
+        report = view.finish(run.wait())
+    wrong = {
+        "replicas": {**report["replicas"], "first_difference": "the weights of rank 2 are not"},
+        "outline": {**report["outline"], "differences": ["rank 1, B layer0: 8 bytes of grads"]},
+    }
+    for told, found in ((report, False), ({**report, **wrong}, True)):
+        print_summary(view, told)
+        text = " ".join(capsys.readouterr().out.split())
+        assert "wire tp all_reduce, all ranks" in text and "relative error" in text
+        assert ("the weights of rank 2 are not" in text) is found
+        assert ("memory is not as predicted: rank 1, B layer0" in text) is found
+
+
 def edited(program: Program, where: str, edit: Callable[[Instr], Instr | None]) -> Program:
     """The program with every message `where` edited, or left out together with its mark."""
     ranks = []
@@ -199,6 +223,7 @@ def test_the_classic_traffic_of_a_layer():
         ({"tp": 2, "pp": 2}, "pp", 1),
         ({"sp": True}, "sp", False),
         ({"tp": 4, "sp": True, "seq": 30}, "tp", 2),
+        ({"tp": 4, "sp": True, "seq": 4, "cp": 2}, "tp", 2),
     ],
 )
 def test_what_does_not_divide_is_refused_with_what_does(wrong, field, nearest):

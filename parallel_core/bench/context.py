@@ -56,6 +56,9 @@ ALONE: Mapping[str, tuple[Any, str]] = {
 ALLOWED = 1e-4
 """How far a float32 result may stand from one process's, as a share of the largest entry."""
 
+CROWDED = 2.5
+"""Wall time over own-device time from which the wall says more about the machine than the ring."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
@@ -175,6 +178,13 @@ def _doubts(rows: Mapping[str, Measurement]) -> Iterator[str]:
     gain = rows[f"{ZIGZAG} / {RING}: own device"]
     if gain.low <= 1:
         yield f"zigzag is not surely faster than the contiguous ring: from {gain.low:.3f}"
+    wall, own = rows[f"{ZIGZAG}: layer"].median, rows[f"{ZIGZAG}: layer, own device"].median
+    if wall > CROWDED * own:
+        yield (
+            f"a layer took {wall:.0f} ms by the wall and {own:.0f} ms of its slowest thread's"
+            " processor: ranks shared their cores, with each other or with somebody else, so trust"
+            " the rows of the own device"
+        )
     if not any(name.endswith("peak bytes") for name in rows):
         yield "this allocator does not say what it holds: no peak was measured"
     layer = min(rows[f"{side}: layer"].median for side in (ZIGZAG, RING)) / 1e3

@@ -60,6 +60,12 @@ class Clock:
     overlap: bool = True
 
     @property
+    def name(self) -> str:
+        """The method and how it is cut: "zigzag", "ring, contiguous"."""
+        cut = "zigzag" if self.shape.layout.zigzag else "contiguous"
+        return self.method if self.method == cut else f"{self.method}, {cut}"
+
+    @property
     def travels(self) -> Travels:
         """What goes round."""
         return METHODS[self.method].travels
@@ -144,11 +150,13 @@ def account(clock: Clock) -> list[str]:
         if beat.hop is None:
             lines.append(f"Nothing is computed {when}: {sends}.")
             continue
-        each = ", ".join(f"{tiles:.3g}" for tiles in beat.tiles)
-        who = "the ranks" if clock.shape.layout.ulysses == 1 else "the members of the ring"
+        each = ", ".join(f"{tiles:.3g}" for tiles in beat.tiles) + " tiles"
+        if len(set(beat.tiles)) == 1:
+            each = f"{beat.tiles[0]:.3g} tiles each"
+        layout = clock.shape.layout
+        who = "the members of the ring" if min(layout.ulysses, layout.rings) > 1 else "the ranks"
         lines.append(
-            f"Hop {beat.hop}, {when}: {who} compute {each} tiles; {sends}; "
-            f"{_visiting(clock, beat.hop)}."
+            f"Hop {beat.hop}, {when}: {who} compute {each}; {sends}; {_visiting(clock, beat.hop)}."
         )
     return lines
 

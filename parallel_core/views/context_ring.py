@@ -120,8 +120,10 @@ def ring(clock: Clock, paint: Paint) -> str:
 
 def race(rivals: Sequence[Clock], paint: Paint) -> str:
     """Each rival's ranks over time, on one axis; a hop waits for its slowest rank."""
+    if not rivals:
+        return ""
     end = max([MOST_TIME, *(rival.total for rival in rivals)])
-    first = min((rival.total for rival in rivals), default=0.0)
+    first = min(rival.total for rival in rivals)
     blocks = [_lanes(rival, paint, end, won=rival.total == first) for rival in rivals]
     return f'<div class="race"><h3>The race, in tiles of time</h3>{"".join(blocks)}</div>'
 
@@ -140,7 +142,7 @@ def _lanes(clock: Clock, paint: Paint, end: float, *, won: bool) -> str:
         rows.append(_row("wire", wires, ""))
     place = 100 * clock.total / end
     flag = f'<span class="end" style="left:{place:.3f}%"></span>'
-    words = html.escape(f"{clock.method}: {clock.total:.4g} tiles") + (" ⚑" if won else "")
+    words = html.escape(f"{clock.name}: {clock.total:.4g} tiles") + (" ⚑" if won else "")
     idle = f"ranks wait {100 * clock.idle:.0f} % of it"
     return (
         f'<div class="rival" data-end="{clock.total:.9g}"><p><b>{words}</b>, {idle}</p>'
