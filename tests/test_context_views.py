@@ -22,7 +22,7 @@ from parallel_core.program import Lane
 from parallel_core.trace import Kind, Provenance, Span, Trace
 from parallel_core.views import context_plans, context_quoted, context_ring, context_stamps
 from parallel_core.views.context_clock import Clock, account
-from parallel_core.views.context_map import Paint, drawn, in_words, rank_of, tiles
+from parallel_core.views.context_map import Paint, drawn, in_words, tiles
 from parallel_core.views.palette import contrast
 
 NODE = shutil.which("node")
@@ -128,7 +128,7 @@ def test_each_tile_is_drawn_once_by_the_rank_that_computes_it(n, method, causal)
     assert figure.count('class="t"') == len(want) * layout.ulysses
     for share in range(layout.ulysses):
         for step in steps:
-            says = f"<title>rank {rank_of(layout, step, share)}, hop {step.hop}: "
+            says = f"<title>rank {step.ring * layout.ulysses + share}, hop {step.hop}: "
             assert says + f"queries {step.q_chunk}, keys {step.k_chunk}<" in figure
 
 

@@ -90,33 +90,6 @@ def test_a_task_lasts_its_work_and_what_of_its_messages_nothing_hides(plan):
             assert abs(span.duration - work - wire) <= 40
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-def test_a_message_stands_where_the_products_before_it_say(overlap):
-    """By hand, in multiply-adds a token: q, k and v, the core, o, gate and up, down. A backward
-    does each twice, for dx and for dw."""
-    d, s, f = 64, 32, 96
-    plan = Plan.of(tp=2, sp=True, overlap_tp=overlap, layers=1, hidden=d, ffn=f, seq=s)
-    qkv, core, out, into, down = 3 * d * d, 2 * s * d, d * d, 2 * d * f, d * f
-    wanted = {
-        (Op.F, False): [(0, 0), (qkv + core + out, 0), (0, 0), (into + down, 0)],
-        (Op.F, True): [(0, qkv), (core + out, 0), (0, into), (down, 0)],
-        (Op.B, False): [
-            (0, 0), (2 * down, 0), (2 * into, 0),
-            (0, 0), (2 * (out + core), 0), (2 * qkv, 0),
-        ],
-        (Op.B, True): [
-            (0, down), (down, into), (0, into), (0, out), (out + 2 * core, qkv), (0, qkv),
-        ],
-    }  # fmt: skip
-    whole = {Op.F: qkv + core + out + into + down}
-    whole[Op.B] = 2 * whole[Op.F]
-    for task in tasks(program_of(plan)):
-        if task.where == "layer0":
-            told = [part for m in task.inner for part in (m.before, m.under)]
-            hand = [part / whole[task.op] for row in wanted[task.op, overlap] for part in row]
-            assert told == pytest.approx(hand, abs=0.0006), task.label
-
-
 def test_under_a_slow_link_overlap_hides_what_work_there_is():
     """The step is shorter with overlap than without, and by no more than the gathers last."""
     plan = Plan.of(tp=4, sp=True, layers=2)

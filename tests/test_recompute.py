@@ -91,6 +91,8 @@ def test_a_shelf_brings_back_what_left():
     """Views of one storage travel once; on the way nothing of it is on the device."""
     keeper = Keeper()
     keeper.shelf = shelf = Shelf()
+    held, pack = list[Any](), keeper.pack
+    keeper.pack = lambda tensor: held.append(pack(tensor)) or held[-1]
     weight = torch.randn(8, 8, requires_grad=True)
     x = torch.randn(4, 8, requires_grad=True)
     with keeper.keeping([weight]):
@@ -101,6 +103,8 @@ def test_a_shelf_brings_back_what_left():
     seen: list[torch.Tensor] = []
     shelf.leave(seen.append)
     assert all(parcel.flat is None for parcel in shelf) and len(seen) == 3
+    places = [one for one in held if not isinstance(one, torch.Tensor)]
+    assert len(places) > 3 and all(place.of.flat is None for place in places)
     assert sum(copy.nbytes for copy in seen) == shelf.nbytes
     shelf.come_back(torch.device("cpu"), seen.append)
     found = torch.autograd.grad(out, (x, weight))
