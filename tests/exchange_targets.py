@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def beside_gloo(rank: Rank, *, rows: int, width: int, piece: int) -> dict[str, A
     first = comm.reduce_scatter(x, "dp")
     sent = _written() - before
     again = comm.reduce_scatter(x, "dp")
+    begun = torch.empty_like(first)
+    exchange.begin_reduce_scatter(begun, x, range(n), dist.group.WORLD)()
     untouched = torch.equal(x, kept)
     own = x[me * rows : (me + 1) * rows]
     comm.reduce_scatter(x, "dp", out=own)
@@ -43,11 +46,30 @@ def beside_gloo(rank: Rank, *, rows: int, width: int, piece: int) -> dict[str, A
     return {
         "error": float((first - theirs).abs().max()),
         "repeats": torch.equal(first, again) and torch.equal(first, own) and untouched,
+        "begun": torch.equal(first, begun),
         "in_place_spares_the_others": torch.equal(others, kept_others),
         "gathers": torch.equal(whole, wanted) and torch.equal(x, wanted),
         "bytes": x.nbytes,
         "sent": [sent, gathered],
     }
+
+
+def tiles(rank: Rank, *, flag: str) -> dict[str, Any]:
+    """Rank 0 touches `flag` when it has its own tile; the others send nothing until they see it,
+    or until ten seconds are over."""
+    rank.init()
+    n, me = rank.world_size, rank.rank
+    file, until = Path(flag), time.monotonic() + 10
+    whole, mine = torch.zeros(n, 3), torch.full((1, 3), float(me))
+    while me and not file.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    seen = me == 0 or file.exists()
+    members = []
+    for member in exchange.all_gather_tiles(whole, mine, range(n), dist.group.WORLD):
+        members.append((member, whole[member].tolist()))
+        if me == 0 and len(members) == 1:
+            file.touch()
+    return {"seen": seen, "members": members}
 
 
 def among_two_axes(rank: Rank) -> list[list[float]]:

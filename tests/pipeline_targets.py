@@ -54,7 +54,8 @@ class SlowWire:
 
 def fingerprint(tensor: Tensor) -> str:
     """A few letters that tell one tensor from any other, to the bit."""
-    return blake2b(tensor.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+    data = tensor.contiguous().view(torch.uint8)  # numpy knows no bfloat16
+    return blake2b(data.numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def train_all(
