@@ -68,7 +68,9 @@ ways = {
     "TP + SP, selective": {"tp": 2, "sp": True, "recompute": "selective"},
 }
 runs = {
-    name: run(**model, **way, save_grads=str(folder / name), parity=way == ways["TP + SP, selective"])
+    name: run(
+        **model, **way, save_grads=str(folder / name), parity=way == ways["TP + SP, selective"]
+    )
     for name, way in ways.items()
 }
 
@@ -142,9 +144,15 @@ gpt3 = Plan.of(dialect="gpt", attention="unfused", layers=96, hidden=12288, head
                vocab=51200, global_batch=1, dtype="bfloat16")  # fmt: skip
 more = {kind: 100 * (step_flops(gpt3.but(recompute=kind)) / step_flops(gpt3) - 1)
         for kind in ("selective", "full")}  # fmt: skip
-print("FLOPs of a step of GPT-3:", ", ".join(f"{kind} {100 + each:.1f} %" for kind, each in more.items()))
+print(
+    "FLOPs of a step of GPT-3:",
+    ", ".join(f"{kind} {100 + each:.1f} %" for kind, each in more.items()),
+)
 ours = Plan.of(**{name: value for name, value in model.items() if name not in ("steps", "quiet")})
-print("your layer's rows:", ", ".join(f"{name} {size:,}" for name, size in saved_rows(ours, "layer0").items()))
+print(
+    "your layer's rows:",
+    ", ".join(f"{name} {size:,}" for name, size in saved_rows(ours, "layer0").items()),
+)
 for one in differences(ours):
     print(f"  beside the paper's: {one.row} {one.bytes:,}, {one.why}")
 
@@ -176,19 +184,25 @@ for name, done in level.items():
 # often anybody asked ([`recompute.py`](../parallel_core/activations/recompute.py), [`dropout.py`](../parallel_core/dropout.py)). So
 # the gradients are *bitwise* those of the run that kept all. Now back to the ranks: TP over 8 did not leave an eighth. Why?
 
+
 # %%
 # NBVAL_CHECK_OUTPUT
 def inside(name, op):
     """Messages inside one layer's task, as rank 0 stamped them: op, what, bytes on the wire."""
     step = runs[name].trace.only(1).by_rank[0]
     span = next(span for span in step if (span.op, span.where) == (op, "layer1"))
-    return [(kind, what.split("[")[0], wire_bytes(Op(kind), size, 2)) for kind, _, what, size, *_ in span.inside]
+    return [
+        (kind, what.split("[")[0], wire_bytes(Op(kind), size, 2))
+        for kind, _, what, size, *_ in span.inside
+    ]
 
 
 for op, task in (("F", "forward"), ("B", "backward")):
     for name in ("TP", "TP + SP"):
         found = inside(name, op)
-        print(f"{task} of a layer, {name}: {sum(size for *_, size in found):,} bytes leave both ranks")
+        print(
+            f"{task} of a layer, {name}: {sum(size for *_, size in found):,} bytes leave both ranks"
+        )
         print("   ", ", ".join(f"{kind} {what}" for kind, what, _ in found))
 for name in ("keep all", "TP", "TP + SP"):
     rows = saved_rows(runs[name].plan, "layer0")
@@ -242,7 +256,12 @@ for name, done in runs.items():  # your own runs: 4 bytes an element, and a Laye
     cut = {"t": plan.tp, "sp": plan.sp, "recompute": plan.recompute, "e": 4}
     tokens = plan.rows_per_microbatch * plan.seq
     statistics = 0 if plan.recompute == "full" else 16 * tokens // (plan.tp if plan.sp else 1)
-    shape = {"s": plan.seq, "b": plan.rows_per_microbatch, "h": plan.model.hidden, "a": plan.model.heads}
+    shape = {
+        "s": plan.seq,
+        "b": plan.rows_per_microbatch,
+        "h": plan.model.hidden,
+        "a": plan.model.heads,
+    }
     size, kept = keeps(shape, **cut), done.report["ledger"]["activations"]["measured"]["layer0"]
     assert size + statistics == kept, f"{name}: {size} + {statistics} is not the {kept} of your run"
 forward = [sum(size for *_, size in inside(name, "F")) for name in ("TP", "TP + SP")]
@@ -256,10 +275,14 @@ mine = run(**{**model, **my_layout()}, parity=False)
 memory = mine.report["ledger"]["memory"]["peak"]
 price = step_flops(mine.plan) / step_flops(runs["keep all"].plan)
 assert mine.plan.world_size == 2, f"{mine.plan.layout} is not two ranks"
-assert max(memory["activations"]) <= 6.5e6, f"{max(memory['activations']):,} bytes are over the budget"
+assert max(memory["activations"]) <= 6.5e6, (
+    f"{max(memory['activations']):,} bytes are over the budget"
+)
 assert price <= 1.1, f"{price:.2f} times the FLOPs"
 assert all(abs(x - y) < 1e-4 for x, y in zip(mine.losses, runs["keep all"].losses, strict=True))
-print(f"All true. Yours, {mine.plan.layout}: {max(memory['activations']):,} bytes, {price:.3f} times the FLOPs")
+print(
+    f"All true. Yours, {mine.plan.layout}: {max(memory['activations']):,} bytes, {price:.3f} times the FLOPs"
+)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -292,7 +315,12 @@ for name, done in runs.items():  # your own runs: 4 bytes an element, and a Laye
     cut = {"t": plan.tp, "sp": plan.sp, "recompute": plan.recompute, "e": 4}
     tokens = plan.rows_per_microbatch * plan.seq
     statistics = 0 if plan.recompute == "full" else 16 * tokens // (plan.tp if plan.sp else 1)
-    shape = {"s": plan.seq, "b": plan.rows_per_microbatch, "h": plan.model.hidden, "a": plan.model.heads}
+    shape = {
+        "s": plan.seq,
+        "b": plan.rows_per_microbatch,
+        "h": plan.model.hidden,
+        "a": plan.model.heads,
+    }
     size, kept = keeps(shape, **cut), done.report["ledger"]["activations"]["measured"]["layer0"]
     assert size + statistics == kept, f"{name}: {size} + {statistics} is not the {kept} of your run"
 forward = [sum(size for *_, size in inside(name, "F")) for name in ("TP", "TP + SP")]
@@ -306,7 +334,11 @@ mine = run(**{**model, **my_layout()}, parity=False)
 memory = mine.report["ledger"]["memory"]["peak"]
 price = step_flops(mine.plan) / step_flops(runs["keep all"].plan)
 assert mine.plan.world_size == 2, f"{mine.plan.layout} is not two ranks"
-assert max(memory["activations"]) <= 6.5e6, f"{max(memory['activations']):,} bytes are over the budget"
+assert max(memory["activations"]) <= 6.5e6, (
+    f"{max(memory['activations']):,} bytes are over the budget"
+)
 assert price <= 1.1, f"{price:.2f} times the FLOPs"
 assert all(abs(x - y) < 1e-4 for x, y in zip(mine.losses, runs["keep all"].losses, strict=True))
-print(f"All true. Yours, {mine.plan.layout}: {max(memory['activations']):,} bytes, {price:.3f} times the FLOPs")
+print(
+    f"All true. Yours, {mine.plan.layout}: {max(memory['activations']):,} bytes, {price:.3f} times the FLOPs"
+)

@@ -85,7 +85,9 @@ class Overlap:
     def link(self, plan: Plan) -> Link:
         """The link that gives these numbers to the all-reduce of `plan`'s gradients."""
         hops = Link(alpha=1.0, beta=1.0).seconds(Op.ALL_REDUCE, 0, plan.gradient_ranks)
-        sent = Link(alpha=0.0, beta=1.0).seconds(Op.ALL_REDUCE, sum(gradient_bytes(plan)), plan.gradient_ranks)
+        sent = Link(alpha=0.0, beta=1.0).seconds(
+            Op.ALL_REDUCE, sum(gradient_bytes(plan)), plan.gradient_ranks
+        )
         return Link(alpha=self.latency / hops, beta=sent / max(self.wire, 1e-9))
 
 
