@@ -154,9 +154,9 @@ class Plan:
             return flat
         pp, dp = cls._read("pp", flat), cls._read("dp", flat)
         count = 2 * pp
-        if flat.get("order") and flat["schedule"] == OWN:
+        if isinstance(flat.get("order"), str) and flat["schedule"] == OWN:
             with suppress(ProgramError):
-                count = _own(flat["order"]).m
+                count = _own(flat["order"]).m or count
         share, usual = dp * count, cls._read("global_batch", {})
         batch = {"global_batch": -(-usual // share) * share}
         return {**batch, **flat, "microbatches": count}

@@ -38,6 +38,10 @@ def _highest(plan: Plan, name: str) -> int:
     return int(type(plan).__dataclass_fields__[name].metadata["high"])
 
 
+def _highest_layers(plan: Plan) -> int:
+    return int(type(plan.model).__dataclass_fields__["layers"].metadata["high"])
+
+
 def _usual(plan: Plan, name: str) -> object:
     return type(plan).__dataclass_fields__[name].default
 
@@ -193,10 +197,7 @@ def _pipeline(plan: Plan) -> None:
         return
     if plan.schedule == OWN and plan.order is None:
         raise PlanError("schedule", OWN, "needs the order itself in `order`", "1f1b")
-    stages = plan.pp * (plan.virtual_stages or 1)
-    if stages * plan.microbatches > MOST_TASKS:
-        rule = f"times {stages} stages must be at most {MOST_TASKS:,} tasks to be run"
-        raise PlanError("microbatches", plan.microbatches, rule, max(MOST_TASKS // stages, 1))
+    _size(plan)
     stages = plan.pipeline.stages
     if stages < 2 or plan.pipeline.p != plan.pp:
         rule = f"does not fit the {plan.pipeline.p} ranks of the order"
@@ -212,3 +213,26 @@ def _pipeline(plan: Plan) -> None:
     if most > 2:
         rule = f"puts a stage on {most} ranks; two copies of the weights are the most"
         raise PlanError("schedule", plan.schedule, rule, "dualpipe")
+
+
+def _size(plan: Plan) -> None:
+    """Not more stages than a model can fill, nor more tasks than are run."""
+    stages = plan.pp * (plan.virtual_stages or 1)
+    most = _highest_layers(plan) + 2  # embedding and head may stand alone
+    if stages > most and plan.virtual_stages:
+        rule = f"times pp={plan.pp} must be at most {most} stages: a model has no more to share out"
+        raise PlanError("virtual_stages", plan.virtual_stages, rule, most // plan.pp)
+    if stages * plan.microbatches > MOST_TASKS:
+        _too_many_tasks(plan, stages)
+
+
+def _too_many_tasks(plan: Plan, stages: int) -> None:
+    """Microbatches in groups of pp, which every schedule takes, or fewer stages."""
+    most = MOST_TASKS // stages
+    if most >= plan.pp or not plan.virtual_stages:
+        rule = f"times {stages} stages must be at most {MOST_TASKS:,} tasks to be run"
+        near = most // plan.pp * plan.pp or max(most, 1)
+        raise PlanError("microbatches", plan.microbatches, rule, near)
+    rule = f"times pp={plan.pp} and {plan.pp} microbatches must be at most {MOST_TASKS:,} tasks"
+    near = max(MOST_TASKS // plan.pp**2, 1)
+    raise PlanError("virtual_stages", plan.virtual_stages, rule, near)

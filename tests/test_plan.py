@@ -85,6 +85,7 @@ def _led_to_a_plan(flat: dict[str, Any]) -> Plan:
 @quick
 @given(plausible)
 @example({"dp": 4096, "microbatches": 4096})
+@example({"pp": 32, "schedule": "interleaved", "virtual_stages": 33})
 @example({"hidden": 32767, "heads": 255, "kv_heads": 254, "dialect": "llama"})
 @example({"dialect": "gpt", "hidden": 2, "heads": 256, "kv_heads": 3})
 def test_any_numbers_lead_to_a_legal_plan(flat):
@@ -98,6 +99,8 @@ def test_any_numbers_lead_to_a_legal_plan(flat):
 
 @quick
 @given(wild)
+@example({"pp": 2, "order": True})
+@example({"pp": 2, "order": " "})
 def test_any_nonsense_leads_to_a_legal_plan(flat):
     """Any values of any type: a plan, or errors whose advice ends in a plan."""
     _led_to_a_plan(flat)
