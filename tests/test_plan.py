@@ -101,6 +101,7 @@ def test_any_numbers_lead_to_a_legal_plan(flat):
 @given(wild)
 @example({"pp": 2, "order": True})
 @example({"pp": 2, "order": " "})
+@example({"pp": 2, "order": "\x1b"})
 def test_any_nonsense_leads_to_a_legal_plan(flat):
     """Any values of any type: a plan, or errors whose advice ends in a plan."""
     _led_to_a_plan(flat)

@@ -111,7 +111,8 @@ def _tasks(cell: str, rank: int, where: str) -> Iterator[Task]:
 
 
 def _wrong(cell: str) -> str:
-    cell = " ".join(cell.split())  # the sentence stays on one line
+    cell = " ".join(cell.split())  # the sentence stays on one line, and can be printed
+    cell = "".join(letter if letter.isprintable() else "?" for letter in cell)
     shown = cell if len(cell) <= WIDE else f"{cell[:WIDE]}..."
     if _MESSAGE.fullmatch(cell):
         return (
