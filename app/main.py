@@ -12,7 +12,7 @@ if str(HERE) not in sys.path:  # the server puts it there; a test that runs this
     sys.path.insert(0, str(HERE))
 
 import screens  # noqa: E402  (needs the line above)
-import theme  # noqa: E402
+import theme  # noqa: E402  (needs it too)
 
 st.set_page_config(page_title="ShardLab", page_icon=theme.icon(), layout="wide")
 theme.apply()

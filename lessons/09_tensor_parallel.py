@@ -32,7 +32,7 @@ from parallel_core.published import table
 from parallel_core.replay import model_cost
 from parallel_core.simulate import simulate
 from parallel_core.sizes import value_bytes
-from parallel_core.tensor.block import TensorLayer, kv_here
+from parallel_core.tensor.block import TensorLayer
 from parallel_core.views.loom import Cloth, arithmetic, steps
 from parallel_core.views.marks import typical_step
 
@@ -152,7 +152,7 @@ print(f"the loss of {one} tokens, {large['V']:,} words, 8 ranks: {three / 1e3:.0
       f" {one * large['V'] * 2 / 1e9:.2f} GB on each")  # fmt: skip
 for kv in (4, 2, 1):
     few = Plan.of(tp=4, heads=4, kv_heads=kv)
-    print(f"4 heads, {kv} kv heads, 4 ranks: {kv_here(few, 4)} kv head a rank,"
+    print(f"4 heads, {kv} kv heads, 4 ranks: {few.kv_here} kv head a rank,"
           f" held by {few.kv_copies}; mesh {few.mesh.names}")  # fmt: skip
 copies = shared.report["ledger"]["wire"]["measured"]["kv_copy"]["all_reduce"]
 print("their gradients, summed over each head's copies:", copies["messages"], "in 2 steps")
@@ -336,7 +336,7 @@ grown = [sums["tp"]["all_reduce"]["wire_bytes"] // 8 for sums in step]
 assert total == grown[0] - grown[1], "80 layers of the program send something else"
 for kv, t in ((8, 2), (8, 8), (8, 16), (1, 4), (2, 4)):
     few = Plan.of(heads=16, kv_heads=kv, tp=t)
-    assert held(kv, t) == (kv_here(few, t), few.kv_copies), f"{kv} kv heads on {t} ranks"
+    assert held(kv, t) == (few.kv_here, few.kv_copies), f"{kv} kv heads on {t} ranks"
 given = {"layers": 4, "seq": 256, "global_batch": 1, "steps": 2, "quiet": True}
 mine, usual = run(**{**my_layout(), **given}), run(tp=4, **given)
 assert mine.plan.world_size == 4, f"{mine.plan.world_size} ranks, not 4"
@@ -397,7 +397,7 @@ grown = [sums["tp"]["all_reduce"]["wire_bytes"] // 8 for sums in step]
 assert total == grown[0] - grown[1], "80 layers of the program send something else"
 for kv, t in ((8, 2), (8, 8), (8, 16), (1, 4), (2, 4)):
     few = Plan.of(heads=16, kv_heads=kv, tp=t)
-    assert held(kv, t) == (kv_here(few, t), few.kv_copies), f"{kv} kv heads on {t} ranks"
+    assert held(kv, t) == (few.kv_here, few.kv_copies), f"{kv} kv heads on {t} ranks"
 given = {"layers": 4, "seq": 256, "global_batch": 1, "steps": 2, "quiet": True}
 mine, usual = run(**{**my_layout(), **given}), run(tp=4, **given)
 assert mine.plan.world_size == 4, f"{mine.plan.world_size} ranks, not 4"

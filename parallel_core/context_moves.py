@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 from parallel_core.context import METHODS
-from parallel_core.context.layout import work
+from parallel_core.context.layout import Layout, work
 from parallel_core.context.traffic import LayerShape, Move
-from parallel_core.plan import Dialect, DType, Plan
-from parallel_core.program import Instr, Op
+from parallel_core.plan import DType, Plan
 
 
 @lru_cache(maxsize=256)
@@ -17,15 +15,20 @@ def moves(plan: Plan, *, backward: bool) -> tuple[Move, ...]:
     """Those of one layer and microbatch on one rank, in order; none without cp."""
     if plan.cp == 1:
         return ()
-    shape = LayerShape(
-        layout=plan.context,
+    return METHODS[plan.cp_method].moves(layer_shape(plan, plan.context), backward)
+
+
+def layer_shape(plan: Plan, layout: Layout) -> LayerShape:
+    """One attention layer of the plan as `layout` cuts it; ValueError if its heads cannot be dealt
+    out."""
+    return LayerShape(
+        layout=layout,
         batch=plan.rows_per_microbatch,
         heads=plan.model.heads // plan.tp,
-        kv_heads=max(plan.model.kv // plan.tp, 1),
+        kv_heads=plan.kv_here,
         head_dim=plan.model.head_dim,
         width=DType(plan.dtype).bytes,
     )
-    return METHODS[plan.cp_method].moves(shape, backward)
 
 
 def sizes(plan: Plan) -> dict[str, int]:
@@ -39,29 +42,13 @@ def value_name(move: Move) -> str:
     return f"cp_{move.what}"
 
 
-def unevenness(plan: Plan) -> Callable[[int, Instr], float] | None:
-    """How many times the mean work of all ranks a rank has in a task; None where all have as much.
+def unevenness(plan: Plan) -> tuple[float, ...]:
+    """How many times the mean attention of all ranks each member of the ring has to do.
 
     Under a causal mask a contiguous part attends to the keys before it: the first to the least.
     """
-    if plan.cp == 1:
-        return None
-    table = work(plan.context, True, METHODS[plan.cp_method].travels)
-    sums = [float(sum(hops)) for hops in table]
-    mean = sum(sums) / len(sums)
-    matrices = 2 * plan.model.hidden * (plan.model.hidden + plan.model.kv * plan.model.head_dim)
-    wide = 3 if plan.model.dialect == Dialect.LLAMA else 2
-    products = 2.0 * (matrices + wide * plan.model.hidden * plan.model.mlp)
-    attention = 4.0 * plan.seq * plan.model.hidden
-    part = attention / (products + attention)
-
-    def times(rank: int, instr: Instr) -> float:
-        if not instr.where.startswith("layer") or instr.op not in (Op.F, Op.B):
-            return 1.0
-        member = plan.mesh.coordinate(rank)["cp"] // plan.context.ulysses
-        return 1.0 + part * (sums[member] / mean - 1.0)
-
-    return times
+    sums = [sum(hops) for hops in work(plan.context, True, METHODS[plan.cp_method].travels)]
+    return tuple(float(own * len(sums) / sum(sums)) for own in sums)
 
 
 def shares_of_hops(plan: Plan, place: int) -> list[float]:

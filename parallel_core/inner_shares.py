@@ -11,11 +11,12 @@ Norms, nonlinearities and dropout are nothing beside the matrix products, and ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from parallel_core import context_moves
 from parallel_core.plan import Dialect, Plan, Recompute
+from parallel_core.program import Instr, Op
 
 ENTER, LEAVE, DLEAVE, AGAIN, DENTER = "enter", "leave", "dleave", "again", "denter"
 """What a message is for: x into a region, y out of it, dy into it, x once more, dx out of it."""
@@ -47,7 +48,7 @@ def work(plan: Plan) -> Work:
     """The products of a layer for one microbatch, on one rank."""
     m, t = plan.model, plan.tp
     token = 2.0 * plan.tokens_here
-    kv = max(m.kv // t, 1) * m.head_dim
+    kv = plan.kv_here * m.head_dim
     inner = token * m.hidden * m.mlp / t
     return Work(
         qkv=token * m.hidden * (m.hidden / t + 2 * kv),
@@ -56,6 +57,25 @@ def work(plan: Plan) -> Work:
         into=inner * (2 if m.dialect == Dialect.LLAMA else 1),
         down=inner,
     )
+
+
+def uneven(plan: Plan) -> Callable[[int, Instr], float] | None:
+    """How many times the ranks' mean work a rank has in a task; None where all have as much."""
+    if plan.cp == 1:
+        return None
+    w, attention = work(plan), context_moves.unevenness(plan)
+
+    def times(rank: int, instr: Instr) -> float:
+        if not instr.where.startswith("layer") or instr.op not in (Op.F, Op.B):
+            return 1.0
+        selective = plan.recompute_in(instr.where) == Recompute.SELECTIVE
+        again = w.core if instr.op == Op.B and selective else 0.0
+        ahead = 1 if instr.op == Op.F else 2
+        part = (ahead * w.core + again) / (ahead * w.total + again)
+        member = plan.mesh.coordinate(rank)["cp"] // plan.context.ulysses
+        return 1.0 + part * (attention[member] - 1.0)
+
+    return times
 
 
 Stop = tuple[str, float, float]

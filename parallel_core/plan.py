@@ -1,8 +1,7 @@
 """The Plan: what the reader chose, validated. Nothing here knows how it will be run.
 
 `ModelShape` (model_shape.py) is the model, `Plan` is one training step of it and how that step is
-split over ranks. `Plan.of` takes all fields flat, as the command line and the URL of a page write
-them.
+split over ranks. `Plan.of` takes all fields flat, as command lines and URLs write them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 from parallel_core import plan_mesh, plan_rules
 from parallel_core.choices import OWN, DPMethod, Recompute, Server
-from parallel_core.context import METHODS
+from parallel_core.context import METHODS, layout_of
 from parallel_core.context.layout import Layout
 from parallel_core.fields import (
     PlanError,
@@ -52,8 +51,8 @@ __all__ = [
 LAYOUT = (
     *("dp", "dp_method", "bucket_mb", "microbatches", "zero", "shard", "prefetch", "keep_gathered"),
     *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
-    *("tp", "sp", "overlap_tp", "recompute", "recompute_every", "offload"),
-    *("cp", "cp_method", "ulysses", "overlap_cp"),
+    *("tp", "sp", "overlap_tp", "cp", "cp_method", "ulysses", "overlap_cp"),
+    *("recompute", "recompute_every", "offload"),
     *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
 )
 """The fields that say how a step is split; the others say what is trained."""
@@ -200,9 +199,7 @@ class Plan:
         """Who holds which positions of a sequence."""
         if self.cp == 1:
             return Layout(seq=self.seq)
-        inside = {"ulysses": self.cp, "hybrid": self.ulysses or 2}.get(self.cp_method, 1)
-        zigzag = METHODS[self.cp_method].zigzag
-        return Layout(seq=self.seq, ranks=self.cp, zigzag=zigzag, ulysses=inside)
+        return layout_of(self.cp_method, self.seq, ranks=self.cp, ulysses=self.ulysses or 2)
 
     @property
     def seq_here(self) -> int:
@@ -213,6 +210,16 @@ class Plan:
     def tokens_here(self) -> int:
         """Positions of one microbatch on one rank."""
         return self.rows_per_microbatch * self.seq_here
+
+    @property
+    def kv_here(self) -> int:
+        """Key/value heads on a tensor-parallel rank: its share, or one that several hold."""
+        return max(self.model.kv // self.tp, 1)
+
+    @property
+    def vocab_here(self) -> int:
+        """Words on such a rank; the last one's are padded where tp does not divide."""
+        return -(-self.model.vocab // self.tp)
 
     @property
     def kv_copies(self) -> int:

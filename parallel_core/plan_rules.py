@@ -124,7 +124,7 @@ def _heads(plan: Plan) -> None:
     """Ulysses deals out the heads of a rank; several ranks may hold one key/value head."""
     if plan.cp_method not in ("ulysses", "hybrid"):
         return
-    heads, kv = max(plan.model.heads // plan.tp, 1), max(plan.model.kv // plan.tp, 1)
+    heads, kv = max(plan.model.heads // plan.tp, 1), plan.kv_here
 
     def fits(u: int) -> bool:
         return heads % u == 0 and (kv % u == 0 or u % kv == 0)

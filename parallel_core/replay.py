@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import median
 
-from parallel_core import context_moves
+from parallel_core import inner_shares
 from parallel_core.cost import Link, MeasuredCost, ModelCost, hops_of
 from parallel_core.meetings import complete, messages
 from parallel_core.plan import Plan
@@ -104,7 +104,7 @@ def model_cost(plan: Plan, *, rate: float = ASSUMED_RATE, link: Link = ASSUMED) 
     """The plan's step under FLOPs over `rate` and messages over `link`."""
     degrees = {axis: plan.mesh.degree(axis) for axis in plan.mesh.names}
     return ModelCost(
-        flops(plan), value_bytes(plan), degrees, rate, link, uneven=context_moves.unevenness(plan)
+        flops(plan), value_bytes(plan), degrees, rate, link, uneven=inner_shares.uneven(plan)
     )
 
 

@@ -5,16 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from parallel_core.assemble import program as program_of
+from parallel_core.inner_shares import work
 from parallel_core.inside import opened
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Program
+from parallel_core.sizes import flops
 
 
 def tasks(program: Program) -> Iterator[Instr]:
     """The compute instructions that have messages inside."""
     return (i for i in program.ranks[0] if i.inner and not i.op.is_message)
+
+
+shapes = st.builds(
+    lambda tp, sp, kv, dialect, cp: Plan.of(
+        tp=tp, sp=sp and tp > 1, kv_heads=kv if dialect == "llama" else None, dialect=dialect, cp=cp
+    ),
+    st.sampled_from([1, 2, 4]),
+    st.booleans(),
+    st.sampled_from([4, 2, 1]),
+    st.sampled_from(["llama", "gpt"]),
+    st.sampled_from([1, 2]),
+)
+
+
+@given(shapes)
+@settings(max_examples=50, deadline=None)
+def test_the_work_that_is_shared_out_is_the_work_of_a_layer(plan):
+    """Product by product it adds up to the FLOPs that the weights of a rank ask for."""
+    assert work(plan).total == pytest.approx(flops(plan)(Instr(op=Op.F, where="layer0")), rel=1e-12)
 
 
 @pytest.mark.parametrize("overlap", [False, True])

@@ -122,7 +122,7 @@ def _norm(plan: Plan, name: str) -> Rows:
 
 def _attention(plan: Plan) -> Rows:
     m, n, (b, w) = plan.model, _tokens(plan), _widths(plan)
-    heads, kv = m.heads // plan.tp, max(m.kv // plan.tp, 1) * m.head_dim
+    heads, kv = m.heads // plan.tp, plan.kv_here * m.head_dim
     q = n * heads * m.head_dim * b
     rows = {"q": q, "k, v": 2 * n * kv * b, "attention output": q}
     if m.dialect == Dialect.LLAMA:
@@ -168,7 +168,7 @@ def _input(plan: Plan) -> int:
 def _head(plan: Plan) -> Rows:
     n, (_, w) = _tokens(plan), _widths(plan)
     if plan.tp > 1:
-        loss = {"softmax": n * -(-plan.model.vocab // plan.tp) * w, "target": 8 * n, "masks": 2 * n}
+        loss = {"softmax": n * plan.vocab_here * w, "target": 8 * n, "masks": 2 * n}
     else:
         loss = {"log-softmax": n * plan.model.vocab * w, "count": w}
     return _norm(plan, "norm") | _leaf(plan) | loss

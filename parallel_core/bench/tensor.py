@@ -86,7 +86,7 @@ def _comparable(plan: Plan) -> None:
         ("kv_heads", m.kv_heads, plan.kv_copies == 1, "must be tp or more: torch would cut one head"
          " in two", plan.tp),
         ("vocab", m.vocab, m.vocab % plan.tp == 0, "must divide by tp here: ours pads it, torch"
-         " cuts it unevenly", -(-m.vocab // plan.tp) * plan.tp),
+         " cuts it unevenly", plan.vocab_here * plan.tp),
         ("dtype", plan.dtype, not plan.mixed, "has float32 masters here, none there", "float32"),
     )  # fmt: skip
     for field, value, holds, rule, near in rules:

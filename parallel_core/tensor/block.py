@@ -32,18 +32,13 @@ from parallel_core.tensor.linear import ColumnLinear, RowLinear, products
 from parallel_core.tensor.overlap import gather_products
 
 
-def kv_here(plan: Plan, n: int) -> int:
-    """Key/value heads on a rank of n: its share, or the one it holds together with others."""
-    return max(plan.model.kv // n, 1)
-
-
 class TensorAttention(Attention):
     """The attention of H/tp heads; `first_head` numbers them for dropout."""
 
     def __init__(self, plan: Plan, name: str, region: Region) -> None:
         super().__init__(plan, name)
         m = plan.model
-        heads, kv = m.heads // region.n, kv_here(plan, region.n)
+        heads, kv = m.heads // region.n, plan.kv_here
         self.first_head = region.me * heads
         self.q = ColumnLinear(plan, heads * m.head_dim, m.hidden)
         self.k = ColumnLinear(plan, kv * m.head_dim, m.hidden)

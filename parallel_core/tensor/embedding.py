@@ -19,7 +19,7 @@ class VocabTable(Table):
     """Rows V/tp of the table: this rank's words, the last rank's padded."""
 
     def __init__(self, plan: Plan, region: Region) -> None:
-        super().__init__(plan, -(-plan.model.vocab // region.n))
+        super().__init__(plan, plan.vocab_here)
         self.region = region
 
     def forward(self, ids_bs: Tensor) -> Tensor:

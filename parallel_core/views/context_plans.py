@@ -10,7 +10,8 @@ from parallel_core.context import METHODS, layout_of
 from parallel_core.context.crossover import Ring
 from parallel_core.context.layout import AXIS, HEADS, RING
 from parallel_core.context.traffic import LayerShape, sent
-from parallel_core.plan import DType, Plan
+from parallel_core.context_moves import layer_shape
+from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
 from parallel_core.views.context_clock import Clock
 
@@ -24,16 +25,7 @@ def shape_of(plan: Plan, method: str, *, zigzag: bool | None = None) -> LayerSha
     `zigzag` cuts the sequence another way than the method does.
     """
     layout = layout_of(method, plan.seq, ranks=plan.cp, ulysses=plan.ulysses or 2)
-    if zigzag is not None:
-        layout = replace(layout, zigzag=zigzag)
-    return LayerShape(
-        layout=layout,
-        batch=plan.rows_per_microbatch,
-        heads=max(plan.model.heads // plan.tp, 1),
-        kv_heads=max(plan.model.kv // plan.tp, 1),
-        head_dim=plan.model.head_dim,
-        width=DType(plan.dtype).bytes,
-    )
+    return layer_shape(plan, layout if zigzag is None else replace(layout, zigzag=zigzag))
 
 
 def rivals(clock: Clock, plan: Plan) -> tuple[Clock, ...]:

@@ -96,7 +96,7 @@ def letters_of(plan: Plan) -> dict[str, int]:
         "o": tokens // (plan.tp if plan.sp else 1),
         "D": m.hidden,
         "Q": m.hidden // plan.tp,
-        "E": max(m.kv // plan.tp, 1) * m.head_dim,
+        "E": plan.kv_here * m.head_dim,
         "F": m.mlp // plan.tp,
         "H": m.heads // plan.tp,
         "S": plan.seq,
