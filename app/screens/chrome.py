@@ -110,3 +110,14 @@ def share(key: str) -> None:
         st.caption("Opens this page with these choices where ShardLab runs at this address.")
         query = urlencode(st.query_params.to_dict())
         st.code((st.context.url or "") + (f"?{query}" if query else ""), language=None)
+
+
+def laid_out(instructions: int, most: int) -> bool:
+    """Whether a step is small enough for a page that lays out `most` instructions; else says so."""
+    if instructions <= most:
+        return True
+    st.info(
+        f"This step has about {instructions:,} instructions; the page lays out {most:,}. "
+        "Take fewer ranks, microbatches or layers."
+    )
+    return False

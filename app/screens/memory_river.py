@@ -47,7 +47,7 @@ def page() -> None:
     request = _controls()
     if request is None or not _drawable(request.plan):
         return
-    run = _current()
+    run = runs.current(PAGE)
     prices = memory_river_prices.prices(request.plan)
     which, guess = _predict(request.plan)
     going = run is not None and not run.state.status.over
@@ -86,28 +86,7 @@ def _take(fields: dict[str, Any]) -> None:
 def _drawable(plan: Plan) -> bool:
     """Whether the step is small enough to lay out; else says so."""
     size = plan.world_size * plan.microbatches * 3 * len(units(plan.model))
-    if size > MOST_INSTRUCTIONS:
-        st.info(
-            f"This step has about {size:,} instructions; the page lays out {MOST_INSTRUCTIONS:,}. "
-            "Take fewer ranks, microbatches or layers."
-        )
-        return False
-    return True
-
-
-def _current() -> live.Follower | None:
-    """The run being followed; a finished one is kept, and the next that waits is started."""
-    run = live.current(PAGE)
-    if run is None:
-        st.session_state.pop(f"{PAGE}.waiting", None)
-    elif run.state.status.over:
-        done = live.ended(run)
-        if done is None:
-            st.session_state.pop(f"{PAGE}.waiting", None)
-        else:
-            runs.keep(run, done, PAGE)
-            runs.next_of(PAGE)
-    return run
+    return chrome.laid_out(size, MOST_INSTRUCTIONS)
 
 
 def _predict(plan: Plan) -> tuple[Guess, Guess]:

@@ -49,7 +49,7 @@ def page() -> None:
     request = _controls()
     if request is None or not _drawable(request.plan):
         return
-    run = _current()
+    run = runs.current(PAGE)
     capacity = st.session_state.get("capacity_mib")
     _shares(request.plan)
     guess = _predict(request.plan)
@@ -90,28 +90,7 @@ def _drawable(plan: Plan) -> bool:
         st.info("dp=1 is one rank, with nobody to share with; take dp=2 or more.")
         return False
     size = plan.dp * plan.microbatches * 6 * len(units(plan.model))
-    if size > MOST_INSTRUCTIONS:
-        st.info(
-            f"This step has about {size:,} instructions; the page lays out {MOST_INSTRUCTIONS:,}. "
-            "Take fewer ranks, microbatches or layers."
-        )
-        return False
-    return True
-
-
-def _current() -> live.Follower | None:
-    """The run being followed; a finished one is kept, and the next that waits is started."""
-    run = live.current(PAGE)
-    if run is None:
-        st.session_state.pop(f"{PAGE}.waiting", None)
-    elif run.state.status.over:
-        done = live.ended(run)
-        if done is None:
-            st.session_state.pop(f"{PAGE}.waiting", None)
-        else:
-            runs.keep(run, done, PAGE)
-            runs.next_of(PAGE)
-    return run
+    return chrome.laid_out(size, MOST_INSTRUCTIONS)
 
 
 def _shares(plan: Plan) -> None:

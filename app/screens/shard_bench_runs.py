@@ -67,6 +67,21 @@ def keep(run: Follower, done: Finished, page: str) -> None:
         del runs[:-MOST]
 
 
+def current(page: str) -> Follower | None:
+    """The run being followed; a finished one is kept, and the next that waits is started."""
+    run = live.current(page)
+    if run is None:
+        st.session_state.pop(f"{page}.waiting", None)
+    elif run.state.status.over:
+        done = live.ended(run)
+        if done is None:
+            st.session_state.pop(f"{page}.waiting", None)
+        else:
+            keep(run, done, page)
+            next_of(page)
+    return run
+
+
 def latest(plan: Plan, page: str) -> Kept | None:
     """The last run of exactly this plan."""
     runs: list[Kept] = st.session_state.get(f"{page}.runs", [])
