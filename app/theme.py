@@ -17,6 +17,7 @@ CSS = """
 .stMainBlockContainer { max-width: 76rem; padding-top: 3.2rem; padding-bottom: 5rem; }
 .stMainBlockContainer p, .stMainBlockContainer li { line-height: 1.55; }
 .stMainBlockContainer .stMarkdown p, .stMainBlockContainer .stMarkdown li { max-width: 46rem; }
+.stApp [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.8; }
 .lead { font-size: 1.08rem; line-height: 1.5; max-width: 46rem; margin: -0.6rem 0 0.4rem; }
 .badge { display: inline-block; font-size: 0.8rem; line-height: 1.35; padding: 0.12rem 0.5rem;
          border-radius: 0.3rem; overflow-wrap: anywhere;

@@ -25,6 +25,7 @@ function layerOf(spans, extra = {}) {
   const n = spans.length;
   return {
     kind: "modelled", badge: "modelled: by hand", account: "", n, world_size: 1 + Math.max(...spans.map((s) => s[0])),
+    busy: Array.from({ length: 1 + Math.max(...spans.map((s) => s[0])) }, () => 0.5),
     span: Math.max(...spans.map((s) => s[4])), lanes: ["compute", "comm"], segments,
     ops: names.map((name) => [name, name.length > 1 ? "collective" : name, name]),
     names: { where: ["layer1"], axis: ["", "dp"], peers: [[]], source: [""] },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parallel_core import data
 from parallel_core.activations.offload import offloaded
+from parallel_core.expert_step import with_tokens
 from parallel_core.inner_step import inner_step
 from parallel_core.pipedream_step import pipedream_step
 from parallel_core.pipeline_step import pipeline_step
@@ -13,7 +14,8 @@ from parallel_core.program import Program
 
 def program(plan: Plan) -> Program:
     """The training step of a plan as data."""
-    if plan.pp == 1:
-        whole = inner_step(plan) if plan.tp > 1 or plan.cp > 1 else data.program(plan)
-        return offloaded(plan, whole) if plan.offload else whole
-    return pipedream_step(plan) if plan.asynchronous else pipeline_step(plan)
+    if plan.pp > 1:
+        return pipedream_step(plan) if plan.asynchronous else pipeline_step(plan)
+    whole = with_tokens(plan, data.program(plan))
+    whole = inner_step(plan, whole)
+    return offloaded(plan, whole) if plan.offload else whole

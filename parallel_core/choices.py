@@ -38,3 +38,27 @@ class DPMethod(StrEnum):
 
     NAIVE = "naive"
     BUCKETED = "bucketed"
+
+
+class Balance(StrEnum):
+    """What keeps experts evenly loaded: nothing, a loss of the router's own, or a bias that loads
+    move (expert/routing.py)."""
+
+    NONE = "none"
+    AUX = "aux"
+    BIAS = "bias"
+
+
+class RouterKind(StrEnum):
+    """Who chooses, and whether there is room for all (expert/routing.py)."""
+
+    DROPLESS = "dropless"
+    CAPACITY = "capacity"
+    EXPERT_CHOICE = "expert-choice"
+
+
+class Score(StrEnum):
+    """What makes a router's logits comparable."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"

@@ -1,6 +1,7 @@
 """Weights and gradients in two flat buffers, pieces in backward order.
 
     [ head | layer3 | layer2 | layer1 | layer0 | embed ]      or stages, those the rank holds
+    [ head | layer1 | layer0 | embed | layer1.experts | layer0.experts ]  where experts are shared
 
 A bucket of pieces that the backward completes one after another is then one contiguous slice: it
 is reduced in place, without a copy, and the optimizer walks one tensor instead of hundreds.
@@ -29,7 +30,9 @@ class Flat:
     def __init__(self, plan: Plan, model: nn.Module, device: torch.device, rank: int = 0) -> None:
         dtype = getattr(torch, plan.dtype)
         held = held_pieces(plan, rank)
-        self.specs = {u: pieces(plan)[u].specs for u in reversed(held)}
+        every = pieces(plan)
+        order = sorted(held, key=lambda u: (every[u].holds_experts, -u))
+        self.specs = {u: every[u].specs for u in order}
         if copies_table(plan, rank):
             self.specs[TABLE] = (table_spec(plan),)
         numel = sum(spec.numel for unit in self.specs.values() for spec in unit)

@@ -12,7 +12,7 @@ Norms, nonlinearities and dropout are nothing beside the matrix products, and ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parallel_core import context_moves
 from parallel_core.plan import Dialect, Plan, Recompute
@@ -23,6 +23,12 @@ ENTER, LEAVE, DLEAVE, AGAIN, DENTER = "enter", "leave", "dleave", "again", "dent
 
 NUMBER = "number"
 """A number a token: the cross-entropy's."""
+
+COUNTS, LOGITS = "counts", "logits"
+"""Of experts: how many rows go where, and a router's logits of a rank's part of a sequence."""
+
+SILENT = ""
+"""No message: work between two tasks' parts."""
 
 GRAIN = 1000
 """Shares are told to a thousandth: a program's text holds them exactly."""
@@ -50,6 +56,8 @@ def work(plan: Plan) -> Work:
     token = 2.0 * plan.tokens_here
     kv = plan.kv_here * m.head_dim
     inner = token * m.hidden * m.mlp / t
+    if m.experts:
+        inner *= m.top_k + m.shared_experts
     return Work(
         qkv=token * m.hidden * (m.hidden / t + 2 * kv),
         core=2 * token * plan.seq * m.hidden / t,
@@ -82,13 +90,60 @@ Stop = tuple[str, float, float]
 """A message: what it is for, FLOPs before it (since the message before), FLOPs under it."""
 
 
-def layer(plan: Plan, kind: str, *, forward: bool, place: int = 0) -> list[Stop]:
-    """The messages of a layer's task in order, with shares of its work; `place` is the rank's
-    along cp."""
+def task(plan: Plan, parts: Iterable[str], *, forward: bool, place: int = 0) -> list[Stop]:
+    """The messages of a task that runs these units, or parts of them, in order, with shares of its
+    work; `place` is the rank's along cp."""
+    stops, total = list[Stop](), 0.0
+    for part in parts if forward else reversed([*parts]):
+        own, work_here = _part(plan, part, forward, place)
+        stops += own
+        done = sum(before + under for _, before, under in own)
+        stops.append((SILENT, max(work_here - done, 0.0), 0.0))
+        total += work_here
+    return _shares(plan, stops, total)
+
+
+def _part(plan: Plan, part: str, forward: bool, place: int) -> tuple[list[Stop], float]:
+    """Messages of one unit or part of a layer, work in FLOPs; and all its work."""
+    unit, _, what = part.partition(".")
+    if unit == "embed":
+        rows = float(plan.tokens_here * plan.model.hidden)
+        leaves = [(LEAVE, rows, 0.0)] if forward else [(DLEAVE, 0.0, 0.0)] if plan.sp else []
+        return leaves, rows
+    if unit == "head":
+        return _head(plan, forward=forward)
+    kind = plan.recompute_in(unit)
+    if not what:
+        return _layer(plan, kind, forward=forward, place=place)
     w = work(plan)
-    ahead = _with_core(_forward(plan, w), LEAVE, _attention(plan, w.core, place, backward=False))
+    if what == "experts":
+        return [], (w.into + w.down) * (1 if forward else 2)
+    if what == "join":
+        return [(LEAVE if forward else DLEAVE, 0.0, 0.0)], 0.0
+    return _route(plan, kind, forward=forward, place=place)
+
+
+def _route(plan: Plan, kind: str, *, forward: bool, place: int) -> tuple[list[Stop], float]:
+    """A layer up to where its tokens leave."""
+    none = replace(work(plan), into=0.0, down=0.0)
+    stops, total = _layer(plan, kind, forward=forward, place=place, only=none)
     if forward:
-        return _shares(plan, ahead, w.total)
+        last = max(i for i, stop in enumerate(stops) if stop[0] == LEAVE)
+        return [*stops[:last], (COUNTS, 0.0, 0.0)], total
+    return stops[1:], total
+
+
+def _layer(
+    plan: Plan, kind: str, *, forward: bool, place: int = 0, only: Work | None = None
+) -> tuple[list[Stop], float]:
+    """A layer's; `only` where its work is less than all."""
+    w = only or work(plan)
+    ahead = _with_core(_forward(plan, w), LEAVE, _attention(plan, w.core, place, backward=False))
+    if plan.cp > 1 and plan.model.routes_by_sequence:
+        second = max(i for i, stop in enumerate(ahead) if stop[0] == ENTER)
+        ahead.insert(second + 1, (LOGITS, 0.0, 0.0))
+    if forward:
+        return ahead, w.total
     again = w.core if kind == Recompute.SELECTIVE else 0.0
     whole = kind == Recompute.FULL
     core = _attention(plan, 2 * w.core, place, backward=True)
@@ -97,7 +152,10 @@ def layer(plan: Plan, kind: str, *, forward: bool, place: int = 0) -> list[Stop]
     back = _backward(plan, w, again, keeps_whole=whole and not plan.overlap_tp)
     back = _with_core(back, DENTER if _keeps(plan, whole) else AGAIN, core, last=True)
     total = 2 * w.total + again + (w.total if whole else 0.0)
-    return _shares(plan, [*ahead, *back] if whole else back, total)
+    if not whole:
+        return back, total
+    left = max(w.total - sum(before + under for _, before, under in ahead), 0.0)
+    return [*ahead, (SILENT, left, 0.0), *back], total
 
 
 def _keeps(plan: Plan, whole: bool) -> bool:
@@ -145,15 +203,16 @@ def _attention(plan: Plan, core: float, place: int, *, backward: bool) -> list[S
     return stops
 
 
-def head(plan: Plan, *, forward: bool) -> list[Stop]:
+def _head(plan: Plan, *, forward: bool) -> tuple[list[Stop], float]:
     """The messages of the head's task: its one product, and the cross-entropy."""
+    one = 2.0 * plan.tokens_here * plan.model.hidden * plan.vocab_here
     if forward:
-        first = (ENTER, 0.0, 1.0) if plan.overlap_tp else (ENTER, 0.0, 0.0)
-        product = 0.0 if plan.overlap_tp else 1.0
-        return _shares(plan, [first, (NUMBER, product, 0.0), *[(NUMBER, 0.0, 0.0)] * 2], 1.0)
+        first = (ENTER, 0.0, one) if plan.overlap_tp else (ENTER, 0.0, 0.0)
+        product = 0.0 if plan.overlap_tp else one
+        return [first, (NUMBER, product, 0.0), *[(NUMBER, 0.0, 0.0)] * 2], one
     if plan.overlap_tp:
-        return _shares(plan, [(AGAIN, 0.0, 1.0), (DENTER, 0.0, 1.0)], 2.0)
-    return _shares(plan, [(AGAIN, 0.0, 0.0), (DENTER, 2.0, 0.0)], 2.0)
+        return [(AGAIN, 0.0, one), (DENTER, 0.0, one)], 2 * one
+    return [(AGAIN, 0.0, 0.0), (DENTER, 2 * one, 0.0)], 2 * one
 
 
 def _forward(plan: Plan, w: Work) -> list[Stop]:
@@ -193,11 +252,12 @@ def _shares(plan: Plan, stops: Iterable[Stop], total: float) -> list[Stop]:
     silent: tuple[str, ...] = () if plan.sp else (ENTER, DLEAVE, AGAIN)
     if plan.tp == 1:
         silent = (ENTER, LEAVE, DLEAVE, AGAIN, DENTER, NUMBER)
+    silent = (*silent, SILENT)
     found, owed = [], 0.0
     for name, before, under in stops:
         owed += before
         if name not in silent:
-            found.append((name, _grain(owed / total), _grain(under / total)))
+            found.append((name, _grain(owed / (total or 1.0)), _grain(under / (total or 1.0))))
             owed = 0.0
     return found
 

@@ -26,62 +26,55 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from parallel_core import data
 from parallel_core import inner_shares as shares
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.inner_shares import AGAIN, DENTER, DLEAVE, LEAVE, NUMBER
-from parallel_core.params import units
-from parallel_core.plan import Plan
+from parallel_core.inner_shares import AGAIN, COUNTS, DENTER, LEAVE, LOGITS, NUMBER
+from parallel_core.params import pieces
+from parallel_core.plan import Balance, Plan
 from parallel_core.program import Instr, Message, Op, Program, Value
 
 WHOLE, COPIES = "whole", "copies"
 """`where` of the sums over tp: parts of whole parameters, key/value copies."""
 
+LOADS = "loads"
+"""`where` of the sum of how many tokens asked for each expert."""
 
-def inner_step(plan: Plan) -> Program:
-    """The data-parallel step of a slice of the model on a part of the sequence, with the messages
-    of tensor and context parallelism inside its tasks."""
-    base = data.program(plan)
-    places = [tuple(_slice_step(plan, base.ranks[0], place)) for place in range(plan.cp)]
-    at = [plan.mesh.coordinate(rank).get("cp", 0) for rank in range(plan.world_size)]
+
+def inner_step(plan: Plan, base: Program) -> Program:
+    """A program of F and B with the messages of tensor, context and expert parallelism inside its
+    tasks; and before an update the sums over what holds the model apart."""
+    if plan.tp == plan.cp == plan.ep == 1 and plan.model.balance != Balance.BIAS:
+        return base
+    known: dict[tuple[int, int], tuple[Instr, ...]] = {}
+    ranks = []
+    for rank, instrs in enumerate(base.ranks):
+        key = (id(instrs), plan.mesh.coordinate(rank).get("cp", 0))
+        if key not in known:  # ranks that run the same share one tuple
+            known[key] = tuple(_slice_step(plan, instrs, key[1]))
+        ranks.append(known[key])
     keeps = base.keeps
-    if plan.tp > 1:
+    if plan.model_axes and plan.pp == 1:
         mine = tuple(value for value in base.keeps[0] if value.name != "loss")
         keeps = ((*mine, v.TOTAL),) * plan.world_size
-    name = " ".join(
-        [base.name]
-        + ([f"tp={plan.tp}"] if plan.tp > 1 else [])
-        + (["sp"] if plan.sp else [])
-        + ([f"cp={plan.cp} {plan.cp_method}"] if plan.cp > 1 else [])
-    )
-    return Program(plan.mesh, tuple(places[i] for i in at), base.holds, keeps, name)
+    words = [f"tp={plan.tp}"] if plan.tp > 1 else []
+    words += ["sp"] if plan.sp else []
+    words += [f"cp={plan.cp} {plan.cp_method}"] if plan.cp > 1 else []
+    return Program(plan.mesh, tuple(ranks), base.holds, keeps, " ".join([base.name, *words]))
 
 
 def _slice_step(plan: Plan, instrs: Iterable[Instr], place: int) -> Iterator[Instr]:
+    parts = {piece.name: piece.units for piece in pieces(plan)}
     for instr in instrs:
-        if instr.op in (Op.F, Op.B):
-            yield replace(instr, inner=_inner(plan, instr, place))
-        elif instr.op == Op.O and plan.tp > 1:
+        if instr.op in (Op.F, Op.B, Op.I) and instr.where in parts:
+            forward = instr.op == Op.F
+            stops = shares.task(plan, parts[instr.where], forward=forward, place=place)
+            inner = tuple(_message(plan, instr.mb or 0, *stop) for stop in stops)
+            yield replace(instr, inner=inner)
+        elif instr.op == Op.O:
             yield from _before_update(plan, instr)
         else:
             yield instr
-
-
-def _inner(plan: Plan, instr: Instr, place: int) -> tuple[Message, ...]:
-    """The messages of one task, in order, each where it stands among the task's work."""
-    first, *_, last = units(plan.model)
-    forward = instr.op == Op.F
-    if instr.where == first and plan.tp == 1:
-        found = []
-    elif instr.where == first:
-        found = [(LEAVE, 1.0, 0.0)] if forward else [(DLEAVE, 0.0, 0.0)] if plan.sp else []
-    elif instr.where == last:
-        found = shares.head(plan, forward=forward)
-    else:
-        kind = plan.recompute_in(instr.where)
-        found = shares.layer(plan, kind, forward=forward, place=place)
-    return tuple(_message(plan, instr.mb or 0, *one) for one in found)
 
 
 def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Message:
@@ -89,6 +82,10 @@ def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Mes
     if " " in name:
         op, axis, value = name.split()
         return Message(Op(op), axis, Value(value, (mb,)), before, under)
+    if name == COUNTS:
+        return Message(Op.ALL_TO_ALL, "ep", Value(COUNTS, (mb,)), before, under)
+    if name == LOGITS:
+        return Message(Op.ALL_GATHER, "cp", Value(LOGITS, (mb,)), before, under)
     if name == NUMBER:
         return Message(Op.ALL_REDUCE, "tp", Value("row", (mb,)), before, under)
     if not plan.sp:
@@ -100,19 +97,31 @@ def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Mes
 
 
 def _before_update(plan: Plan, update: Instr) -> list[Instr]:
-    """The sums over tp that an update needs, the norm, then the update itself."""
+    """The sums that an update needs over what holds the model apart, the norm, then itself."""
     gradients = [value for value in update.reads if value.name in ("grad", "gsum")]
     instrs: list[Instr] = []
-    if plan.sp:
+    if plan.sums_whole:
         instrs.append(_sum(WHOLE, "tp", gradients, v.WHOLE_SUM))
     if plan.kv_copies > 1:
         instrs.append(_sum(COPIES, "kv_copy", gradients, v.COPIES_SUM))
+    if plan.model.balance == Balance.BIAS and plan.gradient_ranks > 1:
+        instrs.append(_loads(gradients))
     marks = tuple(mark for instr in instrs for mark in instr.writes)
-    loss = v.TOTAL_LOSS if plan.gradient_ranks > 1 else v.loss(plan.microbatches - 1)
-    clips = (v.TOTAL,) if plan.clip else ()
-    total = step.tally((*gradients, loss), (loss,), "tp")
+    if not plan.model_axes or plan.pp > 1:  # a pipeline tallies by itself
+        total, clips = [], ()
+    else:
+        loss = v.TOTAL_LOSS if plan.gradient_ranks > 1 else v.loss(plan.microbatches - 1)
+        clips = (v.TOTAL,) if plan.clip else ()
+        total = step.tally((*gradients, loss), (loss,), plan.model_axis)
     reads = (*update.reads, *marks, *clips)
     return [*instrs, *total, replace(update, reads=reads, frees=(*update.frees, *marks))]
+
+
+def _loads(gradients: list[Value]) -> Instr:
+    """How many tokens asked for each expert, summed over all ranks: a bias moves by them."""
+    return Instr(
+        op=Op.ALL_REDUCE, where=LOADS, axis="dp", reads=tuple(gradients[-1:]), writes=(v.MOVED,)
+    )
 
 
 def _sum(where: str, axis: str, gradients: list[Value], mark: str) -> Instr:

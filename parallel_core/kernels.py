@@ -21,15 +21,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 
 from parallel_core import values as v
 from parallel_core.activations import recompute
 from parallel_core.comm import Comm
 from parallel_core.context import attending
+from parallel_core.crossing import Flow, Kept, edges, gradients, run_part, watched
 from parallel_core.deferred import install
 from parallel_core.flat import TABLE, Flat
+from parallel_core.gathering import collect, counted, first_copy, parts_over, sum_together
 from parallel_core.grads import norm_of, settle_in
+from parallel_core.inner_step import COPIES, LOADS, WHOLE
 from parallel_core.keeping import Keeper, Shelf
 from parallel_core.lanes import Kernel
 from parallel_core.ledger import CONTROL
@@ -37,6 +39,8 @@ from parallel_core.model import IGNORED, Place, Transformer, init_weights
 from parallel_core.params import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
+from parallel_core.tensor.block import TensorTransformer
+from parallel_core.tensor.conjugate import Region
 from parallel_core.text import Sampler, columns_of, rows_of
 from parallel_core.update import Update, clip_factor
 
@@ -64,7 +68,7 @@ class TrainKernels:
         self.pieces = pieces(plan)
         self.numbers = {piece.name: u for u, piece in enumerate(self.pieces)}
         self.keeper = Keeper()
-        mine = [unit for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
+        mine = [unit.split(".")[0] for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
         self.model = self.make_model(mine).to(device)
         self.split = install(self.model) if plan.pp > 1 and plan.pipeline.splits else None
         if comm is not None and plan.cp > 1:
@@ -81,8 +85,13 @@ class TrainKernels:
         self._begun: set[int] = set()  # weights whose gradient this step has begun, by id
 
     def make_model(self, units: Sequence[str]) -> Transformer:
-        """The rank's part of the model: the units it holds."""
-        return Transformer(self.plan, only=units)
+        """The rank's part of the model: the units it holds, its slice of each."""
+        if self.plan.tp == 1:
+            return Transformer(self.plan, only=units)
+        assert self.comm is not None
+        region = Region.of(self.comm, sequence=self.plan.sp, overlap=self.plan.overlap_tp)
+        region.keeper = self.keeper
+        return TensorTransformer(self.plan, region, only=units)
 
     @property
     def placeholders(self) -> list[Tensor]:
@@ -93,11 +102,12 @@ class TrainKernels:
         """Put weights and gradients into their buffers, and fill the weights."""
         flat = self.flat = Flat(self.plan, self.model, self.device, self.rank)
         place = self.plan.mesh.coordinate(self.rank)
-        init_weights(self.model, self.plan, place.get("tp", 0))
+        init_weights(self.model, self.plan, place)
         for weights, views in zip(flat.parameters.values(), flat.views.values(), strict=True):
             for weight, view in zip(weights, views, strict=True):
                 settle_in(weight, view)
         self.update = Update(self.plan, flat.parts(whole=not self.plan.mixed))
+        self.counted = counted(self.plan, flat, self.rank)
 
     def state(self) -> dict[str, list[Tensor]]:
         """The tensors of the training state by kind."""
@@ -118,13 +128,13 @@ class TrainKernels:
         return self.flat.named(self.flat.grads), self.flat.named(self.flat.params)
 
     def collect(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A snapshot of all ranks on rank 0, after the run; replicas are equal already."""
-        return mine
+        """A snapshot of all ranks on rank 0, after the run."""
+        return collect(self.plan, self.rank, self.comm, mine)
 
     @property
     def speaks(self) -> bool:
-        """Whether this rank is the first of its data-parallel replicas."""
-        return self.plan.mesh.coordinate(self.rank)["dp"] == 0
+        """Whether this rank holds a part of the first copy of the model."""
+        return self.rank in first_copy(self.plan)
 
     def table(self) -> dict[Op, Kernel]:
         """Op -> kernel."""
@@ -135,6 +145,7 @@ class TrainKernels:
             Op.O: self.optimize,
             Op.OFFLOAD: self.offload,
             Op.FETCH: self.fetch,
+            Op.NORM: self.tally,
         }
 
     def sources(self) -> dict[str, str]:
@@ -166,21 +177,32 @@ class TrainKernels:
         assert instr.mb is not None
         u, mb, micro = self.numbers[instr.where], instr.mb, self.micro[instr.mb]
         x = reads[v.act(mb, u - 1)].detach().requires_grad_() if u else micro.ids
-        y, last = x, u == len(self.pieces) - 1
+        past = reads[v.skip(mb, u - 2)].leaf() if self.pieces[u].joins else None
+        flow, last = Flow(x, past), u == len(self.pieces) - 1
         if self.plan.offloads(u):
             self.keeper.shelf = self.shelves[mb, u] = Shelf()
         with self.saving():
-            if u:
-                self.keeper.look_at(x)
+            for tensor in watched(x, past) if u else ():
+                self.keeper.look_at(tensor)
             for unit in self.pieces[u].units:
-                y = self.model.forward_unit(unit, y, micro.place)
+                flow = self.run_unit(unit, flow, mb)
             if last:
-                y = self.model.loss_sum(y, micro.labels) / micro.valid_tokens
+                flow = Flow(self.model.loss_sum(flow.x, micro.labels) / micro.valid_tokens)
         self.keeper.shelf = None
-        if not last:
-            return (x, get_gradient_edge(y)), y.detach()
-        before = next((reads[value] for value in instr.reads if value.name == "loss"), None)
-        return (x, y), y.detach() if before is None else before + y.detach()
+        if last:
+            before = next((reads[value] for value in instr.reads if value.name == "loss"), None)
+            loss = flow.x.detach() if before is None else before + flow.x.detach()
+            return Kept(x, (flow.x,), past), loss
+        out = (flow.x.detach(), *((flow.skip.detached(),) if flow.skip else ()))
+        return Kept(x, edges(flow), past), *out
+
+    def handed_on(self, u: int, out: Sequence[Any]) -> dict[Value, Any]:
+        """What the piece behind u reads of its output, for a forward that is only measured."""
+        return {v.act(0, u): out[0]}
+
+    def run_unit(self, unit: str, flow: Flow, mb: int) -> Flow:
+        """One unit of the model, or a part of it, for a microbatch."""
+        return run_part(self.model, unit, flow, self.micro[mb].place, None)
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -205,7 +227,7 @@ class TrainKernels:
         """What a forward kept, to the host. Its input stays in name: autograd asks its shape."""
         assert instr.mb is not None
         kept = reads[instr.reads[0]]
-        x, shelf = kept[0], self.shelves[instr.mb, self.numbers[instr.where]]
+        x, shelf = kept.x, self.shelves[instr.mb, self.numbers[instr.where]]
         shelf.leave(self.keeper.look_at_host)
         x.data = x.new_zeros(1).expand(x.shape)
         return [shelf.nbytes, kept]
@@ -219,13 +241,22 @@ class TrainKernels:
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """dy -> (gradients, accumulated in the flat buffer; dx; the tied share)."""
+        made = self.run_back(instr, reads)
+        return [made.get(value.name, True) for value in instr.writes]
+
+    def run_back(self, instr: Instr, reads: Reads) -> dict[str, Any]:
+        """Autograd from the ends of a piece's graph; what came in has its gradients then, by the
+        name of their value."""
         assert instr.mb is not None
         u, mb = self.numbers[instr.where], instr.mb
-        x, end, *_ = next(reads[value] for value in instr.reads if value.name in v.KEPT)
+        kept: Kept = next(reads[value] for value in instr.reads if value.name in v.KEPT)
         self.begin(u)
-        torch.autograd.backward(end, reads.get(v.dact(mb, u)))
-        made = {"dact": x.grad if u else None}
-        return [made.get(value.name, True) for value in instr.writes]
+        given = [reads.get(v.dact(mb, u)), *reads.get(v.dskip(mb, u), ())]
+        torch.autograd.backward(kept.ends, given)
+        if not u:
+            return {"dact": None}
+        dx, past = gradients(kept.x, kept.skip)
+        return {"dact": dx, "drows": dx, "dskip": past}
 
     def begin(self, u: int) -> None:
         """Before the first backward of piece u: its weights have no gradient yet.
@@ -242,12 +273,17 @@ class TrainKernels:
                 weight.grad = None
 
     def all_reduce(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """x+ax -> x: scalars, each parameter of a piece in turn, or a slice of many pieces."""
+        """x+ax -> x: scalars, parts that lie in many pieces, each parameter of a piece in turn, or
+        a slice of many pieces."""
         assert self.comm is not None and instr.axis is not None
+        if instr.where == LOADS:
+            return self.sum_loads(instr)
         if instr.where in CONTROL:
             total = reads[instr.reads[0]].clone()
             self.comm.all_reduce(total, instr.axis, name=instr.where, control=True)
             return total.nbytes, total
+        if instr.where in (WHOLE, COPIES):
+            return sum_together(self.parts(instr.axis), self.comm, instr)
         if instr.inner:
             tensors = [self.flat.views[m.value.at[0]][m.value.at[1]] for m in instr.inner]
         else:
@@ -256,12 +292,34 @@ class TrainKernels:
             self.comm.all_reduce(tensor, instr.axis, name=instr.where)
         return sum(t.nbytes for t in tensors), *([True] * len(instr.writes))
 
+    def parts(self, axis: str) -> list[Tensor]:
+        """The gradients that are parts of a sum over a model axis."""
+        return parts_over(self.flat, axis)
+
+    def sum_loads(self, instr: Instr) -> Sequence[Any]:
+        """How many tokens of the step asked for each expert, over all ranks."""
+        raise NotImplementedError("a router's loads are summed by ExpertKernels")
+
+    def tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """[loss, squared norm]: float64; what several ranks of a model hold counts on one."""
+        pair = torch.zeros(2, dtype=torch.float64, device=self.device)
+        place = self.plan.mesh.coordinate(self.rank)
+        if not place.get("tp", 0) and not (self.plan.ep > 1 and place["ep"]):
+            for value in instr.reads:
+                if value.name == "loss":
+                    pair[0] += reads[value]
+        for start, stop in self.counted if self.measure_norm or self.plan.clip else ():
+            pair[1] += norm_of(self.flat.grads[start:stop]).square()
+        return [pair]
+
     def gradient(self, instr: Instr) -> Tensor:
         """The slice of the flat gradients that an all-reduce sums."""
         return self.flat.span(tuple(value.at[0] for value in instr.writes))
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Summed gradients -> new weights, in place; also the global gradient norm."""
+        if self.plan.model_axes:
+            return self.update_after_tally(instr, reads)
         if self.measure_norm or self.plan.clip:
             self.grad_norm = norm_of(self.flat.grads)
         self.clip_by(float(self.grad_norm))
@@ -279,6 +337,12 @@ class TrainKernels:
             self.clip_by(float(reads[v.TOTAL][1]) ** 0.5)
         self.update.step()
         return [None] * len(instr.writes)
+
+
+def activation_shape(plan: Plan) -> tuple[int, int, int]:
+    """[B, S, D] of what units hand on, as a rank has it: its part of the sequence."""
+    seq = plan.seq_here // plan.tp if plan.sp else plan.seq_here
+    return plan.rows_per_microbatch, seq, plan.model.hidden
 
 
 def _source(kernel: Kernel) -> str:

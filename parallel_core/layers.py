@@ -35,17 +35,18 @@ def wide(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """y = x w' + b, with w[out, in]; the bias exists in the gpt dialect only.
+    """y = x w' + b, with w[out, in]; the bias exists in the gpt dialect only, if it is wanted.
 
     `product(x, w, b)` is torch's, unless the backward is to be split (deferred.py).
     """
 
     product: Callable[..., Tensor] = staticmethod(F.linear)
 
-    def __init__(self, plan: Plan, rows: int, columns: int) -> None:
+    def __init__(self, plan: Plan, rows: int, columns: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = empty(plan, rows, columns)
-        self.bias = empty(plan, rows) if plan.model.dialect == Dialect.GPT else None
+        biased = bias and plan.model.dialect == Dialect.GPT
+        self.bias = empty(plan, rows) if biased else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x[..., in] -> [..., out]."""
@@ -88,12 +89,16 @@ def norm(plan: Plan) -> RMSNorm | LayerNorm:
 
 
 class GeluMLP(nn.Module):
-    """The gpt dialect's MLP, with the tanh form of GELU."""
+    """The gpt dialect's MLP, with the tanh form of GELU.
 
-    def __init__(self, plan: Plan) -> None:
+    `shared` makes the MLP that stands for a layer's shared experts: wider, and without biases.
+    """
+
+    def __init__(self, plan: Plan, *, shared: bool = False) -> None:
         super().__init__()
-        self.up = Linear(plan, plan.model.mlp, plan.model.hidden)
-        self.down = Linear(plan, plan.model.hidden, plan.model.mlp)
+        inner, outer = inner_width(plan, shared), plan.model.hidden
+        self.up = Linear(plan, inner, outer, bias=not shared)
+        self.down = Linear(plan, outer, inner, bias=not shared)
 
     def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
         """x[B, S, D] -> up[B, S, F]."""
@@ -108,13 +113,14 @@ class GeluMLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """The llama dialect's MLP: one projection gates the other."""
+    """The llama dialect's MLP: one projection gates the other; `shared` as for GeluMLP."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, shared: bool = False) -> None:
         super().__init__()
-        self.gate = Linear(plan, plan.model.mlp, plan.model.hidden)
-        self.up = Linear(plan, plan.model.mlp, plan.model.hidden)
-        self.down = Linear(plan, plan.model.hidden, plan.model.mlp)
+        inner, outer = inner_width(plan, shared), plan.model.hidden
+        self.gate = Linear(plan, inner, outer)
+        self.up = Linear(plan, inner, outer)
+        self.down = Linear(plan, outer, inner)
 
     def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
         """x[B, S, D] -> gate and up [B, S, F]."""
@@ -128,6 +134,11 @@ class SwiGLU(nn.Module):
         return out_bsd
 
 
-def mlp(plan: Plan) -> GeluMLP | SwiGLU:
-    """The MLP of the plan's dialect."""
-    return SwiGLU(plan) if plan.model.dialect == Dialect.LLAMA else GeluMLP(plan)
+def inner_width(plan: Plan, shared: bool) -> int:
+    """F of a layer's MLP, or of the one that stands for its shared experts."""
+    return plan.model.shared_width if shared else plan.model.mlp
+
+
+def mlp(plan: Plan, *, shared: bool = False) -> GeluMLP | SwiGLU:
+    """The MLP of the plan's dialect, or its shared experts."""
+    return (SwiGLU if plan.model.dialect == Dialect.LLAMA else GeluMLP)(plan, shared=shared)

@@ -23,7 +23,7 @@ from parallel_core.program import Instr, Op, Program, Value
 Counts = Mapping[tuple[str, str], tuple[int, int]]
 """One rank's messages: (axis, op) -> (how many, payload bytes)."""
 
-CONTROL = frozenset({"loss", "tally", "ticket"})
+CONTROL = frozenset({"loss", "tally", "ticket", "loads"})
 """`where` of instructions that move scalars."""
 
 

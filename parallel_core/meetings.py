@@ -20,7 +20,7 @@ _MESSAGE_OPS = frozenset(op.value for op in Op if op.is_message)
 
 def is_message(span: Span) -> bool:
     """Whether the span moves bytes between ranks (also for ops of other tools)."""
-    return span.lane == Lane.COMM or span.op in _MESSAGE_OPS
+    return span.lane in (Lane.COMM, Lane.TOKENS) or span.op in _MESSAGE_OPS
 
 
 def other_end(span: Span) -> int | None:

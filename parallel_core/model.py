@@ -15,7 +15,9 @@ GPT-2: Radford et al. 2019. Llama: Touvron et al. 2023, arXiv:2302.13971.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -25,8 +27,9 @@ from torch import Tensor, nn
 from parallel_core.attention import Attention
 from parallel_core.choices import IGNORED
 from parallel_core.dropout import Place, dropout, grid
-from parallel_core.layers import empty, mlp, norm, wide
-from parallel_core.params import ParamSpec, cut, param_specs, units
+from parallel_core.layers import GeluMLP, SwiGLU, empty, mlp, norm, wide
+from parallel_core.moe import MoE
+from parallel_core.params import Cut, ParamSpec, cuts, param_specs, units
 from parallel_core.plan import Dialect, Plan
 from parallel_core.rng import normal
 
@@ -101,16 +104,48 @@ class Layer(Residual):
         super().__init__(plan)
         self.name = name
         self.attn_norm = norm(plan)
-        self.attn = Attention(plan, f"{name}.attn")
+        self.attn = self.make_attention()
         self.mlp_norm = norm(plan)
-        self.mlp = mlp(plan)
+        if plan.model.experts:
+            self.moe = self.make_experts()
+        else:
+            self.mlp = self.make_mlp()
+
+    def make_attention(self) -> Attention:
+        """The layer's attention."""
+        return Attention(self.plan, f"{self.name}.attn")
+
+    def make_mlp(self) -> GeluMLP | SwiGLU:
+        """What a dense layer has behind its attention."""
+        return mlp(self.plan)
+
+    def make_experts(self) -> MoE:
+        """What a layer of experts has there."""
+        return MoE(self.plan, f"{self.name}.moe")
+
+    def enter(self, x_bsd: Tensor) -> Tensor:
+        """A norm's output as the products behind it take it."""
+        return x_bsd
+
+    def here(self, place: Place) -> Place:
+        """Where the activations between the products stand."""
+        return place
 
     def forward(self, x_bsd: Tensor, place: Place) -> Tensor:
-        """Attention, then MLP, each added to what came in."""
-        a_bsd = self.attn(self.attn_norm(x_bsd), place)
-        x_bsd = x_bsd + self.drop(a_bsd, f"{self.name}.attn.out", place)
-        h_bsd = self.mlp(self.mlp_norm(x_bsd))
-        return x_bsd + self.drop(h_bsd, f"{self.name}.mlp.out", place)
+        """Attention, then MLP or experts, each added to what came in."""
+        x_bsd = self.attended(x_bsd, place)
+        h_bsd = self.enter(self.mlp_norm(x_bsd))
+        h_bsd = self.moe(h_bsd, place) if self.plan.model.experts else self.mlp(h_bsd)
+        return self.added(x_bsd, h_bsd, place)
+
+    def attended(self, x_bsd: Tensor, place: Place) -> Tensor:
+        """What came in, and attention."""
+        a_bsd = self.attn(self.enter(self.attn_norm(x_bsd)), place)
+        return x_bsd + self.drop(a_bsd, f"{self.name}.attn.out", self.here(place))
+
+    def added(self, x_bsd: Tensor, h_bsd: Tensor, place: Place) -> Tensor:
+        """That, and what the MLP or the experts have made of it."""
+        return x_bsd + self.drop(h_bsd, f"{self.name}.mlp.out", self.here(place))
 
 
 class Head(nn.Module):
@@ -161,6 +196,15 @@ class Transformer(nn.Module):
         """The units by name, in forward order."""
         return dict(self.named_children())
 
+    @property
+    def routers(self) -> dict[str, MoE]:
+        """The layers of experts that are here, by unit."""
+        return {name: unit.moe for name, unit in self.units.items() if hasattr(unit, "moe")}
+
+    def around_unit(self) -> AbstractContextManager[None]:
+        """What a unit, or a part of one, runs in."""
+        return nullcontext()
+
     def forward_unit(self, unit: str, x: Tensor, place: Place) -> Tensor:
         """One unit: embed takes ids[B, S], a layer x[B, S, D], the head gives logits[B, S, V]."""
         if unit == "head":
@@ -174,10 +218,15 @@ class Transformer(nn.Module):
 
     def forward(self, ids_bs: Tensor, labels_bs: Tensor, place: Place, valid_tokens: int) -> Tensor:
         """The loss of these rows: their summed cross-entropy over the *global* batch's tokens."""
-        x = ids_bs
+        x, routers = ids_bs, self.routers.values()
+        for moe in routers:
+            moe.owed = []
         for unit in self.units:
             x = self.forward_unit(unit, x, place)
-        return loss_sum(x, labels_bs) / valid_tokens
+        loss = loss_sum(x, labels_bs) / valid_tokens
+        for owed in (extra for moe in routers for extra in moe.owed or ()):
+            loss = loss + (owed - owed.detach())  # its gradient: what is told is the text's loss
+        return loss
 
 
 def loss_sum(logits_bsv: Tensor, labels_bs: Tensor) -> Tensor:
@@ -206,27 +255,32 @@ def draw(spec: ParamSpec, seed: int, start: int, stop: int) -> Tensor:
     return values
 
 
-def init_weights(model: nn.Module, plan: Plan, me: int = 0) -> None:
+def init_weights(model: nn.Module, plan: Plan, place: Mapping[str, int] | None = None) -> None:
     """Fill every parameter of `model`, on any device, with its initial values in its dtype.
 
-    `me` is the rank's place in its tensor-parallel group, which says what it holds of each.
+    `place` is the rank's in the mesh, which says what it holds of each; by default the first's.
     """
+    place = {} if place is None else place
     weights = dict(model.named_parameters())
     with torch.no_grad():
         for spec in param_specs(plan):
-            if spec.name not in weights:
-                continue  # of a part that is not here
-            part = cut(plan, spec, me)
-            if part is None:
-                _fill(weights[spec.name].view(-1), spec, plan.seed, 0)
-            elif part.dim == 0:
-                row = spec.numel // spec.shape[0]
-                own = weights[spec.name].view(-1)
-                _fill(own[: part.real * row], spec, plan.seed, part.start * row)
-                own[part.real * row :].zero_()
-            else:
-                for i, row_here in enumerate(weights[spec.name]):
-                    _fill(row_here, spec, plan.seed, i * spec.shape[1] + part.start)
+            if spec.name in weights:  # else of a part that is not here
+                _fill_part(weights[spec.name], spec, plan.seed, cuts(plan, spec, place), 0)
+
+
+def _fill_part(own: Tensor, spec: ParamSpec, seed: int, parts: Sequence[Cut], start: int) -> None:
+    """What lies between the cuts of a whole parameter, from its element number `start` on."""
+    depth = len(spec.shape) - own.dim()
+    mine = next((part for part in parts if part.dim == depth), None)
+    stride = math.prod(spec.shape[depth + 1 :])
+    real = len(own) if mine is None else mine.real
+    first = start + (0 if mine is None else mine.start * stride)
+    if any(part.dim > depth for part in parts):
+        for i in range(real):
+            _fill_part(own[i], spec, seed, parts, first + i * stride)
+    else:
+        _fill(own[:real].view(-1), spec, seed, first)
+    own[real:].zero_()
 
 
 def _fill(flat: Tensor, spec: ParamSpec, seed: int, start: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from parallel_core import expert_rules
+from parallel_core.choices import Balance, RouterKind, Score
 from parallel_core.fields import PlanError, choice, nearest_where, real, switch, validate, whole
 
 
@@ -63,6 +65,19 @@ class ModelShape:
     tied: bool = switch(False, "share the embedding with the output head")
     dropout: float = real(0.0, 0.0, 0.9, "dropout probability (gpt dialect)")
     attention: str = choice("fused", AttentionKind, "whether scores are written to memory")
+    experts: int = whole(0, 0, 512, "experts a layer, each an MLP of its own; 0 is a dense model")
+    top_k: int = whole(2, 1, 64, "experts a token goes to (expert-choice: on average)")
+    router: str = choice("dropless", RouterKind, "who chooses experts, and if there is room for all")
+    score: str = choice("softmax", Score, "how a router's logits become scores")
+    balance: str = choice("none", Balance, "what keeps experts evenly loaded")
+    capacity: float = real(1.25, 0.01, 64.0, "places of an expert, times its even share")
+    shared_experts: int = whole(0, 0, 16, "experts that every token passes beside its own")
+    aux_loss: float = real(0.01, 0.0, 10.0, "weight of the auxiliary loss (balance=aux)")
+    bias_rate: float = real(0.001, 0.0, 10.0, "step of the bias towards even loads (balance=bias)")
+    z_loss: float = real(0.0, 0.0, 1.0, "weight of a loss that keeps a router's logits small")
+    expert_groups: int = whole(1, 1, 64, "groups of neighbouring experts, as if each on a node")
+    group_limit: int | None = whole(None, 1, 64, "groups a token may reach; default: all")
+    skew: float = real(0.0, 0.0, 100.0, "how far a router leans towards the first experts")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -75,6 +90,7 @@ class ModelShape:
         self._check_kv_heads()
         if self.dropout and self.dialect == Dialect.LLAMA:
             raise PlanError("dropout", self.dropout, "must be 0 in the llama dialect", 0.0)
+        expert_rules.check(self)
 
     def _heads_fit(self, heads: int) -> bool:
         step = 2 if self.dialect == Dialect.LLAMA else 1
@@ -115,3 +131,15 @@ class ModelShape:
         if self.dialect == Dialect.GPT:
             return 4 * self.hidden
         return -(-8 * self.hidden // 48) * 16
+
+    @property
+    def routes_by_sequence(self) -> bool:
+        """Whether a router looks at a whole sequence at once: experts with so many places, experts
+        that choose, a loss that balances each sequence."""
+        limited = bool(self.experts) and self.router != RouterKind.DROPLESS
+        return limited or self.balance == Balance.AUX
+
+    @property
+    def shared_width(self) -> int:
+        """Width of the MLP that stands for all shared experts."""
+        return self.shared_experts * self.mlp

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
-from parallel_core.plan import Optimizer, Plan
+from parallel_core.plan import Balance, Optimizer, Plan
 from parallel_core.text import Sampler
 
 
@@ -55,6 +55,7 @@ def train(
         if step == 0:
             run.grads.update(_copy(grads))
         _update(optimizer, weights, masters)
+        _move_biases(model)
         if plan.moments == "bfloat16":
             round_moments(optimizer)
         if step < snapshot_after:
@@ -86,7 +87,18 @@ def _backward(model: Transformer, sampler: Sampler, step: int, rows_at_once: int
         loss = model(ids[rows], labels[rows], place, valid_tokens)
         loss.backward()
         total += loss.item()
+        for moe in model.routers.values():
+            assert moe.routed is not None
+            moe.load_e += moe.routed.rows.asked
     return total
+
+
+def _move_biases(model: Transformer) -> None:
+    """Where loads move a router's bias, by those of the whole step."""
+    for moe in model.routers.values():
+        if model.plan.model.balance == Balance.BIAS:
+            moe.router.move_bias(moe.load_e, model.plan.model.bias_rate)
+        moe.load_e.zero_()
 
 
 def _update(

@@ -8,11 +8,20 @@ A tied head uses the embedding's parameter, so that gradient is complete only af
 of "embed": it is listed once, in unit "embed", with `tied_to="head"`.
 
 A *piece* is what one F or B instruction runs: a unit, or in a pipeline a stage, which is several.
+Under expert parallelism tokens travel in the middle of a layer, so a layer comes in three *parts*
+and pieces end where tokens leave:
+
+    layer0.route     attention, then where each token goes
+    layer0.experts   the experts that are here
+    layer0.join      what came back, added up: run where it is needed, at the start of what follows
+
+    embed | layer0 (route) | layer0.experts | layer1 (join, route) | layer1.experts | head (join)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -45,6 +54,16 @@ class ParamSpec:
         """Elements of the whole parameter, over all ranks that share it."""
         return math.prod(self.shape)
 
+    @property
+    def module(self) -> str:
+        """The module it belongs to: "q" of layer0.attn.q.weight."""
+        return self.name.split(".")[-2]
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it is a stack of one matrix an expert."""
+        return ".experts." in self.name
+
 
 def units(model: ModelShape) -> tuple[str, ...]:
     """The units in forward order: "embed", "layer0", ..., "head"."""
@@ -53,16 +72,39 @@ def units(model: ModelShape) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one F or B runs: its name in instructions, its units, their parameters."""
+    """What one F or B runs: its name in instructions, its units (or parts of them), their
+    parameters. `axis` is the mesh axis over which its gradient is summed, "" where one rank has it;
+    `stage` its stage in a pipeline."""
 
     name: str
     units: tuple[str, ...]
     specs: tuple[ParamSpec, ...]
+    axis: str = "dp"
+    stage: int = 0
 
     @property
     def numel(self) -> int:
         """Elements of its parameters."""
         return sum(spec.numel for spec in self.specs)
+
+    @property
+    def holds_experts(self) -> bool:
+        """Whether it is what tokens travel to."""
+        return self.units[0].endswith(EXPERTS)
+
+    @property
+    def routes(self) -> bool:
+        """Whether tokens leave at its end for their experts."""
+        return self.units[-1].endswith(ROUTE)
+
+    @property
+    def joins(self) -> bool:
+        """Whether it begins with what experts have made."""
+        return self.units[0].endswith(JOIN)
+
+
+ROUTE, EXPERTS, JOIN = ".route", ".experts", ".join"
+"""Ends of the names of a layer's parts."""
 
 
 COLUMN = frozenset({"q", "k", "v", "gate", "up", "tokens", "out"})
@@ -82,6 +124,7 @@ class Cut:
     stop: int
     end: int
     copies: int = 1
+    axis: str = "tp"
 
     @property
     def real(self) -> int:
@@ -89,54 +132,121 @@ class Cut:
         return max(min(self.stop, self.end) - self.start, 0)
 
 
-def cut(plan: Plan, spec: ParamSpec, me: int) -> Cut | None:
-    """What rank `me` of a tensor-parallel group holds of a whole parameter; None for all of it.
+def cuts(plan: Plan, spec: ParamSpec, place: Mapping[str, int]) -> tuple[Cut, ...]:
+    """What the rank at `place` in the mesh holds of a whole parameter; () for all of it.
 
     A vocabulary that does not divide is padded with words that no text has. Where there are fewer
     key/value heads than ranks, neighbours hold the same one: its gradient is the sum of theirs.
-    Under sequence parallelism a whole parameter's is such a sum as well.
+    Under sequence parallelism a whole parameter's is such a sum as well, and a router's always is:
+    each rank weighs its own part of what the experts have made.
     """
-    *_, module, kind = spec.name.split(".")
-    if plan.tp == 1 or module not in COLUMN | ROW or (module in ROW and kind == "bias"):
-        return None
-    dim = 1 if module in ROW else 0
-    copies = plan.kv_copies if module in ("k", "v") else 1
+    found = []
+    if spec.is_expert and plan.ep > 1:
+        size = spec.shape[0] // plan.ep
+        at = place.get("ep", 0)
+        found.append(Cut(0, at * size, (at + 1) * size, spec.shape[0], axis="ep"))
+    dim = _tensor_dim(spec)
+    if plan.tp == 1 or dim is None:
+        return tuple(found)
+    copies = plan.kv_copies if spec.module in ("k", "v") else 1
     size = -(-spec.shape[dim] // (plan.tp // copies))  # a vocabulary is padded
-    at = me // copies
-    return Cut(dim, at * size, (at + 1) * size, spec.shape[dim], copies)
+    at = place.get("tp", 0) // copies
+    return (*found, Cut(dim, at * size, (at + 1) * size, spec.shape[dim], copies))
+
+
+def _tensor_dim(spec: ParamSpec) -> int | None:
+    """The dimension that tensor parallelism cuts."""
+    if spec.module in ROW:
+        return None if spec.name.endswith("bias") else 1 + spec.is_expert
+    return int(spec.is_expert) if spec.module in COLUMN else None
 
 
 def local(plan: Plan, spec: ParamSpec) -> ParamSpec:
     """The parameter as a rank holds it: the same on every rank but for where it is cut."""
-    part = cut(plan, spec, 0)
-    if part is None:
-        return replace(spec, partial=(*spec.partial, "tp")) if plan.sp else spec
+    parts = cuts(plan, spec, {})
     shape = list(spec.shape)
-    shape[part.dim] = part.stop - part.start
-    partial = (*spec.partial, "kv_copy") if part.copies > 1 else spec.partial
-    return replace(spec, shape=tuple(shape), cut=((part.dim, "tp"),), partial=partial)
+    for part in parts:
+        shape[part.dim] = part.stop - part.start
+    cut = tuple((part.dim, part.axis) for part in parts)
+    partial = ("edp",) if spec.is_expert and plan.ep > 1 else spec.partial
+    if any(part.copies > 1 for part in parts):
+        partial = (*partial, "kv_copy")
+    elif plan.tp > 1 and "tp" not in dict((axis, dim) for dim, axis in cut):
+        partial = (*partial, "tp") if plan.sp or spec.module == "router" else partial
+    return replace(spec, shape=tuple(shape), cut=cut, partial=partial)
 
 
 @lru_cache(maxsize=256)
 def pieces(plan: Plan) -> tuple[Piece, ...]:
-    """The pieces of a plan in forward order: its units, or the stages of its pipeline.
+    """The pieces of a plan in forward order: its units, or the stages of its pipeline; where
+    experts are shared out, cut where tokens leave.
 
     Their parameters have the shapes that a rank holds.
     """
-    specs, every = [local(plan, spec) for spec in param_specs(plan)], units(plan.model)
-    runs: dict[str, tuple[str, ...]] = {}
-    if plan.pp == 1:
-        runs = {unit: (unit,) for unit in every}
+    found: list[Piece] = []
+    specs = [local(plan, spec) for spec in param_specs(plan)]
+    for stage, (name, run) in enumerate(_runs(plan).items()):
+        for j, units_here in enumerate(_parted(run) if plan.ep > 1 else [run]):
+            found.append(_piece(plan, name, j, units_here, stage, specs))
+    return tuple(found)
+
+
+def _piece(
+    plan: Plan, name: str, j: int, run: tuple[str, ...], stage: int, specs: list[ParamSpec]
+) -> Piece:
+    mine = tuple(spec for spec in specs if _part_of(plan, spec) in run)
+    experts = run[0].endswith(EXPERTS)
+    if plan.pp > 1:
+        called = f"{name}.{j}" if plan.ep > 1 else name
+    elif plan.ep > 1:
+        called = run[0] if experts else run[-1].removesuffix(ROUTE)
     else:
-        at = 1
-        counts = split(plan.model.layers, plan.pipeline.stages, plan.stage_layers)
-        for s, count in enumerate(counts):
-            first = every[:1] if s == 0 else ()
-            last = every[-1:] if s == len(counts) - 1 else ()
-            runs[stage_name(s)] = (*first, *every[at : at + count], *last)
-            at += count
+        called = name
+    return Piece(called, run, mine, plan.expert_axis if experts else "dp", stage)
+
+
+def _part_of(plan: Plan, spec: ParamSpec) -> str:
+    if plan.ep == 1 or not spec.unit.startswith("layer"):
+        return spec.unit
+    return spec.unit + (EXPERTS if spec.is_expert else ROUTE)
+
+
+def _runs(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Units by stage, or where there is no pipeline each by itself."""
+    every = units(plan.model)
+    if plan.pp == 1:
+        if plan.ep > 1:
+            return {every[0]: every[:1], "": every[1:]}
+        return {unit: (unit,) for unit in every}
+    runs: dict[str, tuple[str, ...]] = {}
+    at, counts = 1, split(plan.model.layers, plan.pipeline.stages, plan.stage_layers)
+    for s, count in enumerate(counts):
+        first = every[:1] if s == 0 else ()
+        last = every[-1:] if s == len(counts) - 1 else ()
+        runs[stage_name(s)] = (*first, *every[at : at + count], *last)
+        at += count
+    return runs
+
+
+def _parted(run: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """A run of units, cut behind every ROUTE and EXPERTS."""
+    found: list[tuple[str, ...]] = []
+    filling: list[str] = []
+    for unit in run:
+        if not unit.startswith("layer"):
+            filling.append(unit)
+            continue
+        found += [(*filling, unit + ROUTE), (unit + EXPERTS,)]
+        filling = [unit + JOIN]
+    return [*found, tuple(filling)] if filling else found
+
+
+def stage_pieces(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """The numbers of the pieces of each stage of a pipeline."""
+    every = pieces(plan)
     return tuple(
-        Piece(name, run, tuple(s for s in specs if s.unit in run)) for name, run in runs.items()
+        tuple(u for u, piece in enumerate(every) if piece.stage == s)
+        for s in range(every[-1].stage + 1)
     )
 
 
@@ -144,7 +254,10 @@ def held_pieces(plan: Plan, rank: int) -> tuple[int, ...]:
     """The numbers of the pieces whose weights `rank` holds."""
     if plan.pp == 1:
         return tuple(range(len(pieces(plan))))
-    return plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]]
+    parts = stage_pieces(plan)
+    return tuple(
+        u for s in plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]] for u in parts[s]
+    )
 
 
 def copies_table(plan: Plan, rank: int) -> bool:
@@ -205,7 +318,22 @@ def _layer(m: ModelShape, i: int) -> list[ParamSpec]:
         specs += _linear(m, f"{at}.attn.{name}", (rows, d), 0.02)
     specs += _linear(m, f"{at}.attn.o", (d, d), into_residual)
     specs += _norm(m, f"{at}.mlp_norm", at)
+    if not m.experts:
+        return specs + _mlp(m, f"{at}.mlp", f)
+    specs += [_weight(f"{at}.moe.router.weight", (m.experts, d), at)]
+    shared = _mlp(m, f"{at}.moe.shared", m.shared_width) if m.shared_experts else []
+    shared = [spec for spec in shared if spec.name.endswith("weight")]
+    for name, shape, std in (("gate", (f, d), 0.02), ("up", (f, d), 0.02), ("down", (d, f), None)):
+        if name != "gate" or m.dialect == Dialect.LLAMA:
+            stack = (m.experts, *shape)
+            every = std or into_residual
+            specs += [_weight(f"{at}.moe.experts.{name}.weight", stack, at, std=every)]
+    return specs + shared
+
+
+def _mlp(m: ModelShape, name: str, f: int) -> list[ParamSpec]:
+    specs = []
     if m.dialect == Dialect.LLAMA:
-        specs += _linear(m, f"{at}.mlp.gate", (f, d), 0.02)
-    specs += _linear(m, f"{at}.mlp.up", (f, d), 0.02)
-    return specs + _linear(m, f"{at}.mlp.down", (d, f), into_residual)
+        specs += _linear(m, f"{name}.gate", (f, m.hidden), 0.02)
+    specs += _linear(m, f"{name}.up", (f, m.hidden), 0.02)
+    return specs + _linear(m, f"{name}.down", (m.hidden, f), 0.02 / math.sqrt(2 * m.layers))

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from parallel_core import plan_mesh, plan_rules
-from parallel_core.choices import OWN, DPMethod, Recompute, Server
+from parallel_core.choices import OWN, Balance, DPMethod, Recompute, RouterKind, Server
 from parallel_core.context import METHODS, layout_of
 from parallel_core.context.layout import Layout
 from parallel_core.fields import (
@@ -37,6 +37,7 @@ from parallel_core.program import ProgramError
 
 __all__ = [
     "OWN",
+    "Balance",
     "DPMethod",
     "DType",
     "Dialect",
@@ -44,6 +45,7 @@ __all__ = [
     "Optimizer",
     "Plan",
     "Recompute",
+    "RouterKind",
     "Server",
     "flat_fields",
 ]
@@ -51,7 +53,7 @@ __all__ = [
 LAYOUT = (
     *("dp", "dp_method", "bucket_mb", "microbatches", "zero", "shard", "prefetch", "keep_gathered"),
     *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
-    *("tp", "sp", "overlap_tp", "cp", "cp_method", "ulysses", "overlap_cp"),
+    *("tp", "sp", "overlap_tp", "cp", "cp_method", "ulysses", "overlap_cp", "ep"),
     *("recompute", "recompute_every", "offload"),
     *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
 )
@@ -93,6 +95,7 @@ class Plan:
     cp_method: str = choice("zigzag", METHODS, "how parts of a sequence attend to each other")
     ulysses: int | None = whole(None, 1, 256, "ranks that deal out heads (hybrid); default 2")
     overlap_cp: bool = switch(True, "pass keys on while a tile is computed (ring, zigzag, pass-q)")
+    ep: int = whole(1, 1, 256, "expert-parallel ranks: those of dp and cp share out the experts")
     pp: int = whole(1, 1, 64, "pipeline ranks")
     schedule: str = choice("1f1b", (*SCHEDULES, OWN), "order in which a pipeline computes")
     virtual_stages: int | None = whole(None, 1, 64, "stages a pipeline rank; default: the fewest")
@@ -187,12 +190,40 @@ class Plan:
     def batch_place(self, rank: int) -> int:
         """Which share of the batch a rank computes: its place among the dp ranks."""
         place = self.mesh.coordinate(rank)
-        return place.get("batch", 0) if self.cp > 1 else place["dp"]
+        return place["batch"] if "batch" in place else 0 if self.cp > 1 else place["dp"]
 
     @property
     def gradient_ranks(self) -> int:
         """Ranks whose gradients of a weight are summed: those of dp, times those of cp."""
         return self.dp * self.cp
+
+    @property
+    def model_axes(self) -> tuple[str, ...]:
+        """The axes that cut the model: their ranks hold different weights of one copy of it."""
+        degrees = (("tp", self.tp), ("ep", self.ep), ("pp", self.pp))
+        return tuple(axis for axis, degree in degrees if degree > 1)
+
+    @property
+    def model_axis(self) -> str:
+        """Those together, as one axis; "" where every rank holds the whole model."""
+        return plan_mesh.MODEL if len(self.model_axes) > 1 else "".join(self.model_axes)
+
+    @property
+    def expert_axis(self) -> str:
+        """The axis over which an expert's gradients are summed; "" where one rank has each."""
+        if self.ep == 1:
+            return "dp"
+        return "edp" if self.gradient_ranks > self.ep else ""
+
+    @property
+    def sums_whole(self) -> bool:
+        """Whether parameters that are whole on tp ranks have gradients that are parts of a sum."""
+        return self.sp or (self.tp > 1 and self.model.experts > 0)
+
+    @property
+    def experts_here(self) -> int:
+        """Experts of a layer on one rank."""
+        return self.model.experts // self.ep
 
     @cached_property
     def context(self) -> Layout:

@@ -26,15 +26,67 @@ def mesh_of(plan: Plan) -> Mesh:
     joins: list[tuple[str, tuple[str, ...]]] = []
     if plan.kv_copies > 1:
         joins.append(("tp", ("kv_copy", "kv")))
-    if plan.cp == 1:
-        pp = (("pp", plan.pp),) if plan.pp > 1 else ()
-        return Mesh((*_tensor_axes(plan), ("dp", plan.dp), *pp), tuple(joins))
-    parts = _context_axes(plan)
-    if len(parts) > 1:
-        joins.append(("cp", tuple(name for name, _ in parts)))
-    summed = (*parts, *((("batch", plan.dp),) if plan.dp > 1 else ()))
-    joins.append(("dp", tuple(name for name, _ in summed)))
-    return Mesh((*_tensor_axes(plan), *summed), tuple(joins))
+    summed, more = _summed_axes(plan)
+    pp = (("pp", plan.pp),) if plan.pp > 1 else ()
+    joins += more
+    if summed != (("dp", plan.dp),):
+        joins.append(("dp", tuple(name for name, _ in summed)))
+    if len(plan.model_axes) > 1:
+        parts = dict(joins)
+        every = [part for axis in plan.model_axes for part in parts.get(axis, (axis,))]
+        joins.append((MODEL, tuple(every)))
+    return Mesh((*_tensor_axes(plan), *summed, *pp), tuple(joins))
+
+
+MODEL = "model"
+"""The join of all axes that cut the model, where there are several."""
+
+Axes = tuple[tuple[str, int], ...]
+Joins = list[tuple[str, tuple[str, ...]]]
+
+
+def _summed_axes(plan: Plan) -> tuple[Axes, Joins]:
+    """The axes over which gradients are summed, and the names of products of some of them.
+
+    Experts are dealt out to ranks of these axes: neighbours first, cp before batch.
+    """
+    parts = _context_axes(plan) if plan.cp > 1 else ()
+    joins: Joins = [("cp", tuple(name for name, _ in parts))] if len(parts) > 1 else []
+    names = tuple(name for name, _ in parts)
+    rest = plan.gradient_ranks // plan.ep
+    if plan.ep == 1:
+        batch = (("batch", plan.dp),) if plan.dp > 1 else ()
+        return ((*parts, *batch), joins) if parts else ((("dp", plan.dp),), joins)
+    if plan.ep < plan.cp and parts[0][1] == plan.ep and len(parts) > 1:
+        batch = (("batch", plan.dp),) if plan.dp > 1 else ()
+        joins += [("ep", names[:1]), ("edp", (*names[1:], *(name for name, _ in batch)))]
+        return (*parts, *batch), joins
+    if plan.ep < plan.cp:
+        axes: Axes = (("ep", plan.ep), ("cp_rest", plan.cp // plan.ep))
+        axes += (("batch", plan.dp),) if plan.dp > 1 else ()
+        return axes, [("cp", ("ep", "cp_rest")), ("edp", tuple(name for name, _ in axes[1:]))]
+    inner = plan.ep // plan.cp
+    edp = (("edp", rest),) if rest > 1 else ()
+    if not parts:
+        return (("ep", plan.ep), *edp), joins
+    more = (("ep_batch", inner),) if inner > 1 else ()
+    joins.append(("ep", (*names, *(name for name, _ in more))))
+    if more or edp:
+        joins.append(("batch", tuple(name for name, _ in (*more, *edp))))
+    return (*parts, *more, *edp), joins
+
+
+def expert_ranks(plan: Plan) -> list[int]:
+    """The numbers of ranks that can share out the experts of a plan."""
+    u = plan.context.ulysses if plan.cp > 1 else 1
+    single = plan.cp == 1 or min(plan.context.ulysses, plan.context.rings) == 1
+    found = []
+    for n in range(1, plan.gradient_ranks + 1):
+        beyond = n % plan.cp == 0 and plan.gradient_ranks % n == 0
+        within = plan.cp % n == 0 and (single or n in (1, u))
+        if (beyond or within) and plan.model.experts % n == 0:
+            found.append(n)
+    return found
 
 
 def _context_axes(plan: Plan) -> tuple[tuple[str, int], ...]:
@@ -57,6 +109,8 @@ def in_words(plan: Plan) -> str:
         parts.append(f"tp={plan.tp}" + (" + sp" if plan.sp else ""))
     if plan.cp > 1:
         parts.append(f"cp={plan.cp} ({plan.cp_method})")
+    if plan.ep > 1:
+        parts.append(f"ep={plan.ep}")
     if plan.pp > 1:
         v = plan.pipeline.stages // plan.pp
         several = f" v={v}" if v > 1 else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from parallel_core import plan_mesh
 from parallel_core.choices import MOST_TASKS, NONE, OWN, Recompute, Server
 from parallel_core.fields import PlanError, nearest_where, shown
 from parallel_core.model_shape import AttentionKind
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def check(plan: Plan) -> None:
     """PlanError for the first rule that the plan breaks."""
-    for rule in (_batch, _sharding, _server, _context, _tensor, _activations, _pipeline):
+    for rule in (_batch, _sharding, _server, _context, _tensor, _experts, _activations, _pipeline):
         rule(plan)
 
 
@@ -163,6 +164,21 @@ def _tensor_fits(plan: Plan, n: int) -> bool:
     m = plan.model
     whole = (m.heads, m.mlp, *([plan.seq_here] if plan.sp else []))
     return not any(size % n for size in whole) and (m.kv % n == 0 or n % m.kv == 0)
+
+
+def _experts(plan: Plan) -> None:
+    if plan.ep == 1:
+        return
+    if not plan.model.experts:
+        raise PlanError("ep", plan.ep, "needs experts to share out, as in experts=8", 1)
+    for name in ("zero", "parameter_server", "offload"):
+        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
+            raise PlanError(name, value, "does not work with ep yet", usual)
+    fits = plan_mesh.expert_ranks(plan)
+    if plan.ep not in fits:
+        ranks = f"dp*cp={plan.dp}*{plan.cp} ranks" if plan.cp > 1 else f"dp={plan.dp}"
+        rule = f"must divide experts={plan.model.experts} and {ranks}, whose neighbours share them"
+        raise PlanError("ep", plan.ep, rule, nearest_where(plan.ep, fits))
 
 
 def _activations(plan: Plan) -> None:

@@ -94,6 +94,7 @@ class Lane(StrEnum):
 
     COMPUTE = "compute"
     COMM = "comm"
+    TOKENS = "tokens"  # tokens to their experts and back: behind no gradient's message
     HOST = "host"  # copies between the device and its host's memory
     OUT = "out"  # sends of a collective spelled out in messages: the port that leaves the rank
     IN = "in"  # its receives: the port that enters it

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from parallel_core import __version__
-from parallel_core.plan import Plan
+from parallel_core.plan import Plan, Recompute
 from parallel_core.trace import Kind, Provenance
 
 
@@ -21,7 +21,7 @@ def of_run(plan: Plan, backend: dict[str, str], versions: dict[str, str]) -> Pro
     notes = (backend["note"],) if backend.get("note") else ()
     return Provenance(
         kind=Kind.MEASURED,
-        title=f"{plan.layout}, {plan.model.dialect}",
+        title=title(plan),
         backend=backend["name"] if plan.world_size > 1 else "one process",
         machine=f"{ranks} on {os.cpu_count()} cores ({platform.machine()} {platform.system()})",
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -31,6 +31,23 @@ def of_run(plan: Plan, backend: dict[str, str], versions: dict[str, str]) -> Pro
         plan=plan.flat(),
         notes=notes,
     )
+
+
+def title(plan: Plan) -> str:
+    """What a run was: its layout, its model, and what it did to hide messages or to keep less.
+
+    >>> title(Plan.of(tp=2, sp=True, overlap_tp=True, recompute="full", offload=True))
+    'tp=2 + sp, llama, gathers overlapped, recompute full, offload'
+    """
+    every = f" every {plan.recompute_every}" if plan.recompute_every > 1 else ""
+    said = {
+        "gathers overlapped": plan.tp > 1 and plan.overlap_tp,
+        "hops not overlapped": plan.cp > 1 and not plan.overlap_cp,
+        f"recompute {plan.recompute}{every}": plan.recompute != Recompute.NONE,
+        "offload": plan.offload,
+    }
+    more = (words for words, holds in said.items() if holds)
+    return ", ".join((plan.layout, plan.model.dialect, *more))
 
 
 @cache

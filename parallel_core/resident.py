@@ -10,6 +10,7 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from parallel_core import values as v
 from parallel_core.activations.meter import Meter
 from parallel_core.flat import TABLE
 from parallel_core.keeping import nobody
-from parallel_core.kernels import TrainKernels
-from parallel_core.program import Instr, Op
+from parallel_core.kernels import TrainKernels, activation_shape
+from parallel_core.program import Instr, Op, Value
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
@@ -57,19 +58,20 @@ def _strangers(addresses: set[int]) -> Iterator[Tensor]:
 def activations(kernels: TrainKernels) -> dict[str, int]:
     """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on."""
     micro, kept = kernels.load(0)[v.ids(0)], {}
-    rows, seq = micro.ids.shape
-    shape = (rows, seq // kernels.plan.tp if kernels.plan.sp else seq, kernels.plan.model.hidden)
-    for u in (u for u in reversed(kernels.flat.specs) if u != TABLE):
-        x = kernels.flat.params.new_zeros(shape)
-        name = kernels.pieces[u].name
+    shape = activation_shape(kernels.plan)
+    reads: dict[Value, Any] = {}
+    for u in sorted(u for u in kernels.flat.specs if u != TABLE):
+        piece = kernels.pieces[u]
+        if u and not (piece.joins or piece.holds_experts):
+            reads[v.act(0, u - 1)] = kernels.flat.params.new_zeros(shape)
         with kernels.weights_of(u):
             mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
             meter = Meter.ignoring(mine)
             kernels.keeper.look, kernels.keeper.over = meter.note, nobody
-            instr = Instr(op=Op.F, where=name, mb=0)
-            saved, _ = kernels.forward(instr, {v.act(0, u - 1): x} if u else {})
-        kept[name] = meter.bytes
+            saved, *out = kernels.forward(Instr(op=Op.F, where=piece.name, mb=0), reads)
+        kept[piece.name] = meter.bytes
         del saved
+        reads = kernels.handed_on(u, out) if piece.routes or piece.holds_experts else {}
     kernels.keeper.look = None
     return kept
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from parallel_core import values as v
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
+from parallel_core.expert_kernels import ExpertKernels, ExpertStageKernels
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Lanes
 from parallel_core.machine import COMPARED_AT_ONCE
@@ -31,7 +32,6 @@ from parallel_core.resident import activations, live_bytes, state_bytes, unaccou
 from parallel_core.saving import save_outputs
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.stash_kernels import StashKernels
-from parallel_core.tensor_kernels import TensorKernels
 from parallel_core.witness import Witness
 from parallel_core.zero3_kernels import GatherKernels
 from parallel_core.zero_kernels import ZeroKernels
@@ -149,10 +149,10 @@ def kernels_of(plan: Plan) -> type[TrainKernels]:
     """The kernels that the plan's axes need."""
     if plan.zero:
         return ZeroKernels if plan.zero < 3 else GatherKernels
-    if plan.tp > 1:
-        return TensorKernels
     if plan.pp == 1:
-        return TrainKernels
+        return ExpertKernels if plan.model.experts else TrainKernels
+    if plan.model.experts:
+        return ExpertStageKernels
     return StashKernels if plan.asynchronous else StageKernels
 
 

@@ -5,6 +5,7 @@ The ledger, the simulator's memory and the predicted wire traffic all read these
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from parallel_core import context_moves
@@ -12,7 +13,7 @@ from parallel_core.activations.held import held_bytes
 from parallel_core.activations.saved import offloaded_bytes, saved_bytes
 from parallel_core.data.blocks import blocks
 from parallel_core.params import Piece, pieces, table_spec
-from parallel_core.plan import DType, Plan, Recompute
+from parallel_core.plan import DType, Plan, Recompute, RouterKind
 from parallel_core.program import Instr, Op, Value
 
 INT64, FLOAT64 = 8, 8
@@ -65,10 +66,34 @@ def _regions(plan: Plan, tokens: int, width: int) -> dict[str, int]:
     sizes = {"region": whole, "row": tokens * max(width, 4)}
     sizes |= dict.fromkeys(("cutregion", "again"), whole // plan.tp)
     sizes |= dict.fromkeys(("act", "dact"), whole // plan.tp if plan.sp else whole)
+    if plan.model.experts:
+        sizes |= _routed(plan, tokens, width)
     for name, axis in (("whole", "tp"), ("copies", "kv_copy")):
         specs = (spec for piece in pieces(plan) for spec in piece.specs)
         sizes[name] = sum(spec.numel for spec in specs if axis in spec.partial) * width
     return sizes
+
+
+def _routed(plan: Plan, tokens: int, width: int) -> dict[str, int]:
+    """What experts' messages hand over, where loads are even."""
+    m = plan.model
+    rows = rows_routed(plan) * m.hidden * width
+    return {
+        "rows": rows,
+        "drows": rows,
+        "counts": m.experts * INT64,
+        "logits": tokens * m.experts * max(width, 4),
+        "moved": m.layers * m.experts * INT64,
+    }
+
+
+def rows_routed(plan: Plan) -> int:
+    """Rows that one rank sends to experts in a microbatch and layer, where none is dropped."""
+    m = plan.model
+    if m.router == RouterKind.EXPERT_CHOICE:
+        places = min(math.ceil(m.capacity * m.top_k * plan.seq / m.experts), plan.seq)
+        return plan.rows_per_microbatch * places * m.experts // plan.cp
+    return plan.tokens_here * m.top_k
 
 
 def _cut(plan: Plan, width: int) -> tuple[list[int], dict[int, int]]:

@@ -51,14 +51,14 @@ class StashKernels(StageKernels):
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """As in one process; keeps hold of the weights it used."""
-        saved, out = super().forward(instr, reads)
-        return (*saved, self._weights()), out
+        kept, out = super().forward(instr, reads)
+        return replace(kept, more={**kept.more, "weights": self._weights()}), out
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Through the weights that the forward used; every microbatch's gradient is a new one."""
         assert instr.mb is not None
-        *_, used = reads[v.saved(instr.mb, self.numbers[instr.where])]
-        for weight in used:
+        kept = reads[v.saved(instr.mb, self.numbers[instr.where])]
+        for weight in kept.more["weights"]:
             weight.grad = None
         return super().backward(instr, reads)
 

@@ -30,6 +30,13 @@ Tensor parallelism has two more:
     wsum[u]      mark that u's gradients of whole parameters are summed over tp, in place
     csum[u]      mark that those of key/value heads held in copies are
 
+Expert parallelism has a few more:
+
+    rows[mb,u]   tokens that leave piece u for their experts, or what experts made of them; what
+                 arrives is act[mb,u].  drows[mb,u]  their gradient on the way back
+    skip[mb,u]   what goes past the experts: the residual stream and the gates;  dskip[mb,u]
+    moved        mark that the loads of all ranks are summed, for a bias to move
+
 A pipeline has a few more:
 
     held[mb,u]   kept for W when I has run       w[u,k]   weights after k updates (asynchronous)
@@ -86,6 +93,26 @@ def back(mb: int, u: int) -> Value:
 def due(mb: int, u: int) -> Value:
     """Mark that it is time to fetch what unit u kept."""
     return Value("due", (mb, u))
+
+
+def rows(mb: int, u: int) -> Value:
+    """Tokens that leave piece u for a rank that has their experts, or results on their way back."""
+    return Value("rows", (mb, u))
+
+
+def drows(mb: int, u: int) -> Value:
+    """The gradient of what arrived of rows[mb,u], before it has travelled back."""
+    return Value("drows", (mb, u))
+
+
+def skip(mb: int, u: int) -> Value:
+    """What piece u hands past the experts."""
+    return Value("skip", (mb, u))
+
+
+def dskip(mb: int, u: int) -> Value:
+    """Its gradient."""
+    return Value("dskip", (mb, u))
 
 
 def held(mb: int, u: int) -> Value:
@@ -188,6 +215,9 @@ TOTAL_LOSS = Value("loss")
 
 WHOLE_SUM, COPIES_SUM = "wsum", "csum"
 """Names of marks: parts of whole parameters are summed over tp; key/value copies are."""
+
+MOVED = Value("moved")
+"""That the loads of experts are summed over all ranks."""
 
 TABLE, TABLE_SUM = Value("table"), Value("tsum")
 """The last stage's copy of a tied embedding, and its gradient summed over data-parallel ranks."""

@@ -1,87 +1,24 @@
-"""What the trace tells of a pipeline: every idle slot has a cause, and nothing is left over."""
+"""Every idle slot has a cause: nothing is lost, and schedules on paper are as in theory."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from itertools import pairwise
-from typing import Any
-
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from idle_traces import BEAT, beats, calm, conserves, ran, span, trace
 
-from parallel_core.analysis.bubble import bubble, in_flight
-from parallel_core.analysis.cause import LATE, Cause, Idle
+from parallel_core.analysis.bubble import bubble
+from parallel_core.analysis.cause import LATE, Cause
 from parallel_core.analysis.critical_path import critical_path
-from parallel_core.analysis.exposed import exposed
 from parallel_core.analysis.idle import idle, totals
-from parallel_core.analysis.logical import latest, logical
-from parallel_core.cases import program_of
-from parallel_core.mesh import Mesh
+from parallel_core.analysis.logical import logical
 from parallel_core.pipeline import SCHEDULES
 from parallel_core.pipeline.clock import PipelineCost
-from parallel_core.pipeline.figures import figures_of
 from parallel_core.pipeline.lower import lower
 from parallel_core.pipeline.order import Order
 from parallel_core.pipeline.schedule import Job, Times
-from parallel_core.plan import Plan
-from parallel_core.program import Instr, Op, Program
-from parallel_core.replay import model_cost
 from parallel_core.simulate import simulate
-from parallel_core.trace import Kind, Provenance, Span, Trace
-from parallel_core.views.causes import message_ids, ordered, waits
-
-BEAT = 1_000_000_000
-calm = settings(deadline=None, max_examples=60)  # a shared machine may stall for a moment
-
-
-def ran(name: str, p: int, m: int, **more: Any) -> Trace:
-    """A schedule of the table on paper: `v`, `blocking`, `rendezvous`, all else goes to Times."""
-    order = SCHEDULES[name].of(Job(p=p, m=m, v=more.pop("v", 1)))
-    blocking, rendezvous = more.pop("blocking", False), more.pop("rendezvous", False)
-    cost = PipelineCost.of(order, Times.even(p, **more))
-    return simulate(lower(order, blocking=blocking), cost, rendezvous=rendezvous)
-
-
-def span(rank: int, op: str, begin: float, end: float, **more: Any) -> Span:
-    """A span in beats; messages are on the lane of their direction unless told otherwise."""
-    lanes = {"send": "to_next", "recv": "from_prev", "all_reduce": "comm"}
-    facts = {
-        "rank": rank,
-        "step": 0,
-        "index": 0,
-        "op": op,
-        "lane": lanes.get(op, "compute"),
-        "t_post": round(begin * BEAT),
-        "t_start": round(begin * BEAT),
-        "t_done": round(end * BEAT),
-        **more,
-    }
-    return Span(**facts)
-
-
-def trace(*spans: Span, ranks: int = 2, kind: Kind = Kind.MODELLED) -> Trace:
-    return Trace(spans, Provenance(kind=kind, title="by hand"), ranks)
-
-
-def beats(found: tuple[Idle, ...], rank: int) -> list[tuple[str, float, float]]:
-    """(cause, start, end) of the slots of a rank, in beats."""
-    return [(s.cause.value, s.start / BEAT, s.end / BEAT) for s in found if s.rank == rank]
-
-
-def conserves(run: Trace, found: tuple[Idle, ...]) -> None:
-    """Work and idle slots tile the makespan of each rank; the slots are in order and apart."""
-    work = {use.rank: use.compute_ns for use in exposed(run).ranks}
-    idle_ns = {rank: sum(causes.values()) for rank, causes in totals(found).items()}
-    for rank, ns in work.items():
-        assert ns + idle_ns.get(rank, 0) == run.makespan
-    for one, two in pairwise(found):
-        assert one.rank < two.rank or one.end <= two.start
-    assert all(slot.start < slot.end for slot in found)
-
-
-# ---- conservation
+from parallel_core.trace import Trace
 
 ORDERS = st.tuples(st.sampled_from(sorted(SCHEDULES)), st.integers(2, 5), st.integers(1, 8))
 TIME = st.integers(1, 9)
@@ -172,9 +109,6 @@ def test_whatever_the_spans_nothing_is_lost_and_everything_is_said(run):
     assert all(slot.sentence for slot in found)
     assert min((one.late_ns for one in logical(run)), default=0) >= 0
     assert bubble(run, found).bubble_fraction <= 1
-
-
-# ---- schedules on paper
 
 
 @pytest.mark.parametrize("name", ["1f1b", "gpipe"])
@@ -273,242 +207,3 @@ def test_a_blocking_rendezvous_send_stands_for_its_late_receiver():
     ]
     buffered = idle(ran("gpipe", 2, 3, blocking=True, slow={1: 1.1}))
     assert Cause.LATE_RECEIVER not in {s.cause for s in buffered}
-
-
-# ---- by hand
-
-
-def test_a_message_behind_another_is_the_links_doing():
-    """Rank 0's second message is sent at 2 but its lane carries the first until 5."""
-    run = trace(
-        span(0, "F", 0, 1, where="stage0", mb=0),
-        span(0, "F", 1, 2, where="stage0", mb=1, index=2),
-        span(0, "send", 1, 5, index=1, deps=(0,), peers=(0, 1), seq=0),
-        span(0, "send", 5, 6, index=3, deps=(2,), peers=(0, 1), seq=1, t_post=2 * BEAT),
-        span(1, "recv", 0, 5, peers=(0, 1), seq=0),
-        span(1, "F", 5, 5.5, index=1, deps=(0,), where="stage1", mb=0),
-        span(1, "recv", 5, 7, index=2, peers=(0, 1), seq=1, t_post=0, where="stage0", mb=1),
-        span(1, "F", 7, 8, index=3, deps=(2,), where="stage1", mb=1),
-        span(1, "F", 8, 9, index=4, where="stage1", mb=2),
-    )
-    assert beats(idle(run), 1) == [("fill", 0, 5), ("on the wire", 5.5, 7)]
-    later = replace(run.spans[3], t_start=6 * BEAT, t_done=7 * BEAT, source="waited for link 0 > 1")
-    queued = replace(run, spans=(*run.spans[:3], later, *run.spans[4:]))
-    found = [s for s in idle(queued) if s.rank == 1]
-    assert beats(tuple(found), 1)[1:] == [("link busy", 5.5, 6), ("on the wire", 6, 7)]
-    assert found[1].sentence.startswith("waits 500 ms: recv stage0 mb1 waited for link 0 > 1")
-    plain = replace(queued, spans=tuple(replace(s, source="") for s in queued.spans))
-    said = next(s for s in idle(plain) if s.cause is Cause.LINK_BUSY).sentence
-    assert "queued behind other messages of rank 0" in said
-
-
-@pytest.mark.parametrize(
-    ("kind", "cause"),
-    [
-        (Kind.MEASURED, Cause.OVERHEAD),
-        (Kind.RECORDED, Cause.OVERHEAD),
-        (Kind.MODELLED, Cause.CHOICE),
-    ],
-)
-def test_a_delay_of_its_own_is_overhead_in_a_run_and_a_choice_on_paper(kind, cause):
-    """The second forward had everything and began 2 beats late; paper has no operating system."""
-    run = trace(span(0, "F", 0, 1), span(0, "F", 3, 4, index=1, deps=(0,)), ranks=1, kind=kind)
-    (slot,) = idle(run)
-    assert (slot.cause, slot.start, slot.end) == (cause, BEAT, 3 * BEAT)
-    assert slot.sentence == (
-        "begins F 2 s after all that it needs was there"
-        if cause is Cause.OVERHEAD
-        else "stands 2 s by its own order: all that F needs was there"
-    )
-
-
-def test_a_receive_that_its_own_rank_asked_for_late_is_nobody_elses_fault():
-    """Sent at 1, asked for at 3: two beats of overhead, then the wire."""
-    run = trace(
-        span(0, "F", 0, 1),
-        span(0, "send", 1, 4, index=1, deps=(0,), peers=(0, 1), seq=0),
-        span(1, "F", 0, 1),
-        span(1, "recv", 3, 4, index=1, peers=(0, 1), seq=0),
-        span(1, "F", 4, 5, index=2, deps=(1,)),
-        kind=Kind.MEASURED,
-    )
-    assert beats(idle(run), 1) == [("overhead", 1, 3), ("on the wire", 3, 4)]
-
-
-def test_the_player_gives_every_wait_the_same_cause():
-    """Hatch by hatch: what a figure draws on a compute lane is what the analysis found there."""
-    run = ran("1f1b", 4, 8, slow={2: 1.5}, tcomm=0.25)
-    slots = {(s.rank, s.start): s for s in idle(run)}
-    rows = ordered(run)
-    drawn = [w for w in waits(rows, message_ids(rows)) if rows[w.row].lane == "compute"]
-    assert len(drawn) > 20
-    for wait in drawn:
-        slot = slots[rows[wait.row].rank, wait.start]
-        assert (wait.why, wait.slow) == (slot.cause, slot.slow)
-        if wait.root >= 0:
-            assert rows[wait.root] is slot.work
-    assert {w.why for w in drawn} == {Cause.FILL, Cause.LATE_SENDER, Cause.STRAGGLER}
-
-
-def test_a_wait_for_what_the_next_task_does_not_need_is_the_schedules_choice():
-    """The WAIT stands for the all-reduce; the backward after it needs only the forward."""
-    meet = {"peers": (0, 1), "axis": "dp", "seq": 0}
-    both = [
-        [
-            *[span(rank, "F", at, at + 1) for at in range(1 + rank)],
-            span(rank, "all_reduce", 1 + rank, 4, index=1, deps=(0,), **meet),
-            span(rank, "wait", 1 + rank, 4, index=2, deps=(1,)),
-            span(rank, "B", 4, 5, index=3, deps=(0,)),
-        ]
-        for rank in (0, 1)
-    ]
-    found = idle(trace(*both[0], *both[1]))
-    assert {s.cause for s in found} == {Cause.CHOICE}
-    assert found[0].sentence == "stands 3 s by its own order: what follows does not need all_reduce"
-    needs = [replace(s, deps=(0, 1)) if s.op == "B" else s for s in (*both[0], *both[1])]
-    assert beats(idle(trace(*needs)), 0) == [("late peer", 1, 2), ("on the wire", 2, 4)]
-
-
-def test_where_nothing_is_recorded_nobody_is_blamed():
-    """No deps in the trace: no cause. With the program they are known."""
-    run = ran("1f1b", 3, 4)
-    bare = replace(run, spans=tuple(replace(s, deps=()) for s in run.spans))
-    inside = {s.cause for s in idle(bare) if s.inside}
-    assert inside == {Cause.UNKNOWN}
-    program = lower(SCHEDULES["1f1b"].of(Job(p=3, m=4)))
-    assert [s.sentence for s in idle(bare, program)] == [s.sentence for s in idle(run)]
-    half = replace(run, spans=tuple(s for s in run.spans if s.op != "send"))
-    assert {s.cause for s in idle(half) if s.inside} == {Cause.UNKNOWN}
-
-
-def test_between_steps_a_rank_drains_until_the_step_is_over_and_fills_then():
-    """Rank 1 ends step 0 at 2, rank 0 at 5; rank 1's next task begins at 7."""
-    run = trace(
-        span(0, "F", 0, 5),
-        span(1, "F", 0, 2),
-        span(0, "F", 5, 7, step=1),
-        span(1, "F", 7, 8, step=1, index=1, deps=(0,)),
-        span(1, "recv", 5, 7, step=1, index=0),
-    )
-    assert beats(idle(run), 1) == [("drain", 2, 5), ("fill", 5, 7)]
-    assert beats(idle(run), 0) == [("drain", 7, 8)]
-
-
-def test_a_norm_that_waits_for_the_first_stage_is_drain_and_for_a_replica_is_not():
-    """After its last backward a rank waits for stage 0 in an all-reduce: the pipeline drains."""
-
-    def run(other: str) -> Trace:
-        meet = {"peers": (0, 1), "axis": "pp", "seq": 0}
-        return trace(
-            span(0, "B", 0, 5, where="stage0", mb=0),
-            span(0, "all_reduce", 5, 6, index=1, deps=(0,), **meet),
-            span(0, "O", 6, 7, index=2, deps=(1,)),
-            span(1, "B", 0, 2, where=other, mb=0),
-            span(1, "all_reduce", 2, 6, index=1, deps=(0,), **meet),
-            span(1, "O", 6, 7, index=2, deps=(1,)),
-        )
-
-    assert beats(idle(run("stage1")), 1)[0] == ("drain", 2, 5)
-    assert beats(idle(run("stage0")), 1)[0][0] in ("straggler", "late peer")
-
-
-def test_a_data_parallel_step_is_told_in_the_same_words():
-    """Every idle nanosecond of a bucketed step is a wire, a peer or a drain."""
-    plan = Plan.of(dp=3, dp_method="bucketed", microbatches=2, global_batch=6, layers=2)
-    run = simulate(program_of(plan), model_cost(plan))
-    found = idle(run)
-    conserves(run, found)
-    assert {s.cause for s in found} <= {
-        Cause.WIRE, Cause.LINK_BUSY, Cause.DRAIN, Cause.LATE_PEER, Cause.CHOICE,
-    }  # fmt: skip
-    assert Cause.WIRE in {s.cause for s in found}
-
-
-# ---- bubble, critical path, lateness
-
-
-@pytest.mark.parametrize("name", sorted(SCHEDULES))
-def test_the_bubble_of_a_trace_is_the_schedules(name):
-    """What is counted from spans equals what the order's figures say, ratio by ratio."""
-    virtual = SCHEDULES[name].virtual
-    try:
-        order = SCHEDULES[name].of(Job(p=4, m=8, v=virtual[0] if virtual else 2))
-    except ValueError as error:
-        pytest.skip(str(error))
-    times = Times.even(4, tcomm=0.5, slow={1: 1.25})
-    run = simulate(lower(order), PipelineCost.of(order, times))
-    want, have = figures_of(run, order), bubble(run)
-    for ratio in ("bubble_ratio", "bubble_fraction", "internal_fraction", "bubble_rate"):
-        assert getattr(have, ratio) == pytest.approx(getattr(want, ratio), abs=1e-9), ratio
-    assert [r.in_flight for r in have.ranks] == want.peak_in_flight
-    assert [r.idle_ns / BEAT for r in have.ranks] == pytest.approx(want.idle)
-    assert sum(have.causes.values()) == sum(r.idle_ns for r in have.ranks)
-
-
-def test_peaks_in_flight_and_in_bytes_on_paper():
-    """1F1B holds p - r microbatches, GPipe all; memory is what the spans say."""
-    assert in_flight(ran("1f1b", 4, 8)) == (4, 3, 2, 1)
-    assert in_flight(ran("gpipe", 4, 8)) == (8, 8, 8, 8)
-    assert in_flight(ran("interleaved", 4, 8, v=2))[0] == 5.5
-    assert [r.memory for r in bubble(ran("1f1b", 4, 8)).ranks] == [4, 3, 2, 1]
-    assert bubble(ran("gpipe", 4, 8)).bubble_ratio == pytest.approx(3 / 8)
-    assert bubble(ran("gpipe", 4, 8)).bubble_fraction == pytest.approx(3 / 11)
-
-
-def test_the_critical_path_of_a_pipeline_goes_through_the_slow_stage():
-    """F through stages 0, 1, 2, then most of its time on the slow one, and home again."""
-    path = critical_path(ran("1f1b", 4, 8, slow={2: 2}))
-    ranks = [p.span.rank for p in path.pieces if p.span]
-    assert ranks[:3] == [0, 1, 2] and ranks[-3:] == [2, 1, 0]
-    on = [sum(p.ns for p in path.pieces if p.span and p.span.rank == r) for r in range(4)]
-    assert on[2] > 0.8 * sum(on)
-    assert set(path.shares) == {"F", "B"}
-    apart = critical_path(ran("naive", 2, 1, tcomm=0.5))
-    assert [(p.span.rank, p.span.op, p.ns / BEAT) for p in apart.pieces if p.span] == [
-        (0, "F", 1), (1, "recv", 0.5), (1, "F", 1), (1, "B", 2), (0, "recv", 0.5), (0, "B", 2),
-    ]  # fmt: skip
-
-
-def test_lateness_by_dependency_step():
-    """Two ranks do the same; the one that is 3 beats behind is late by 3, its message too."""
-    meet = {"peers": (0, 1), "axis": "dp", "seq": 0}
-    run = trace(
-        span(0, "F", 0, 1),
-        span(0, "B", 1, 2, index=1, deps=(0,)),
-        span(0, "all_reduce", 2, 6, index=2, deps=(1,), **meet),
-        span(1, "F", 0, 4),
-        span(1, "B", 4, 5, index=1, deps=(0,)),
-        span(1, "all_reduce", 5, 6, index=2, deps=(1,), **meet),
-    )
-    found = {(one.span.rank, one.span.op): one for one in logical(run)}
-    assert [found[0, op].level for op in ("F", "B", "all_reduce")] == [0, 1, 2]
-    assert found[1, "B"].late_ns == 3 * BEAT and found[0, "B"].late_ns == 0
-    # The collective began to move when the last had come: neither end is late in it.
-    assert found[1, "all_reduce"].late_ns == found[0, "all_reduce"].late_ns == 0
-    assert latest(logical(run)) == {0: 0, 1: 3 * BEAT}
-
-
-def test_a_receive_stands_after_its_send():
-    """Each hop of a microbatch is later in steps, and early receives are not early."""
-    found = logical(ran("gpipe", 3, 2))
-    level = {(one.span.rank, one.span.op, one.span.mb): one.level for one in found}
-    for rank in (0, 1):
-        assert level[rank, "F", 0] < level[rank + 1, "recv", 0]
-        assert level[rank + 1, "F", 0] > level[rank, "F", 0]
-    assert max(one.late_ns for one in found if one.span.op == "F") <= 2 * BEAT
-
-
-# ---- speed
-
-
-def test_a_hundred_thousand_spans_take_seconds_at_most():
-    """100,000 spans within 2 s of this thread's time, sentences included."""
-    run = ran("interleaved", 16, 272, v=4, tcomm=0.3, slow={3: 1.7})
-    assert len(run.spans) > 100_000
-    run.by_rank  # noqa: B018  (cached: sorting is not what is timed)
-    start = time.thread_time()
-    found = idle(run)
-    assert all([slot.sentence for slot in found])
-    assert time.thread_time() - start < 2
-    blank = Program(Mesh((("pp", 1),)), ((Instr(op=Op.F),),), ((),), ((),))
-    assert idle(simulate(blank, PipelineCost(Times.even(1)))) == ()

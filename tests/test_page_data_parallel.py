@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import time
 from dataclasses import replace
+from functools import partial
 from statistics import fmean
 
+import pages
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streamlit.testing.v1 import AppTest
+from pages import button, charts, fragments, headings, layers, script, until, words
+from screens import data_parallel, dp_runs, results
 
-from parallel_core import places
 from parallel_core.cost import Link
 from parallel_core.data.parameter_server import Staleness, order_of, staleness
 from parallel_core.plan import Plan
@@ -23,66 +23,9 @@ from parallel_core.trace import Kind
 from parallel_core.views.race import Contest, outcome, race
 from parallel_core.views.staleness import account, histogram, shares
 
-APP = places.app()
-sys.path.insert(0, str(APP))
-
-from screens import data_parallel, dp_runs, live, results  # noqa: E402  (the app's folder must be on the path)
-
+open_page = partial(pages.open_page, "data_parallel")
+no_run_is_left = pages.no_run_is_left  # the fixture, for this file
 SMALL = {"dp": 2, "layers": 2, "hidden": 32, "heads": 2, "seq": 32, "steps": 3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_run_is_left():
-    """The runs that the page starts belong to this process; they end with these tests."""
-    yield
-    live.close_jobs()
-
-
-def open_page(**query):
-    """The page with these words in its URL."""
-    path = f"import sys; sys.path.insert(0, {str(APP)!r})\n"
-    source = path + "from screens import data_parallel\ndata_parallel.page()"
-    at = AppTest.from_string(source, default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = str(value)
-    return at.run()
-
-
-def button(at, label):
-    """The button that reads `label`."""
-    return next(found for found in at.button if found.label == label)
-
-
-def words(at):
-    """Every paragraph of the page."""
-    return " ".join(found.value for found in at.markdown)
-
-
-def headings(at):
-    """The page's second-level headings."""
-    return [found.value for found in at.header]
-
-
-def layers(at):
-    """The layers of the one player on the page."""
-    (found,) = at.get("bidi_component")
-    return json.loads(found.proto.bytes)["layers"]
-
-
-def figures(at):
-    """The Plotly figures of the page, as their JSON."""
-    return [json.loads(found.proto.spec) for found in at.get("plotly_chart")]
-
-
-def until(at, done, seconds=90.0):
-    """Rerun the page, as its fragment does, until `done(at)`."""
-    end = time.monotonic() + seconds
-    while not done(at):
-        assert time.monotonic() < end, words(at)
-        time.sleep(0.2)
-        at = at.run()
-        assert not at.exception, at.exception[0].message
-    return at
 
 
 def test_the_answer_stays_hidden_until_the_reader_has_guessed():
@@ -95,7 +38,7 @@ def test_the_answer_stays_hidden_until_the_reader_has_guessed():
     assert headings(at) == ["One step", "How many buckets?"]
     assert "You said 10 %; it is" in words(at)
     assert layers(at)["trace"]["kind"] == Kind.MODELLED
-    assert len(figures(at)) == 2
+    assert len(charts(at)) == 2
 
 
 def test_a_single_bucket_hides_nothing_and_the_page_says_why():
@@ -144,12 +87,12 @@ def test_a_race_runs_both_methods_and_shows_them_on_one_axis():
     assert kinds == {"trace": Kind.MEASURED, "own": Kind.REPLAYED, "model": Kind.MODELLED}
     dots = [
         trace
-        for figure in figures(at)
+        for figure in charts(at)
         for trace in figure["data"]
         if trace.get("mode") == "markers+text" and trace["name"] == Kind.REPLAYED
     ]
     assert [label for trace in dots for label in trace["text"]] == ["#1", "#2"]
-    page = " ".join(found.proto.body for found in at.get("html"))
+    page = fragments(at)
     assert "max |parallel" in page
     assert "by the wall clock" in page or "Too noisy to call" in page
     assert "Both sent the same bytes a step" in page
@@ -158,7 +101,7 @@ def test_a_race_runs_both_methods_and_shows_them_on_one_axis():
 
     at.radio(key="clock").set_value("wall").run()
     assert not at.exception
-    badges = json.dumps(figures(at))
+    badges = json.dumps(charts(at))
     assert "filled: measured" in badges and "filled: replayed" not in badges
 
     job = at.query_params["job"]
@@ -168,7 +111,7 @@ def test_a_race_runs_both_methods_and_shows_them_on_one_axis():
 
     button(at, "Forget my runs").click().run()
     assert "The race" not in headings(at) and "job" not in at.query_params
-    assert '"#1"' not in json.dumps(figures(at))
+    assert '"#1"' not in json.dumps(charts(at))
 
 
 def contest(bandwidths):
@@ -244,14 +187,10 @@ def test_every_element_type_gets_a_verdict(dtype):
             **{"counted": counted, "tensors": 9, "steps": 3},
             **{"max_rel_error": error, "max_abs_error": 1e-9},
         }
-        source = (
-            f"import sys; sys.path.insert(0, {str(APP)!r})\nfrom screens import results\n"
-            f"nan = float('nan')\nresults.parity({found!r}, {dtype!r})"
-        )
-        at = AppTest.from_string(source, default_timeout=60).run()
+        at = script("results", f"nan = float('nan')\nresults.parity({found!r}, {dtype!r})").run()
         assert not at.exception and len(at.error) == alarms, (error, at.error)
         assert all("the loss of the first 3 steps" in said.value for said in at.error)
-        page = " ".join(part.proto.body for part in at.get("html"))
+        page = fragments(at)
         assert "Rounding explains" in page and "rank 0&#x27;s, after the sum" in page
 
 
@@ -349,7 +288,7 @@ def test_in_step_and_out_of_step_run_on_real_workers_and_stand_side_by_side():
     kinds = {name: layer["kind"] for name, layer in layers(at).items()}
     assert kinds == {"trace": Kind.MEASURED, "own": Kind.REPLAYED, "model": Kind.MODELLED}
     assert re.search(r"worker 1 \(3x\): mean [\d.]+ simulated, measured \d", words(at))
-    assert "Paced compute" in words(at) and "paced compute" in json.dumps(figures(at))
+    assert "Paced compute" in words(at) and "paced compute" in json.dumps(charts(at))
     assert "sync, run #1" in words(at) and "async, run #2" in words(at)
     assert "They agree to the byte" in words(at)
-    assert "max |parallel" in " ".join(found.proto.body for found in at.get("html"))
+    assert "max |parallel" in fragments(at)

@@ -2,75 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
+from functools import partial
 
+import pages
 import pytest
-from streamlit.testing.v1 import AppTest
+from pages import (
+    button,
+    charts,
+    complaints,
+    fragments,
+    headings,
+    in_looks,
+    layers,
+    skip,
+    table,
+    until,
+    words,
+)
+from screens import memory_river, memory_river_prices
 
-from parallel_core import places
 from parallel_core.cases import program_of
 from parallel_core.peak import predicted_peak
 from parallel_core.plan import Plan
 from parallel_core.trace import Kind
 from parallel_core.views.river_prices import POLICIES
 
-APP = places.app()
-sys.path.insert(0, str(APP))
-
-from screens import live, memory_river, memory_river_prices  # noqa: E402  (the app's folder must be on the path)
-
+open_page = partial(pages.open_page, "memory_river")
+no_run_is_left = pages.no_run_is_left  # the fixture, for this file
 SMALL = {"layers": 3, "hidden": 32, "heads": 4, "seq": 32, "steps": 4}
-LOOKS = (  # high enough that axe sees every colour: it judges no contrast outside the window
-    {"width": 1280, "height": 3600, "scheme": "light"},
-    {"width": 1280, "height": 3600, "scheme": "dark"},
-    {"width": 390, "height": 5000, "scheme": "light"},
-)
-STREAMLITS_OWN = {"list", "listitem"}  # the grouped navigation in its sidebar
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_run_is_left():
-    """The runs that the page starts belong to this process; they end with these tests."""
-    yield
-    live.close_jobs()
-
-
-def open_page(**query):
-    """The page with these words in its URL."""
-    path = f"import sys; sys.path.insert(0, {str(APP)!r})\n"
-    source = path + "from screens import memory_river\nmemory_river.page()"
-    at = AppTest.from_string(source, default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = str(value)
-    return at.run()
-
-
-def button(at, label):
-    """The button that reads `label`."""
-    return next(found for found in at.button if found.label == label)
-
-
-def skip(at):
-    """Past both guesses."""
-    button(at, "Skip this").click().run()
-    return button(at, "Skip").click().run()
-
-
-def words(at):
-    """Every paragraph of the page."""
-    return " ".join(found.value for found in at.markdown)
-
-
-def headings(at):
-    """The page's second-level headings."""
-    return [found.value for found in at.header]
-
-
-def table(at, column):
-    """The first table with that column."""
-    return next(found.value for found in at.table if column in found.value.columns)
 
 
 def plan(**more):
@@ -155,8 +114,7 @@ def test_a_policys_button_sets_its_fields_and_a_pinned_plan_stands_beside_it():
     )
     pair = table(at, "A, chosen").set_index("figure").loc["policy"]
     assert list(pair) == ["full, every 2nd layer", "keep all"]
-    spec = json.loads(at.get("plotly_chart")[0].proto.spec)
-    assert any(trace.get("name", "").startswith("total of B") for trace in spec["data"])
+    assert any(trace.get("name", "").startswith("total of B") for trace in charts(at)[0]["data"])
 
 
 def test_a_plan_that_is_no_policy_has_a_row_of_its_own():
@@ -175,9 +133,11 @@ def test_a_step_too_long_is_told():
     assert not long.exception and "Take fewer ranks" in long.info[0].value
 
 
-def still_waiting(at):
-    """Whether some policy has not run yet."""
-    return "not run yet" in set(table(at, "policy")["measured"])
+def all_ran(at):
+    """Whether every policy has run, and was held equal."""
+    return "equal to the last bit" in words(at) and "not run yet" not in set(
+        table(at, "policy")["measured"]
+    )
 
 
 @pytest.mark.live
@@ -185,24 +145,18 @@ def test_every_policy_runs_and_every_byte_is_where_it_was_promised():
     """One press, five real runs on two ranks: solid river, measured peaks, the same sums."""
     at = open_page(**SMALL, tp=2, sp="true", recompute="full")
     button(at, "Run every policy").click().run()
-    end = time.monotonic() + 150
-    while "equal to the last bit" not in words(at) or still_waiting(at):
-        assert time.monotonic() < end, words(at)
-        time.sleep(0.3)
-        at = at.run()
-        assert not at.exception, at.exception[0].message
+    at = until(at, all_ran, seconds=150)
     assert "are equal to the prediction to the byte" in words(at)
     assert "the same to the byte" in words(at) and not at.error
     rows = table(at, "policy").set_index("policy")
     for name in ("keep all", "full"):  # inside a selective backward less is alive than it may be
         assert rows.loc[name, "measured"] == rows.loc[name, "peak of a rank"]
-    specs = [json.loads(found.proto.spec) for found in at.get("plotly_chart")]
+    specs = charts(at)
     names = [trace.get("name") for trace in specs[0]["data"]]
     assert "predicted" in names and "recompute" in names and "collective" in names
-    (player,) = at.get("bidi_component")
-    kinds = {n: x["kind"] for n, x in json.loads(player.proto.bytes)["layers"].items()}
+    kinds = {name: layer["kind"] for name, layer in layers(at).items()}
     assert kinds == {"trace": Kind.MEASURED, "own": Kind.REPLAYED, "model": Kind.MODELLED}
-    assert "max |parallel" in " ".join(found.proto.body for found in at.get("html"))
+    assert "max |parallel" in fragments(at)
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -220,23 +174,12 @@ def past_the_guesses(tab, query):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(
-    "tab", LOOKS, ids=lambda look: f"{look['scheme']}-{look['width']}", indirect=True
-)
+@in_looks((1280, 3600, "light"), (1280, 3600, "dark"), (390, 5000, "light"))
 def test_the_open_page_is_clean(tab):
     """With its figures: no console error, no sideways scroll, nothing that axe objects to."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = past_the_guesses(tab, "offload=true&recompute=selective&layers=3&capacity_mib=20")
     page.wait_for_timeout(600)  # charts draw after the script has ended
-    wide = page.evaluate(
-        """() => [...document.querySelectorAll('html, [data-testid=stMain]')]
-            .map(e => e.scrollWidth - e.clientWidth)"""
-    )
-    found = axe.Axe().run(page).response["violations"]
-    ours = {v["id"]: [n["html"][:160] for n in v["nodes"]] for v in found}
-    assert {name: nodes for name, nodes in ours.items() if name not in STREAMLITS_OWN} == {}
-    assert max(wide) <= 0
-    assert tab.errors == [] and tab.strangers() == []
+    assert complaints(tab) == {}
 
 
 @pytest.mark.browser

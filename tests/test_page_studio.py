@@ -2,85 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-import time
+from functools import partial
 
+import pages
 import pytest
-from streamlit.testing.v1 import AppTest
+from pages import button, charts, fragments, headings, payloads, until, words
+from screens import studio, studio_controls, studio_runs
 
-from parallel_core import places
 from parallel_core.cli import collective_command
 from parallel_core.collectives import CollectiveError, Group, algorithms, build
 from parallel_core.collectives.request import CollectiveRequest
 from parallel_core.trace import Kind
 
-APP = places.app()
-sys.path.insert(0, str(APP))
-
-from screens import live, studio, studio_controls, studio_runs  # noqa: E402  (needs the line above)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_run_is_left():
-    """The runs that the page starts belong to this process; they end with these tests."""
-    yield
-    live.close_jobs()
-
-
-def open_page(**query):
-    """The page with these words in its URL."""
-    path = f"import sys; sys.path.insert(0, {str(APP)!r})\n"
-    at = AppTest.from_string(path + "from screens import studio\nstudio.page()", default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = str(value)
-    return at.run()
-
-
-def button(at, label):
-    """The button that reads `label`."""
-    return next(found for found in at.button if found.label == label)
-
-
-def words(at):
-    """Every paragraph of the page."""
-    return " ".join(found.value for found in at.markdown)
-
-
-def headings(at):
-    """The page's second-level headings."""
-    return [found.value for found in at.header]
+open_page = partial(pages.open_page, "studio")
+skipped = partial(pages.skipped, "studio")
+no_run_is_left = pages.no_run_is_left  # the fixture, for this file
 
 
 def shown(at):
     """The payload of the one studio on the page."""
-    (found,) = at.get("bidi_component")
-    return json.loads(found.proto.bytes)
-
-
-def figures(at):
-    """The Plotly figures of the page, as their JSON."""
-    return [json.loads(found.proto.spec) for found in at.get("plotly_chart")]
-
-
-def until(at, done, seconds=90.0):
-    """Rerun the page, as its fragment does, until `done(at)`."""
-    end = time.monotonic() + seconds
-    while not done(at):
-        assert time.monotonic() < end, words(at)
-        time.sleep(0.2)
-        at = at.run()
-        assert not at.exception, at.exception[0].message
-    return at
-
-
-def skipped(**query):
-    """The page after the guess was skipped."""
-    at = open_page(**query)
-    button(at, "Skip").click().run()
-    assert not at.exception, at.exception[0].message
-    return at
+    (found,) = payloads(at)
+    return found
 
 
 def test_the_answer_stays_hidden_until_the_reader_has_guessed():
@@ -194,7 +137,7 @@ def test_two_algorithms_race_on_one_clock_and_their_lines_cross():
     data = shown(at)
     assert [scene["title"] for scene in data["scenes"]] == ["tree", "ring"]
     assert "times as fast" in data["race"] and headings(at)[0] == "The race"
-    texts = [note["text"] for note in figures(at)[0]["layout"]["annotations"]]
+    texts = [note["text"] for note in charts(at)[0]["layout"]["annotations"]]
     (cross,) = [text for text in texts if "cross at" in text]
     assert cross.startswith("tree and ring cross at ")
 
@@ -202,7 +145,7 @@ def test_two_algorithms_race_on_one_clock_and_their_lines_cross():
 def test_quoted_curves_are_drawn_as_quoted_with_their_error():
     """Eight B200, dotted and named; what one line is off by stands beside it."""
     at = skipped(quoted="true")
-    names = {trace.get("name"): trace for trace in figures(at)[0]["data"]}
+    names = {trace.get("name"): trace for trace in charts(at)[0]["data"]}
     assert names["8 B200, NCCL (quoted)"]["line"]["dash"] == "dot"
     assert "No single line fits NCCL" in words(at)
 
@@ -211,7 +154,7 @@ def test_a_barrier_moves_nothing_and_the_page_says_so():
     """Its question is how many messages; it has no curve."""
     at = skipped(op="barrier")
     assert "**Answer:** 8 messages." in words(at)
-    assert "size does not matter" in words(at) and not figures(at)
+    assert "size does not matter" in words(at) and not charts(at)
 
 
 def test_the_command_line_carries_what_is_not_usual():
@@ -233,10 +176,10 @@ def test_a_race_runs_on_real_processes_and_keeps_its_word():
     data = shown(at)
     assert [scene["kind"] for scene in data["scenes"]] == [Kind.MEASURED] * 2
     assert data["scenes"][0]["model"] and "gloo, 2 ranks" in data["scenes"][0]["badge"]
-    page = " ".join(found.proto.body for found in at.get("html"))
+    page = fragments(at)
     assert "promise kept" in page and "equal to the bit on all ranks" in page
     assert "**equal, to the byte**" in words(at)
-    dots = [trace for trace in figures(at)[0]["data"] if trace["name"] == "measured"]
+    dots = [trace for trace in charts(at)[0]["data"] if trace["name"] == "measured"]
     assert [label for trace in dots for label in trace["text"]] == ["#1", "#2"]
 
     at.radio(key="show").set_value("modelled").run()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-import time
+from functools import partial
 from html.parser import HTMLParser
 
+import pages
 import pytest
-from streamlit.testing.v1 import AppTest
+from pages import button, complaints, fragments, headings, in_looks, until, words
+from screens import tensor_loom, tensor_loom_controls
 
-from parallel_core import places
 from parallel_core.loom.by_hand import alone, by_hand, inputs
 from parallel_core.loom.request import LoomRequest
 from parallel_core.loom.weave import PATTERNS
@@ -22,18 +22,8 @@ from parallel_core.views.loom_grid import number_text
 from parallel_core.views.loom_sheet import TINT
 from parallel_core.views.palette import contrast, mix
 
-APP = places.app()
-sys.path.insert(0, str(APP))
-
-from screens import live, tensor_loom, tensor_loom_controls  # noqa: E402  (needs the line above)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_run_is_left():
-    """The runs that the page starts belong to this process; they end with these tests."""
-    yield
-    live.close_jobs()
-
+open_page = partial(pages.open_page, "tensor_loom")
+no_run_is_left = pages.no_run_is_left  # the fixture, for this file
 
 # -- the figure ------------------------------------------------------------------------------------
 
@@ -148,46 +138,6 @@ def test_numbers_are_readable_on_every_tint(dark):
 # -- the page --------------------------------------------------------------------------------------
 
 
-def open_page(**query):
-    """The page with these words in its URL."""
-    path = f"import sys; sys.path.insert(0, {str(APP)!r})\n"
-    source = path + "from screens import tensor_loom\ntensor_loom.page()"
-    at = AppTest.from_string(source, default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = str(value)
-    return at.run()
-
-
-def button(at, label):
-    """The button that reads `label`."""
-    return next(found for found in at.button if found.label == label)
-
-
-def words(at):
-    """Every paragraph of the page."""
-    return " ".join(found.value for found in at.markdown)
-
-
-def headings(at):
-    """The page's second-level headings."""
-    return [found.value for found in at.header]
-
-
-def bodies(at):
-    """Every HTML fragment of the page, joined."""
-    return " ".join(found.proto.body for found in at.get("html"))
-
-
-def until(at, done, seconds=60):
-    """Rerun the page until `done(at)`."""
-    end = time.monotonic() + seconds
-    while not done(at):
-        assert time.monotonic() < end, "the run did not end"
-        time.sleep(0.3)
-        at = at.run()
-    return at
-
-
 def test_the_answers_stay_hidden_until_the_reader_has_guessed():
     """Before: what each rank holds. After both: how far off, and which order sums before act."""
     at = open_page(layout="row-column")
@@ -224,7 +174,7 @@ def test_every_layout_is_drawn_before_any_run():
         at = open_page(layout=pattern, backward="true", ranks=2)
         button(at, "Skip").click().run()
         assert not at.exception and "The gradient's way back" in headings(at)
-        assert "worked by hand in one process" in bodies(at)
+        assert "worked by hand in one process" in fragments(at)
         warned = [found.value for found in at.warning]
         assert bool(warned) == PATTERNS[pattern].late
         table = next(found.value for found in at.table if "error, measured" in found.value.columns)
@@ -237,11 +187,11 @@ def test_the_url_brings_the_choices_and_nonsense_is_told():
     at = open_page(layout="column", ranks=2, m=6, sp="true", rank=1, row=3)
     assert not at.error and at.number_input(key="m").value == 6 and at.toggle(key="sp").value
     button(at, "Skip").click().run()
-    assert at.number_input(key="row").value == 3 and "loom chosen" in bodies(at)
+    assert at.number_input(key="row").value == 3 and "loom chosen" in fragments(at)
     at = open_page(layout="cloth", ranks="many", rank=9)
     assert len(at.error) == 2 and not at.exception
     button(at, "Skip").click().run()
-    assert not at.exception and "loom chosen" not in bodies(at)
+    assert not at.exception and "loom chosen" not in fragments(at)
     assert "at most 16 on this page" in open_page(ranks=64).error[0].value
 
 
@@ -254,7 +204,7 @@ def test_what_cannot_be_cut_is_said_and_mended():
     button(at, "4096 × 4096, by rows").click().run()
     assert not at.error and at.number_input(key="m").value == 4096
     button(at, "Skip").click().run()
-    assert not at.exception and "1024 × 4096" in bodies(at) and "16 MiB" in words(at)
+    assert not at.exception and "1024 × 4096" in fragments(at) and "16 MiB" in words(at)
 
 
 @pytest.mark.live
@@ -264,12 +214,12 @@ def test_a_run_is_laid_beside_its_prediction():
     button(at, "Run").click().run()
     at = until(at, lambda page: "Counted in the run" in headings(page))
     assert at.radio(key="show").value == "measured"
-    assert "max |parallel − single| = 0<" in bodies(at) and "gloo, 2 ranks" in bodies(at)
+    assert "max |parallel − single| = 0<" in fragments(at) and "gloo, 2 ranks" in fragments(at)
     assert "counted in the run: **equal**" in words(at)
     (kept,) = at.session_state["loom.kept"]
     assert kept.trace.kind is Kind.MEASURED and kept.values is not None
     at.radio(key="show").set_value("by hand").run()
-    assert "worked by hand" in bodies(at)
+    assert "worked by hand" in fragments(at)
 
     run = at.query_params["run"]
     run = run if isinstance(run, str) else run[0]
@@ -279,7 +229,7 @@ def test_a_run_is_laid_beside_its_prediction():
     at.selectbox(key="layout").set_value("late-sum").run()
     button(at, "Run").click().run()
     at = until(at, lambda page: len(page.session_state["loom.kept"]) == 2).run()
-    assert "not the same result" in bodies(at)
+    assert "not the same result" in fragments(at)
     assert any("only the numbers are wrong" in found.value for found in at.error)
     assert "counted in the run: **equal**" in words(at)
     table = next(found.value for found in at.table if "error, measured" in found.value.columns)
@@ -298,19 +248,11 @@ def test_a_run_that_nobody_knows_is_told():
 
 # -- in a browser ----------------------------------------------------------------------------------
 
-LOOKS = (  # high enough that axe sees every colour: it judges no contrast outside the window
-    {"width": 1280, "height": 6000, "scheme": "dark"},
-    {"width": 390, "height": 7000, "scheme": "light"},
-)
-STREAMLITS_OWN = {"list", "listitem"}  # the grouped navigation in its sidebar
-
 
 @pytest.mark.browser
-@pytest.mark.parametrize("tab", LOOKS, ids=lambda look: f"{look['scheme']}-{look['width']}",
-                         indirect=True)  # fmt: skip
+@in_looks((1280, 6000, "dark"), (390, 7000, "light"))
 def test_the_open_page_is_clean_and_fits(tab):
     """With the whole figure open: no error, no sideways scroll, axe content, reached by keys."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = tab.open("/loom?layout=late-sum&backward=true", "Tensor loom")
     skip = page.get_by_role("button", name="Skip", exact=True)
     skip.focus()
@@ -319,11 +261,7 @@ def test_the_open_page_is_clean_and_fits(tab):
     page.locator(".loom figure").first.wait_for()
     tab.settle()
     page.wait_for_timeout(500)
-    found = axe.Axe().run(page).response["violations"]
-    ours = {v["id"]: [n["html"][:160] for n in v["nodes"]] for v in found}
-    assert {name: nodes for name, nodes in ours.items() if name not in STREAMLITS_OWN} == {}
-    wide = "(e => e.scrollWidth - e.clientWidth)(document.querySelector('[data-testid=stMain]'))"
-    assert page.evaluate(wide) <= 0
+    assert complaints(tab) == {}
     one = page.get_by_role("radio", name="1", exact=True)
     one.focus()
     page.keyboard.press("Enter")

@@ -18,6 +18,8 @@ from parallel_core.views.context_plans import rivals
 from screens import chrome, live
 from screens import context_ring_results as results
 from screens import shard_bench_runs as runs
+from screens.context_bench import rounding
+from screens.context_overlap import overlap
 from screens.context_ring_controls import PAGE, Choice, choose
 from screens.predict import Guess
 from screens.predict_choice import choose_one, reveal_choice
@@ -136,7 +138,9 @@ def _open(choice: Choice, idle: Guess, guess: Guess) -> None:
     results.bytes_of_all(choice.plan)
     if here is not None:
         results.stamps(here)
+        overlap(here, choice.balance)
     results.crossover(choice)
+    rounding()
     results.take_away(choice.plan, here)
 
 

@@ -11,11 +11,11 @@ from parallel_core.context import METHODS
 from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
 from parallel_core.trace import Kind
-from parallel_core.views import context_plans, context_quoted, context_stamps
+from parallel_core.views import context_measured, context_plans, context_quoted, context_stamps
 from parallel_core.views.context_clock import Clock
 from parallel_core.views.ledger_bars import ledger_bars
 from parallel_core.views.outcome import typical_step
-from screens import chrome
+from screens import chrome, context_bench
 from screens import results as shared
 from screens import shard_bench_runs as runs
 from screens.context_ring_controls import PAGE, Choice
@@ -128,9 +128,15 @@ def crossover(choice: Choice) -> None:
             f"**{whole:,.0f} tokens** of a sequence, and beside half a tile (zigzag) from "
             f"**{half:,.0f}**."
         )
-    figure = context_quoted.crossover(dark=chrome.dark())
+    report = context_bench.crossover(choice)
+    badges = [] if report is None else [context_bench.badge_of(report)]
+    figure = context_quoted.crossover(more=badges, dark=chrome.dark())
+    if report is not None:
+        context_measured.add_ratios(figure, report, dark=chrome.dark())
     chrome.chart(figure, context_quoted.in_words(), f"{PAGE}.crossover")
     st.markdown(context_quoted.in_words())
+    if report is not None:
+        context_bench.borders(report)
     for name, rows in context_quoted.TABLES.items():
         with st.expander(context_quoted.title(name)):
             chrome.table(rows())

@@ -48,6 +48,10 @@ WORDS = {
     "lr": "Learning rate",
 }
 
+EMPTY = {"clip": "any", "staleness_bound": "none", "group_limit": "all", "pace_ms": "none",
+         "cap": "all", "shard": "all of dp"}  # fmt: skip
+"""What an empty number field means, where nothing is derived from other fields."""
+
 
 def plan_controls(
     names: Sequence[str],
@@ -157,7 +161,7 @@ def _widget(spec: Field[Any], key: str, default: Any) -> Any:
         value=None if default is None else as_kind(default),
         step=1 if as_kind is int else None,
         format=None if as_kind is int else "%g",
-        placeholder="derived",
+        placeholder=EMPTY.get(spec.name, "derived"),
         **common,
     )
 

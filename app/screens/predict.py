@@ -24,7 +24,7 @@ def predict(key: str, question: str, *, unit: str, high: float, low: float = 0.0
     with st.container(border=True):
         st.markdown(f"**Predict first.** {question}")
         if said.settled:
-            locked = f"Locked: {said.value:g} {unit}" if said.value is not None else "Skipped."
+            locked = "Skipped." if said.value is None else f"Locked: {amount(said.value, unit)}"
             st.markdown(locked)
             again = {"type": "tertiary", "on_click": _forget, "args": (key,)}
             st.button("Guess again", key=f"{key}.again", **again)
@@ -50,10 +50,21 @@ def _forget(key: str) -> None:
 def reveal(guess: Guess, truth: float, unit: str) -> None:
     """The truth beside the guess, and the size of the miss."""
     if guess.value is None:
-        st.markdown(f"**Answer:** {truth:.4g} {unit}.")
+        st.markdown(f"**Answer:** {amount(truth, unit)}.")
         return
-    said = f"You said {guess.value:.4g} {unit}; it is {truth:.4g} {unit}."
+    said = f"You said {amount(guess.value, unit)}; it is {amount(truth, unit)}."
     st.markdown(f"**{said}** {miss(guess.value, truth)}")
+
+
+def amount(number: float, unit: str) -> str:
+    """A number and its unit, which is the singular after 1.
+
+    >>> amount(1.0, "times"), amount(1.5, "times"), amount(1.0, "ms")
+    ('1 time', '1.5 times', '1 ms')
+    """
+    figure = f"{number:.4g}"
+    several = unit.endswith("s") and len(unit) > len("ms")
+    return f"{figure} {unit[:-1] if figure == '1' and several else unit}"
 
 
 def miss(guess: float, truth: float) -> str:

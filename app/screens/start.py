@@ -16,7 +16,7 @@ from parallel_core.views import charts
 from screens import chrome, live, results
 
 PAGE = "start"
-RECORDED = "recorded_dp4.json"
+RECORDED = "recorded_1f1b.json"
 MAIN = ("dp", "steps", "microbatches", "bucket_mb")
 MORE = (
     "layers",
@@ -42,8 +42,8 @@ def page() -> None:
     """The recorded run, what it shows, and the reader's own."""
     chrome.header(
         "One model, several processes",
-        "Data parallelism: every process trains the same model on its own part of the batch, and "
-        "all of them sum their gradients before each update.",
+        "A model is trained by several processes at once: below by four that hold a part of its "
+        "layers each, and then in whatever way you choose.",
     )
     run = live.current(PAGE)
     if run is None:
@@ -71,13 +71,16 @@ def _recorded() -> None:
     chrome.player(trace, key="recorded", own=own, step=step, title=f"Step {step}")
     st.markdown(
         f"Each row is one of {trace.world_size} processes that train a small transformer on the "
-        "text of *Moby-Dick*. **F** runs a layer forward, **B** backward. As backward comes down "
-        "from the last layer, gradients are complete bucket by bucket; the thin lane below each "
-        "row sums them over all processes (*all-reduce*) while backward goes on. **Hatched** "
-        "is waiting for another process: point at it and it says for whom. **Blank** between two "
-        f"cells means that the process had no core: {trace.world_size} processes share this "
-        "machine's cores. Then every process makes the same update, **O**. Press space in the "
-        "picture to play it, the arrow keys to step."
+        "text of *Moby-Dick*, a *pipeline*: the first holds the first layers, the last the last "
+        "ones. The batch comes in microbatches, numbered in the cells. **F** runs one forward "
+        "through a process's layers, **B** backward, and the thin lanes below each row hand what "
+        "comes out to the next process, or back to the one before. Once it is full, every process "
+        "takes one forward and one backward by turns: *1F1B*. **Hatched** is waiting for another "
+        "process: point at it and it says for whom. As it fills and as it drains nobody can help "
+        "that: it is the *bubble*. All processes share the cores of one machine, so that they "
+        "wait for cores as well; the second clock shows the same run with a device for each. At "
+        "the end every process updates its own layers, **O**. Press space in the picture to play "
+        "it, the arrow keys to step."
     )
 
 

@@ -49,7 +49,7 @@ export function decode(layer) {
   t.waitAt = new Map(t.waits.map((w) => [w.row, w]));
   t.begin = begins(t);
   t.memoryOf = memoryTracks(t, layer.world_size);
-  t.busy = busyShares(t, layer.world_size);
+  t.busy = Float64Array.from(layer.busy); // a rank's share of the time in which it computed
   return t;
 }
 
@@ -113,13 +113,5 @@ function memoryTracks(t, ranks) {
       floor: counts ? 0 : bytes.reduce((a, b) => Math.min(a, b), Infinity),
       peak: bytes.reduce((a, b) => Math.max(a, b), 0) };
   });
-}
-
-function busyShares(t, ranks) {
-  const out = new Float64Array(ranks);
-  for (let i = 0; i < t.n; i++)
-    if (t.lane[i] === 0 && t.msg[i] < 0 && t.ops[t.op[i]].name !== "wait")
-      out[t.rank[i]] += (t.done[i] - t.start[i]) / Math.max(1, deckOf(t, t.rank[i]).span);
-  return out;
 }
 

@@ -6,8 +6,9 @@ On one rank, over the steps looked at:
     comm          |###########|          exposed   communication while compute stood still
                   hidden|exposed         idle      neither: compute + exposed + idle = window
 
-A WAIT is standing still. A message that a compute op carries inside it (on the compute lane) is
-communication, and exposed, not compute. Overlapping spans count once.
+A WAIT is standing still, and so is a task for a message inside it that no work goes on beside
+(held.py): that is communication, and exposed. Copies between device and host compute nothing.
+Overlapping spans count once.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from parallel_core.analysis.held import Held
 from parallel_core.meetings import is_message
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
 
 Intervals = list[tuple[int, int]]
+_NO_COMPUTE = frozenset({Op.WAIT, *(op for op in Op if op.is_copy)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +103,28 @@ def exposed(trace: Trace, *, warmup: int = 0) -> Exposure:
     The window of every rank is the same: the first start to the last end over all ranks.
     """
     trace = without_warmup(trace, warmup)
-    begin, end = trace.start, trace.start + trace.makespan
+    window, held = trace.makespan, Held(trace)
     return Exposure(
-        ranks=tuple(_use(rank, row, (begin, end)) for rank, row in enumerate(trace.by_rank) if row)
+        ranks=tuple(_use(rank, row, window, held) for rank, row in enumerate(trace.by_rank) if row)
     )
 
 
-def _use(rank: int, row: tuple[Span, ...], window: tuple[int, int]) -> RankUse:
-    work = union(s for s in row if not is_message(s) and s.op != Op.WAIT)
-    inside = union(s for s in row if is_message(s) and s.lane == Lane.COMPUTE)
-    compute = minus(work, inside)
-    comm = union(filter(is_message, row))
+def _use(rank: int, row: tuple[Span, ...], window_ns: int, held: Held) -> RankUse:
+    work = union(s for s in row if not is_message(s) and s.op not in _NO_COMPUTE)
+    stood = [(s.t_start, s.t_done) for s in row if is_message(s) and s.lane == Lane.COMPUTE]
+    stood += [stretch for s in row for stretch in held(s)]
+    compute = minus(work, covered(stood))
+    comm = covered(
+        [
+            *((s.t_start, s.t_done) for s in row if is_message(s)),
+            *((start, done) for s in row for *_, start, done in s.inside),
+        ]
+    )
     alone = minus(comm, compute)
     own = compute[-1][1] - compute[0][0] if compute else 0
     return RankUse(
         rank=rank,
-        window_ns=window[1] - window[0],
+        window_ns=window_ns,
         compute_ns=length(compute),
         comm_ns=length(comm),
         hidden_ns=length(comm) - length(alone),
@@ -126,13 +135,18 @@ def _use(rank: int, row: tuple[Span, ...], window: tuple[int, int]) -> RankUse:
 
 def union(spans: Iterable[Span]) -> Intervals:
     """The time covered by at least one span, as disjoint intervals in order."""
-    covered: Intervals = []
-    for begin, end in sorted((s.t_start, s.t_done) for s in spans):
-        if covered and begin <= covered[-1][1]:
-            covered[-1] = (covered[-1][0], max(end, covered[-1][1]))
+    return covered((s.t_start, s.t_done) for s in spans)
+
+
+def covered(stretches: Iterable[tuple[int, int]]) -> Intervals:
+    """The same of stretches of time, (begin, end) each, that may overlap."""
+    found: Intervals = []
+    for begin, end in sorted(stretches):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
         elif end > begin:
-            covered.append((begin, end))
-    return covered
+            found.append((begin, end))
+    return found
 
 
 def minus(one: Intervals, other: Intervals) -> Intervals:

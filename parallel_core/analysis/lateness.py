@@ -25,7 +25,9 @@ from itertools import accumulate
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span
 
-CARRIERS = frozenset({Lane.COMM, Lane.TO_NEXT, Lane.FROM_NEXT, Lane.TO_PREV, Lane.FROM_PREV})
+CARRIERS = frozenset(
+    {Lane.COMM, Lane.TOKENS, Lane.TO_NEXT, Lane.FROM_NEXT, Lane.TO_PREV, Lane.FROM_PREV}
+)
 """Lanes that only carry messages beside the work: nothing a rank is said to be doing."""
 
 BETWEEN = "between two ops"

@@ -1,5 +1,7 @@
 """What the lab itself costs and how fast it is, measured beside a peer or beside itself.
 
+    ours.py          our side: a step of the live run
+    comparable.py    what a plan must be to have a fair peer, as tables
     measurement.py   a median with its interval, and the report every bench returns
     interleave.py    two contenders take turns in one run, so that drift hits both alike
     peaks.py         peak bytes of contenders that live in one process

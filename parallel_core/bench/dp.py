@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from parallel_core.bench import Say
+from parallel_core.bench.comparable import must_hold
 from parallel_core.bench.interleave import OURS, PEER, Block, a_step, merged
 from parallel_core.bench.measurement import Measurement, Report, ratio_of
-from parallel_core.fields import PlanError, real, switch, validate, whole
+from parallel_core.fields import real, switch, validate, whole
 from parallel_core.launch import Pool
 from parallel_core.plan import Plan
 
@@ -62,13 +63,14 @@ class Race:
 def plan_of(**flat: Any) -> Plan:
     """The plan to contend with: the bench's sizes, with the fields that were given."""
     plan = Plan.of(**{**DEFAULTS, **flat})
-    if plan.dp < 2:
-        raise PlanError("dp", plan.dp, "must be at least 2 to compare data parallelism", 2)
-    if plan.mixed:
-        rule = "has float32 masters here and none in DistributedDataParallel: not comparable"
-        raise PlanError("dtype", plan.dtype, rule, "float32")
-    if plan.model.dropout:
-        raise PlanError("dropout", plan.model.dropout, "must be 0 in this bench", 0.0)
+    masters = "has float32 masters here and none in DistributedDataParallel: not comparable"
+    must_hold(
+        (
+            ("dp", plan.dp, plan.dp > 1, "must be at least 2 to compare data parallelism", 2),
+            ("dtype", plan.dtype, not plan.mixed, masters, "float32"),
+            ("dropout", plan.model.dropout, not plan.model.dropout, "must be 0 in this bench", 0.0),
+        )
+    )
     return plan
 
 

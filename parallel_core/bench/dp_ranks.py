@@ -21,45 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 from parallel_core import values as v
 from parallel_core.bench.dp import Race, peer_settings
 from parallel_core.bench.interleave import OURS, PEER, take_turns
-from parallel_core.cases import program_of
-from parallel_core.comm import Comm
-from parallel_core.kernels import Microbatch, TrainKernels
-from parallel_core.lanes import Lanes
+from parallel_core.bench.ours import Ours
+from parallel_core.kernels import Microbatch
 from parallel_core.model import Transformer, init_weights
 from parallel_core.plan import Optimizer, Plan
 from parallel_core.program import Value
 from parallel_core.rank import Rank
-from parallel_core.resident import live_bytes
 
-CPU = torch.device("cpu")
 Load = Callable[[int], dict[Value, Any]]
-
-
-class Ours:
-    """A step of the live run, recorder and all."""
-
-    def __init__(
-        self, plan: Plan, rank: Rank, *, norm: bool, memory: Callable[[], int] | None = None
-    ) -> None:
-        self.rank, self.losses, self.norms = rank, list[float](), list[float]()
-        comm = Comm(plan.mesh, rank.rank)
-        self.kernels = TrainKernels(plan, rank.rank, comm, CPU)
-        self.kernels.measure_norm = norm
-        instrs = program_of(plan).ranks[rank.rank]
-        rank.describe([instr.label for instr in instrs])
-        self.lanes = Lanes(
-            instrs, self.kernels.table(), beat=rank.beat, memory=memory or live_bytes(CPU)
-        )
-
-    def step(self) -> None:
-        """One training step; the loss of the global batch and the notes go to the owner."""
-        step = len(self.losses)
-        left = self.lanes.run(step, self.kernels.load(step))
-        self.losses.append(float(left[v.TOTAL_LOSS]))
-        if self.kernels.measure_norm:
-            self.norms.append(float(self.kernels.grad_norm))
-        notes, self.lanes.notes = self.lanes.notes, []
-        self.rank.emit({"event": "notes", "rank": self.rank.rank, "notes": notes})
 
 
 class Peer:

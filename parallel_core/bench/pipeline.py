@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from parallel_core.bench import Say
+from parallel_core.bench.comparable import must_hold
 from parallel_core.bench.dp import EARLY, EARLY_STEPS, FLOOR, LATE, LONG_ENOUGH_S, Disagreement
 from parallel_core.bench.interleave import OURS, PEER, Block, a_step, merged
 from parallel_core.bench.measurement import Measurement, Report, ratio_of
@@ -80,9 +81,7 @@ def _comparable(plan: Plan) -> None:
         ("dropout", plan.model.dropout, not plan.model.dropout, "must be 0 in this bench", 0.0),
         ("dtype", plan.dtype, not plan.mixed, "has float32 masters here, none there", "float32"),
     )
-    for field, value, holds, rule, near in rules:
-        if not holds:
-            raise PlanError(field, value, rule, near)
+    must_hold(rules)
 
 
 def measure(plans: Sequence[Plan], chosen: Race, say: Say) -> Report:

@@ -18,45 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import pipelining
 
-from parallel_core import values as v
 from parallel_core.bench.interleave import OURS, PEER, take_turns
+from parallel_core.bench.ours import CPU, Ours
 from parallel_core.bench.pipeline import PEERS, Race
-from parallel_core.cases import program_of
-from parallel_core.comm import Comm
-from parallel_core.lanes import Lanes
 from parallel_core.model import IGNORED, Place, Transformer, init_weights, loss_sum
 from parallel_core.params import pieces
 from parallel_core.plan import Optimizer, Plan
 from parallel_core.rank import Rank
-from parallel_core.resident import live_bytes
-from parallel_core.stage_kernels import StageKernels
 from parallel_core.text import Sampler
-
-CPU = torch.device("cpu")
-
-
-class Ours:
-    """A step of the live run, recorder and all."""
-
-    def __init__(self, plan: Plan, rank: Rank) -> None:
-        self.rank, self.losses = rank, list[float]()
-        self.kernels = StageKernels(plan, rank.rank, Comm(plan.mesh, rank.rank), CPU)
-        self.kernels.measure_norm = False
-        instrs = program_of(plan).ranks[rank.rank]
-        rank.describe([instr.label for instr in instrs])
-        self.lanes = Lanes(instrs, self.kernels.table(), beat=rank.beat, memory=live_bytes(CPU))
-
-    def step(self) -> None:
-        """One training step; the loss of the global batch and the notes go to the owner."""
-        step = len(self.losses)
-        left = self.lanes.run(step, self.kernels.load(step))
-        self.losses.append(float(left[v.TOTAL][0]))
-        notes, self.lanes.notes = self.lanes.notes, []
-        self.rank.emit({"event": "notes", "rank": self.rank.rank, "notes": notes})
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        """Of the last step, by parameter."""
-        return self.kernels.flat.named(self.kernels.flat.grads)
 
 
 class Stage(nn.Module):
@@ -129,7 +98,7 @@ def contend(rank: Rank, *, plan: dict[str, Any], race: dict[str, Any]) -> dict[s
     """The whole contest on one rank: warm-up, then the timed turns; JSON-ready."""
     chosen, settings = Plan.of(**plan), Race(**race)
     rank.init("gloo")
-    ours, peer = Ours(chosen, rank), Peer(chosen, rank)
+    ours, peer = Ours(chosen, rank, norm=False), Peer(chosen, rank)
 
     def meet() -> None:
         rank.emit({"event": "turn"})

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from parallel_core.bench.dp_ranks import CPU, Ours
 from parallel_core.bench.interleave import OURS, PEER, a_step, take_turns
+from parallel_core.bench.ours import CPU, Ours
 from parallel_core.booked import Sent
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from parallel_core.bench import Say
+from parallel_core.bench.comparable import must_be, must_hold
 from parallel_core.bench.dp import FLOOR, LONG_ENOUGH_S, check_alike
 from parallel_core.bench.interleave import OURS, PEER, Block, a_step, merged
 from parallel_core.bench.measurement import Measurement, Report, ratio_of
 from parallel_core.bench.zero import MOST_MEMORY, fullest
-from parallel_core.fields import PlanError, switch, validate, whole
+from parallel_core.fields import switch, validate, whole
 from parallel_core.launch import Pool
 from parallel_core.plan import Plan
 
@@ -76,10 +77,7 @@ def plans_of(**flat: Any) -> tuple[Plan, ...]:
 
 
 def _comparable(plan: Plan) -> None:
-    fields = plan.flat()
-    for name, (value, rule) in ALONE.items():
-        if fields.get(name, value) != value:
-            raise PlanError(name, fields[name], rule, value)
+    must_be(plan, ALONE)
     m = plan.model
     rules = (
         ("tp", plan.tp, plan.tp > 1, "must be at least 2 to compare tensor parallelism", 2),
@@ -89,9 +87,7 @@ def _comparable(plan: Plan) -> None:
          " cuts it unevenly", plan.vocab_here * plan.tp),
         ("dtype", plan.dtype, not plan.mixed, "has float32 masters here, none there", "float32"),
     )  # fmt: skip
-    for field, value, holds, rule, near in rules:
-        if not holds:
-            raise PlanError(field, value, rule, near)
+    must_hold(rules)
 
 
 def measure(plans: Sequence[Plan], chosen: Race, say: Say) -> Report:

@@ -8,56 +8,21 @@ asks it again and again what a step adds at most.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from parallel_core import values as v
 from parallel_core.bench.interleave import OURS, PEER, take_turns
+from parallel_core.bench.ours import Ours
 from parallel_core.bench.peaks import kept, watch
 from parallel_core.bench.tensor import Race
 from parallel_core.bench.tensor_peer import Peer
-from parallel_core.cases import program_of
-from parallel_core.comm import Comm
-from parallel_core.lanes import Lanes
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.resident import live_bytes
-from parallel_core.runtime import _device_hooks, join
-from parallel_core.tensor_kernels import TensorKernels
-
-
-class Ours:
-    """A step of the live run, recorder and all."""
-
-    def __init__(self, plan: Plan, rank: Rank, device: torch.device, *, norm: bool) -> None:
-        self.rank, self.losses, self.norms = rank, list[float](), list[float]()
-        self.comm = Comm(plan.mesh, rank.rank, staged=choose_backend(rank.local_size).staged)
-        self.kernels = TensorKernels(plan, rank.rank, self.comm, device)
-        self.kernels.measure_norm = norm
-        instrs = program_of(plan).ranks[rank.rank]
-        rank.describe([instr.label for instr in instrs])
-        reader, hooks = live_bytes(device), _device_hooks(device)
-        self.lanes = Lanes(instrs, self.kernels.table(), beat=rank.beat, memory=reader, **hooks)
-
-    def step(self) -> None:
-        """One training step; the notes go to the owner. Every rank has the loss."""
-        step = len(self.losses)
-        left = self.lanes.run(step, self.kernels.load(step))
-        loss, squares = left[v.TOTAL].tolist()
-        self.losses.append(loss)
-        if self.kernels.measure_norm:
-            self.norms.append(squares**0.5)
-        notes, self.lanes.notes = self.lanes.notes, []
-        self.rank.emit({"event": "notes", "rank": self.rank.rank, "notes": notes})
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        """This rank's slices of the last step's, by parameter."""
-        return self.kernels.flat.named(self.kernels.flat.grads)
+from parallel_core.runtime import join
 
 
 def contend(rank: Rank, *, plan: dict[str, Any], race: dict[str, Any]) -> dict[str, Any]:

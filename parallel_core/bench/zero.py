@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from parallel_core.bench import Say, dp
+from parallel_core.bench.comparable import must_hold
 from parallel_core.bench.interleave import OURS, PEER, Block, a_step, merged
 from parallel_core.bench.measurement import Measurement, Report, ratio_of
-from parallel_core.fields import PlanError, whole
+from parallel_core.fields import whole
 from parallel_core.launch import Pool
 from parallel_core.plan import Plan
 
@@ -82,9 +83,7 @@ def _comparable(plan: Plan) -> None:
         ("parameter_server", plan.parameter_server, plan.parameter_server == "off",
          "is no peer of ZeRO", "off"),
     )  # fmt: skip
-    for field, value, holds, rule, near in rules:
-        if not holds:
-            raise PlanError(field, value, rule, near)
+    must_hold(rules)
 
 
 def measure(plans: Sequence[Plan], chosen: Race, say: Say) -> Report:

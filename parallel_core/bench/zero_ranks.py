@@ -18,19 +18,16 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from parallel_core import values as v
-from parallel_core.bench.dp_ranks import CPU, Load, Peer
+from parallel_core.bench.dp_ranks import Load, Peer
 from parallel_core.bench.interleave import OURS, PEER, take_turns
+from parallel_core.bench.ours import CPU, Ours
 from parallel_core.bench.peaks import kept, watch
 from parallel_core.bench.zero import DDP, KEPT, ZRO, Race
-from parallel_core.cases import program_of
-from parallel_core.comm import Comm
 from parallel_core.dropout import Place
-from parallel_core.lanes import Lanes
 from parallel_core.model import Transformer, init_weights, loss_sum
 from parallel_core.plan import Optimizer, Plan
 from parallel_core.rank import Rank
-from parallel_core.resident import live_bytes, state_bytes, storage_bytes
-from parallel_core.runtime import kernels_of
+from parallel_core.resident import live_bytes, storage_bytes
 
 
 class Side(Protocol):
@@ -44,38 +41,6 @@ class Side(Protocol):
 
     def state_bytes(self) -> dict[str, int]:
         """Bytes of parameters, gradients and optimizer state that it keeps between steps."""
-
-
-class Ours:
-    """A step of the live run, recorder and all."""
-
-    def __init__(self, plan: Plan, rank: Rank, *, norm: bool) -> None:
-        self.rank, self.losses, self.norms = rank, list[float](), list[float]()
-        comm = Comm(plan.mesh, rank.rank)
-        self.kernels = kernels_of(plan)(plan, rank.rank, comm, CPU)
-        self.kernels.measure_norm = norm
-        instrs = program_of(plan).ranks[rank.rank]
-        rank.describe([instr.label for instr in instrs])
-        self.lanes = Lanes(instrs, self.kernels.table(), beat=rank.beat, memory=live_bytes(CPU))
-
-    def step(self) -> None:
-        """One training step; the loss of the global batch and the notes go to the owner."""
-        step = len(self.losses)
-        left = self.lanes.run(step, self.kernels.load(step))
-        if v.TOTAL in left:
-            loss, squares = left[v.TOTAL].tolist()
-            norm = squares**0.5
-        else:
-            loss, norm = float(left[v.TOTAL_LOSS]), float(self.kernels.grad_norm)
-        self.losses.append(loss)
-        if self.kernels.measure_norm:
-            self.norms.append(norm)
-        notes, self.lanes.notes = self.lanes.notes, []
-        self.rank.emit({"event": "notes", "rank": self.rank.rank, "notes": notes})
-
-    def state_bytes(self) -> dict[str, int]:
-        """From the storages under the kernels."""
-        return state_bytes(self.kernels)
 
 
 class Replicated(Peer):

@@ -18,6 +18,7 @@ COMMANDS = {
     "collective": "run one collective message by message, or simulate it on a cluster",
     "loom": "cut a product of matrices over ranks, and hold it against one process",
     "link": "measure what a message costs here: latency and bandwidth",
+    "deadlock": "let a classic hang happen on real ranks, and say who waits for whom",
     "memory": "bytes a rank holds by ZeRO stage, and the largest model that fits",
     "bench": "measure our speed beside a peer's, interleaved in one run",
     "lesson": "list the lessons, or open one in Jupyter",

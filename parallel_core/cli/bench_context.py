@@ -1,4 +1,4 @@
-"""`shardlab bench cp`: our rings beside each other, torch's, and one process."""
+"""`shardlab bench cp`: our rings, torch's and one process; with --crossover pass-KV and pass-Q."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ from parallel_core.cli.plan_options import given, plan_options
 
 
 @click.command("cp")
+@click.option("--crossover", is_flag=True, help="pass-Q beside pass-KV behind a cached prompt")
 @plan_options
-@count("rounds", "rounds in which every side attends twice  [default: 12]")
+@count("rounds", "rounds in which every side attends twice  [default: 12, of a crossover 6]")
 @count("memory-rounds", "untimed rounds in which memory is watched  [default: 6]")
 @count("step-rounds", "rounds of whole training steps, 0 for none  [default: 6]")
 @count("warmup", "untimed layers, or steps, a side  [default: 2]")
+@count("flops-a-byte", "crossover: FLOPs while a byte is sent, 0 for the own wire  [default: 512]")
 @AS_JSON
-def command(as_json: bool, **options: Any) -> None:
+def command(crossover: bool, as_json: bool, **options: Any) -> None:
     """Attention of one layer: zigzag beside the contiguous ring, torch's rings and one process.
 
     All attend to the same sequence on the same ranks, forward and backward, and take turns in one
     run: speed by wall clock and by own-device clock, and peak bytes a rank. Then zigzag and ring
     train whole steps.
 
+    With --crossover: a prefill of which a part is cached (--seq is all tokens), by pass-KV and by
+    pass-Q, for several numbers of key/value heads. Where their times cross is printed beside the
+    published rule; every message is counted to the byte.
+
     \b
     Examples:
       shardlab bench cp
       shardlab bench cp --seq 8192 --rounds 20 --step-rounds 0
-      shardlab bench cp --cp 4 --hidden 128 --json | jq .rows
+      shardlab bench cp --crossover
+      shardlab bench cp --crossover --kv-heads 1 --flops-a-byte 128 --json | jq .settings.cases
     """
-    run(bench(given(options)), as_json=as_json)
+    flat = given(options)
+    run(bench_of_crossover(flat) if crossover else bench(flat), as_json=as_json)
 
 
 def bench(flat: dict[str, Any]) -> Bench:
@@ -40,3 +48,13 @@ def bench(flat: dict[str, Any]) -> Bench:
     race = context.Race(**taken(flat, context.Race))
     plan = context.plan_of(**flat)
     return lambda say: context.measure(plan, race, say)
+
+
+def bench_of_crossover(flat: dict[str, Any]) -> Bench:
+    """The same of pass-KV beside pass-Q."""
+    from parallel_core.bench import context_crossover
+    from parallel_core.bench import context_crossover_cases as compared
+
+    sweep = compared.Sweep(**taken(flat, compared.Sweep))
+    plan = compared.plan_of(**flat)
+    return lambda say: context_crossover.measure(plan, sweep, say)

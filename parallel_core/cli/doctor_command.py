@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parallel_core import __version__, machine, places
+from parallel_core.cli.doctor_links import link_words, links, usable_cores
 from parallel_core.fields import PlanError
 from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
@@ -28,8 +29,12 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ASK_TORCH = """
 import json, torch, torch.distributed as dist
 gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+reach = torch.cuda.can_device_access_peer
+pairs = [(a, b) for a in range(gpus) for b in range(a + 1, gpus)]
 print(json.dumps({
     "gpus": [torch.cuda.get_device_name(i) for i in range(gpus)],
+    "gpu_bytes": [torch.cuda.get_device_properties(i).total_memory for i in range(gpus)],
+    "gpu_peers": [pair for pair in pairs if reach(*pair) and reach(*pair[::-1])],
     "gloo": dist.is_available() and dist.is_gloo_available(),
     "nccl": dist.is_available() and dist.is_nccl_available(),
 }))
@@ -39,7 +44,8 @@ print(json.dumps({
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def command(as_json: bool) -> int:
-    """Say what this machine can run: processors, memory, GPUs, backends, browser, versions.
+    """Say what this machine can run: processors, memory, GPUs, links, backends, versions; and the
+    largest live layout that answers while you watch.
 
     Exit code 1 if something that every run needs is missing.
 
@@ -66,9 +72,12 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count() or 1,
+        "usable_cores": usable_cores(),
         "memory_bytes": {"total": memory.total, "available": memory.available},
         "run_files": "/dev/shm" if os.access("/dev/shm", os.W_OK) else "temporary files on disk",
         "gpus": torch["gpus"],
+        "gpu_bytes": torch["gpu_bytes"],
+        "links": links(len(torch["gpus"]), torch["gpu_peers"]),
         "backends": [name for name in ("gloo", "nccl") if torch[name]],
         "chromium": browser,
         "versions": {name: _version(name) for name in PACKAGES},
@@ -76,6 +85,7 @@ def examine() -> dict[str, Any]:
         "missing": [],
     }
     found["largest_layout"]["ranks"] = _largest(machine.most_ranks())
+    found["largest_layout"]["pleasant"] = pleasant_layout(machine.pleasant_ranks())
     found["missing"] = _missing(found, torch.get("why", ""))
     return found
 
@@ -85,7 +95,8 @@ def _ask_torch() -> dict[str, Any]:
 
     Some 2 s. `why` tells why it could not be asked.
     """
-    unknown: dict[str, Any] = {"gpus": [], "gloo": False, "nccl": False}
+    unknown: dict[str, Any] = {"gpus": [], "gpu_bytes": [], "gpu_peers": []}
+    unknown |= {"gloo": False, "nccl": False}
     try:
         done = subprocess.run(
             [sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, timeout=120
@@ -104,6 +115,33 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def pleasant_layout(most: int) -> dict[str, int]:
+    """The largest layout of the default plan, up to `most` ranks, that is legal and fits here.
+
+    Of those with as many ranks, the one that splits along the most axes: there is most to see.
+    Degrees by axis, those of 1 left out.
+    """
+    for ranks in range(most, 0, -1):
+        splits = [
+            {"dp": ranks // (tp * pp), "tp": tp, "pp": pp}
+            for tp in range(1, ranks + 1)
+            for pp in range(1, ranks // tp + 1)
+            if ranks % (tp * pp) == 0
+        ]
+        for split in sorted(splits, key=lambda s: -sum(degree > 1 for degree in s.values())):
+            if _bears(split):
+                return {axis: degree for axis, degree in split.items() if degree > 1}
+    return {}
+
+
+def _bears(split: dict[str, int]) -> bool:
+    try:
+        machine.check_bears(Plan.of(**split))
+    except PlanError:
+        return False
+    return True
 
 
 def _largest(most: int) -> int:
@@ -135,13 +173,15 @@ def _print(found: dict[str, Any]) -> None:
     browser = found["chromium"] or "none: browser tests will be skipped (apt-get install chromium)"
     lines = {
         "ShardLab": f"{found['shardlab']}, Python {found['python']}, {_support()}",
-        "cores": str(found["cores"]),
+        "cores": _cores(found),
         "memory": f"{bytes_text(memory['available'])} free of {bytes_text(memory['total'])}",
-        "GPUs": ", ".join(found["gpus"]) or "none: ranks run on the CPU",
+        "GPUs": _gpus(found) or "none: ranks run on the CPU",
+        "links": f"{link_words(found['links'])}; shardlab link measures one",
         "backends": ", ".join(found["backends"]) or "none",
         "run files": found["run_files"],
         "Chromium": browser,
         "ranks": f"{layout['pleasant_ranks']} at ease, {layout['ranks']} at most (default model)",
+        "pleasant": f"{_layout_words(layout['pleasant'])} answers while you watch",
         **{name: version or "not installed" for name, version in found["versions"].items()},
     }
     for name, value in lines.items():
@@ -150,7 +190,23 @@ def _print(found: dict[str, Any]) -> None:
     for gap in found["missing"]:
         out.print(f"missing: {gap}", style="bold")
     if not found["missing"]:
-        out.print(f"try: shardlab run --dp {min(layout['pleasant_ranks'], 4)} --steps 20")
+        flags = "".join(f" --{axis} {n}" for axis, n in layout["pleasant"].items())
+        out.print(f"try: shardlab run{flags} --steps 20")
+
+
+def _cores(found: dict[str, Any]) -> str:
+    usable = found["usable_cores"]
+    few = usable < found["cores"]
+    return f"{found['cores']}, of which {usable:g} are ours" if few else str(found["cores"])
+
+
+def _gpus(found: dict[str, Any]) -> str:
+    named = zip(found["gpus"], found["gpu_bytes"], strict=True)
+    return ", ".join(f"{name} ({bytes_text(size)})" for name, size in named)
+
+
+def _layout_words(layout: dict[str, int]) -> str:
+    return " ".join(f"{axis}={degree}" for axis, degree in layout.items()) or "one process"
 
 
 def _support() -> str:

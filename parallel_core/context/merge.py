@@ -8,7 +8,8 @@
 
 No number larger than the largest score is ever formed. The sum is kept in float32 or wider: in
 bfloat16 each merge rounds what all the merges before it have found, and the error grows with the
-ring. Milakov and Gimelshein 2018, arXiv:1805.02867.
+ring. What the first tile has found is not merged with the nothing before it: it *is* the sum.
+Milakov and Gimelshein 2018, arXiv:1805.02867.
 """
 
 from __future__ import annotations
@@ -31,10 +32,15 @@ class Running:
     def __init__(self, q_bhsk: Tensor, dtype: torch.dtype) -> None:
         self.out_bhsk = torch.zeros_like(q_bhsk, dtype=dtype, memory_format=torch.contiguous_format)
         self.lse_bhs = torch.full(q_bhsk.shape[:3], -math.inf, dtype=dtype, device=q_bhsk.device)
+        self._empty = True
 
     def add(self, rows: range, out: Tensor, lse: Tensor) -> None:
         """Merge what these rows found among other keys."""
         at = slice(rows.start, rows.stop)
+        if self._empty:
+            self.out_bhsk[:, :, at], self.lse_bhs[:, :, at] = out, lse
+            self._empty = False
+            return
         mine, before = self.out_bhsk[:, :, at], self.lse_bhs[:, :, at]
         out, lse = out.to(mine.dtype), lse.to(before.dtype)
         weight = torch.sigmoid(lse - before)[..., None]

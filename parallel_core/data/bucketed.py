@@ -15,26 +15,32 @@ from __future__ import annotations
 
 from parallel_core import values as v
 from parallel_core.data import step
+from parallel_core.params import pieces
 from parallel_core.plan import DType, Plan
 from parallel_core.program import Instr, Lane, Op, Program
 
 
 def buckets(plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """Units by bucket, in backward order; a bucket closes once it holds `bucket_mb` MiB.
+    """Units by bucket, in backward order; a bucket closes once it holds `bucket_mb` MiB. Experts
+    that are shared out have buckets of their own, since fewer ranks have the same ones.
 
     >>> buckets(Plan.of(layers=2, bucket_mb=1.0))
     ((3, 2, 1), (0,))
     """
     cap = plan.bucket_mb * 2**20
     width = DType(plan.dtype).bytes
-    sizes = [sum(s.numel for s in specs) * width for specs in step.specs_by_unit(plan)]
+    every = pieces(plan)
     done: list[tuple[int, ...]] = []
-    filling: list[int] = []
-    for u in reversed(range(len(sizes))):
-        filling.append(u)
-        if sum(sizes[i] for i in filling) >= cap or u == 0:
-            done.append(tuple(filling))
-            filling = []
+    filling: dict[str, list[int]] = {piece.axis: [] for piece in every if piece.axis}
+    last = {piece.axis: u for u, piece in reversed([*enumerate(every)]) if piece.specs}
+    for u in reversed(range(len(every))):
+        axis = every[u].axis
+        if not axis or not every[u].specs:
+            continue
+        filling[axis].append(u)
+        if sum(every[i].numel for i in filling[axis]) * width >= cap or u == last[axis]:
+            done.append(tuple(filling[axis]))
+            filling[axis] = []
     return tuple(done)
 
 
@@ -52,22 +58,22 @@ def bucketed(plan: Plan) -> Program:
         for u, instr in zip(order, step.backward(shape, mb), strict=True):
             instrs.append(instr)
             if mb == last and u in closes:
-                instrs.append(_sum_bucket(shape, closes[u], filled[closes[u]]))
+                instrs.append(_sum_bucket(plan, closes[u], filled[closes[u]]))
     for b, bucket in enumerate(filled):
         summed = tuple(v.gsum(u) for u in bucket)
         instrs.append(Instr(op=Op.WAIT, where=f"bucket{b}", reads=summed))
-    instrs.append(step.optimizer(shape, [v.gsum(u) for u in range(len(shape.units))]))
+    instrs.append(step.optimizer(shape, step.summed(plan)))
     return step.replicate(plan, instrs, f"dp bucketed m={plan.microbatches}")
 
 
-def _sum_bucket(shape: step.Shape, b: int, bucket: tuple[int, ...]) -> Instr:
-    mine = tuple(v.grad(u, shape.microbatches - 1) for u in bucket)
+def _sum_bucket(plan: Plan, b: int, bucket: tuple[int, ...]) -> Instr:
+    mine = tuple(v.grad(u, plan.microbatches - 1) for u in bucket)
     summed = tuple(v.gsum(u) for u in bucket)
     return Instr(
         op=Op.ALL_REDUCE,
         where=f"bucket{b}",
         lane=Lane.COMM,
-        axis="dp",
+        axis=pieces(plan)[bucket[0]].axis,
         reads=mine,
         writes=summed,
         frees=mine,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from parallel_core import values as v
 from parallel_core.data import step
+from parallel_core.params import Piece, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program
 
@@ -27,24 +28,26 @@ def naive(plan: Plan) -> Program:
     for mb in range(plan.microbatches):
         instrs += step.forward(shape, mb) + step.backward(shape, mb)
     instrs.append(step.reduce_loss(shape))
-    specs = step.specs_by_unit(plan)
-    for u in reversed(range(len(shape.units))):
-        instrs += _sum_unit(shape, u, len(specs[u]))
-    instrs.append(step.optimizer(shape, [v.gsum(u) for u in range(len(shape.units))]))
+    every = pieces(plan)
+    for u in reversed(range(len(every))):
+        if every[u].axis and every[u].specs:
+            instrs += _sum_unit(shape, u, every[u])
+    instrs.append(step.optimizer(shape, step.summed(plan)))
     return step.replicate(plan, instrs, f"dp naive m={plan.microbatches}")
 
 
-def _sum_unit(shape: step.Shape, u: int, parameters: int) -> list[Instr]:
+def _sum_unit(shape: step.Shape, u: int, piece: Piece) -> list[Instr]:
     whole_backward = v.grad(0, shape.microbatches - 1)  # the last gradient to be complete
     mine, summed, where = v.grad(u, shape.microbatches - 1), v.gsum(u), shape.units[u]
-    messages = tuple(Message(Op.ALL_REDUCE, "dp", v.part(u, i)) for i in range(parameters))
+    parts = range(len(piece.specs))
+    messages = tuple(Message(Op.ALL_REDUCE, piece.axis, v.part(u, i)) for i in parts)
     after = () if mine == whole_backward else (whole_backward,)
     return [
         Instr(
             op=Op.ALL_REDUCE,
             where=where,
             lane=Lane.COMM,
-            axis="dp",
+            axis=piece.axis,
             reads=(mine, *after),
             writes=(summed,),
             frees=(mine,),

@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_core import values as v
-from parallel_core.params import ParamSpec, pieces, units
+from parallel_core.params import ParamSpec, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Op, Program, Value
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a builder needs of a plan: unit names, microbatches, whether the head is tied."""
+    """What a builder needs of a plan: the names of its units (or of the parts it is cut into),
+    microbatches, whether the head is tied."""
 
     units: tuple[str, ...]
     microbatches: int
@@ -31,7 +32,8 @@ class Shape:
     @classmethod
     def of(cls, plan: Plan) -> Shape:
         """The shape of a plan's step."""
-        return cls(units(plan.model), plan.microbatches, plan.model.tied)
+        names = tuple(piece.name for piece in pieces(plan))
+        return cls(names, plan.microbatches, plan.model.tied)
 
     @property
     def head(self) -> int:
@@ -93,6 +95,15 @@ def optimizer(shape: Shape, gradients: Sequence[Value]) -> Instr:
     old = [v.weight(u) for u in range(len(shape.units))]
     new = [v.updated(u) for u in range(len(shape.units))]
     return _compute(Op.O, "weights", None, [*old, *gradients], new, [*old, *gradients])
+
+
+def summed(plan: Plan) -> list[Value]:
+    """The complete gradient of every unit: summed over ranks, but where one rank has it."""
+    last = plan.microbatches - 1
+    return [
+        v.gsum(u) if piece.axis and piece.specs else v.grad(u, last)
+        for u, piece in enumerate(pieces(plan))
+    ]
 
 
 def reduce_loss(shape: Shape) -> Instr:

@@ -28,6 +28,11 @@ from parallel_core.program import Op, ProgramError
 COMPUTES = (Op.F, Op.B, Op.I, Op.W)
 """What a task may be."""
 
+WIDE = 40
+"""Characters of a wrong cell that a sentence repeats."""
+
+_CELL = re.compile(r"([0-9]{0,6})([FBIWfbiw])([0-9]{1,6})")
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Task:
@@ -39,6 +44,30 @@ class Task:
 
     def __str__(self) -> str:
         return f"{self.stage}{self.op.value}{self.mb}"
+
+    @classmethod
+    def parse(cls, cell: str, rank: int) -> Task:
+        """The task in a cell of that rank's line; a cell without a stage means the rank's own.
+
+        Raises ProgramError for any other text.
+
+        >>> print(Task.parse("F1", rank=2), Task.parse("0B3", rank=2))
+        2F1 0B3
+        """
+        match = _CELL.fullmatch(cell)
+        if match is None:
+            raise ProgramError(
+                f"'{printable(cell)}' is no task: write F0 (forward of microbatch 0), B0, I0 or W0,"
+                " with the stage in front where a rank has several, as 2F0"
+            )
+        stage, op, mb = match.groups()
+        return cls(Op(op.upper()), int(mb), int(stage) if stage else rank)
+
+
+def printable(cell: str) -> str:
+    """What of a cell a sentence repeats: one line, short, a `?` for what cannot be printed."""
+    cell = "".join(letter if letter.isprintable() else "?" for letter in " ".join(cell.split()))
+    return cell if len(cell) <= WIDE else f"{cell[:WIDE]}..."
 
 
 @dataclass(frozen=True)
@@ -120,14 +149,10 @@ class Order:
 def _tasks(line: str, rank: int) -> Iterator[Task]:
     body = re.sub(r"^\s*rank\s*\d+\s*:?", "", line)
     for cell in re.split(r"[\s,]+", body.strip(" \t,")):
-        match = re.fullmatch(r"(\d*)([FBIWfbiw])(\d+)", cell)
-        if match is None:
-            raise ProgramError(
-                f"rank {rank}: '{cell}' is no task; write F0 (forward of microbatch 0), B0, I0 or"
-                " W0, with the stage in front where a rank has several: 2F0"
-            )
-        stage, op, mb = match.groups()
-        yield Task(Op(op.upper()), int(mb), int(stage) if stage else rank)
+        try:
+            yield Task.parse(cell, rank)
+        except ProgramError as error:
+            raise ProgramError(f"rank {rank}: {error}") from None
 
 
 def runnable(order: Order) -> Iterator[tuple[int, Task]]:

@@ -17,17 +17,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from parallel_core.pipeline.order import Order, Task
-from parallel_core.program import Op, ProgramError
+from parallel_core.pipeline.order import Order, Task, printable
+from parallel_core.program import ProgramError
 
-_TASK = re.compile(r"([0-9]{0,6})([FBIWfbiw])([0-9]{1,6})")
 _TOGETHER = re.compile(r"\(([^()]*)\)OVERLAP_F_B")
 _CELL = re.compile(r"\([^()]*\)\w*|[^\s\"]+")
 _LABEL = re.compile(r"\s*rank\s*([0-9]{1,6})(?:\s*[:,]|\s+|$)")
 _MESSAGE = re.compile(r"[0-9]*(?:(?:SEND|RECV)_[FB]|UNSHARD|RESHARD|REDUCE_GRAD)[0-9]*")
-
-WIDE = 40
-"""Characters of a wrong cell that a sentence repeats."""
 
 
 class Form(StrEnum):
@@ -103,26 +99,15 @@ def _line(body: str, number: int, rank: int) -> Iterator[Task]:
 def _tasks(cell: str, rank: int, where: str) -> Iterator[Task]:
     together = _TOGETHER.fullmatch(cell)
     for one in together[1].split(";") if together else (cell,):
-        match = _TASK.fullmatch(one.strip())
-        if match is None:
-            raise ProgramError(f"{where}: {_wrong(one.strip())}")
-        stage, op, mb = match.groups()
-        yield Task(Op(op.upper()), int(mb), int(stage) if stage else rank)
-
-
-def _wrong(cell: str) -> str:
-    cell = " ".join(cell.split())  # the sentence stays on one line, and can be printed
-    cell = "".join(letter if letter.isprintable() else "?" for letter in cell)
-    shown = cell if len(cell) <= WIDE else f"{cell[:WIDE]}..."
-    if _MESSAGE.fullmatch(cell):
-        return (
-            f"'{shown}' is communication, which every order is given by itself: leave out what is"
-            " no F, B, I or W"
-        )
-    return (
-        f"'{shown}' is no task: write F0 (forward of microbatch 0), B0, I0 or W0, with the stage"
-        " in front where a rank has several, as 2F0"
-    )
+        if _MESSAGE.fullmatch(one.strip()):
+            raise ProgramError(
+                f"{where}: '{printable(one)}' is communication, which every order is given by"
+                " itself: leave out what is no F, B, I or W"
+            )
+        try:
+            yield Task.parse(one.strip(), rank)
+        except ProgramError as error:
+            raise ProgramError(f"{where}: {error}") from None
 
 
 def _from_json(text: str, name: str) -> Order:

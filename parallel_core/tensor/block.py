@@ -15,14 +15,16 @@ Shoeybi et al. 2019, arXiv:1909.08053; Korthikanti et al. 2022, arXiv:2205.05198
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from parallel_core.attention import Attention
 from parallel_core.dropout import Place
-from parallel_core.layers import GeluMLP, SwiGLU, norm
+from parallel_core.layers import GeluMLP, SwiGLU, inner_width, norm
 from parallel_core.model import Head, Layer, Residual, Table, Transformer
+from parallel_core.moe import Experts, MoE
 from parallel_core.params import units
 from parallel_core.plan import Dialect, Plan
 from parallel_core.tensor.conjugate import Region
@@ -54,11 +56,12 @@ class TensorAttention(Attention):
 class TensorGelu(GeluMLP):
     """The gpt dialect's MLP with F/tp hidden features."""
 
-    def __init__(self, plan: Plan, region: Region) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: Plan, region: Region, *, shared: bool = False) -> None:
+        super().__init__(plan, shared=shared)
         self.region = region
-        self.up = ColumnLinear(plan, plan.model.mlp // region.n, plan.model.hidden)
-        self.down = RowLinear(plan, plan.model.hidden, plan.model.mlp // region.n, region)
+        inner, outer = inner_width(plan, shared) // region.n, plan.model.hidden
+        self.up = ColumnLinear(plan, inner, outer, bias=not shared)
+        self.down = RowLinear(plan, outer, inner, region, part=shared)
 
     def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
         """x[B, S, D] -> up[B, S, F/tp]."""
@@ -68,22 +71,23 @@ class TensorGelu(GeluMLP):
 class TensorSwiGLU(SwiGLU):
     """The llama dialect's, likewise."""
 
-    def __init__(self, plan: Plan, region: Region) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: Plan, region: Region, *, shared: bool = False) -> None:
+        super().__init__(plan, shared=shared)
         self.region = region
-        inner, outer = plan.model.mlp // region.n, plan.model.hidden
+        inner, outer = inner_width(plan, shared) // region.n, plan.model.hidden
         self.gate = ColumnLinear(plan, inner, outer)
         self.up = ColumnLinear(plan, inner, outer)
-        self.down = RowLinear(plan, outer, inner, region)
+        self.down = RowLinear(plan, outer, inner, region, part=shared)
 
     def into(self, x_bsd: Tensor) -> tuple[Tensor, ...]:
         """x[B, S, D] -> gate and up[B, S, F/tp]."""
         return products(x_bsd, (self.gate, self.up), self.region)
 
 
-def tensor_mlp(plan: Plan, region: Region) -> GeluMLP | SwiGLU:
-    """The dialect's MLP with F/tp hidden features."""
-    return (TensorSwiGLU if plan.model.dialect == Dialect.LLAMA else TensorGelu)(plan, region)
+def tensor_mlp(plan: Plan, region: Region, *, shared: bool = False) -> GeluMLP | SwiGLU:
+    """The dialect's MLP with F/tp hidden features; shared experts give the rank's part of a sum."""
+    made = TensorSwiGLU if plan.model.dialect == Dialect.LLAMA else TensorGelu
+    return made(plan, region, shared=shared)
 
 
 def place_here(place: Place, region: Region) -> Place:
@@ -111,22 +115,63 @@ class TensorEmbed(Residual):
         return self.drop(x_bsd, "embed", here)
 
 
+class TensorExperts(MoE):
+    """Experts of which each rank holds F/tp of every hidden width.
+
+    Each rank sends all tokens through its slice, and weighs and adds up its part of what they give:
+    one sum for the layer, as for an MLP. So gates see a part of their gradient on each rank.
+    """
+
+    def __init__(self, plan: Plan, name: str, region: Region) -> None:
+        self.region: Region
+        object.__setattr__(self, "region", region)  # before there are modules
+        super().__init__(plan, name)
+
+    def make_experts(self) -> Experts:
+        """The experts that are here, a slice of each."""
+        return Experts(self.plan, self.plan.experts_here, self.plan.model.mlp // self.region.n)
+
+    def make_shared(self) -> GeluMLP | SwiGLU:
+        """A slice of the shared experts; what it makes leaves the region with the others'."""
+        return tensor_mlp(self.plan, self.region, shared=True)
+
+    def share(self) -> float:
+        """All ranks see all tokens: each adds its part of the router's own losses."""
+        return super().share() / self.region.n
+
+    def leave(self, y_bsd: Tensor) -> Tensor:
+        """The sum of the ranks' parts."""
+        return self.region.leave(y_bsd)
+
+
 class TensorLayer(Layer):
     """A unit "layer<i>": x[B, S, D] -> x[B, S, D], or with S/tp."""
 
     def __init__(self, plan: Plan, name: str, region: Region) -> None:
+        object.__setattr__(self, "region", region)  # before there are modules
         super().__init__(plan, name)
-        self.region = region
-        self.attn = TensorAttention(plan, f"{name}.attn", region)
-        self.mlp = tensor_mlp(plan, region)
 
-    def forward(self, x_bsd: Tensor, place: Place) -> Tensor:
-        """Attention, then MLP, each entered, left and added to what came in."""
-        here = place_here(place, self.region)
-        a_bsd = self.attn(self.region.enter(self.attn_norm(x_bsd)), place)
-        x_bsd = x_bsd + self.drop(a_bsd, f"{self.name}.attn.out", here)
-        h_bsd = self.mlp(self.region.enter(self.mlp_norm(x_bsd)))
-        return x_bsd + self.drop(h_bsd, f"{self.name}.mlp.out", here)
+    region: Region
+
+    def make_attention(self) -> TensorAttention:
+        """The attention of the rank's heads."""
+        return TensorAttention(self.plan, f"{self.name}.attn", self.region)
+
+    def make_mlp(self) -> GeluMLP | SwiGLU:
+        """A slice of the MLP."""
+        return tensor_mlp(self.plan, self.region)
+
+    def make_experts(self) -> MoE:
+        """A slice of every expert."""
+        return TensorExperts(self.plan, f"{self.name}.moe", self.region)
+
+    def enter(self, x_bsd: Tensor) -> Tensor:
+        """Into a region: f, or f' under sequence parallelism."""
+        return self.region.enter(x_bsd)
+
+    def here(self, place: Place) -> Place:
+        """Where the activations outside a region stand."""
+        return place_here(place, self.region)
 
 
 class TensorHead(nn.Module):
@@ -165,8 +210,12 @@ class TensorTransformer(Transformer):
 
     def forward_unit(self, unit: str, x: Tensor, place: Place) -> Tensor:
         """One unit; the head gives this rank's logits[B, S, V/tp]."""
-        with self.region.keeping_shards():
+        with self.around_unit():
             return super().forward_unit(unit, x, place)
+
+    def around_unit(self) -> AbstractContextManager[None]:
+        """Gathered inputs are kept as their shards."""
+        return self.region.keeping_shards()
 
     def loss_sum(self, logits_bsv: Tensor, labels_bs: Tensor) -> Tensor:
         """The loss of logits whose vocabulary is cut."""

@@ -32,14 +32,21 @@ def products(x_bsd: Tensor, columns: Sequence[Linear], region: Region) -> tuple[
 
 
 class RowLinear(Linear):
-    """z = sum over tp of y w', each rank its columns of the matrix; then the bias, once."""
+    """z = sum over tp of y w', each rank its columns of the matrix; then the bias, once.
 
-    def __init__(self, plan: Plan, rows: int, columns: int, region: Region) -> None:
-        super().__init__(plan, rows, columns)
-        self.region = region
+    With `part` it gives the rank's part of that sum: somebody else will sum it with others.
+    """
+
+    def __init__(
+        self, plan: Plan, rows: int, columns: int, region: Region, *, part: bool = False
+    ) -> None:
+        super().__init__(plan, rows, columns, bias=not part)
+        self.region, self.part = region, part
 
     def forward(self, y: Tensor) -> Tensor:
         """y[B, S, columns of this rank] -> z[B, S, rows], or [B, S/tp, rows]."""
+        if self.part:
+            return self.product(y, self.weight)
         if self.region.overlap:
             z = product_scatter(y, self.weight, self.region)
         else:

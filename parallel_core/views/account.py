@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from parallel_core.analysis.exposed import exposed
 from parallel_core.analysis.lateness import BETWEEN, ITSELF
 from parallel_core.program import Lane, Op
 from parallel_core.trace import Span, Trace
@@ -88,12 +89,10 @@ def account(
 
 def _shares(trace: Trace) -> str:
     """Who computed most of the time, and who least."""
-    busy = [0] * trace.world_size
-    for span in trace.spans:
-        if span.lane == Lane.COMPUTE and span.op != Op.WAIT and span.seq is None:
-            busy[span.rank] += span.duration
-    makespan = max(1, trace.makespan)
-    share = [round(100 * ns / makespan) for ns in busy]
+    busy = [0.0] * trace.world_size
+    for use in exposed(trace).ranks:
+        busy[use.rank] = use.utilisation
+    share = [round(100 * part) for part in busy]
     if trace.world_size == 1:
         return f"It computes {share[0]} % of the time."
     if min(share) == max(share):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from parallel_core.analysis.exposed import exposed
 from parallel_core.program import Lane
 from parallel_core.trace import Span, Trace
 from parallel_core.views import palette
@@ -76,9 +77,19 @@ def layer(decks: Sequence[Deck], reading: Reading, *, words: str = "") -> dict[s
         "n": len(rows),
         "span": max(deck.trace.makespan for deck in decks),
         **_columns(rows, ids, pipes, start),
+        "busy": _busy(decks),
         "waits": _wait_columns(found, start),
         "decks": [deck.as_data(reading) for deck in decks],
     }
+
+
+def _busy(decks: Sequence[Deck]) -> list[float]:
+    """Of each row of ranks the share of its deck's time in which it computed."""
+    busy = [0.0] * max(deck.first + deck.trace.world_size for deck in decks)
+    for deck in decks:
+        for use in exposed(deck.trace).ranks:
+            busy[deck.first + use.rank] = use.utilisation
+    return busy
 
 
 def _moved(deck: Deck) -> Trace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -75,8 +75,9 @@ def agreement() -> tuple[int, int]:
     return sum(point.agrees for point in found), len(found)
 
 
-def crossover(*, dark: bool = False) -> go.Figure:
-    """Pass-Q's time over pass-KV's against the share of new tokens: below 1, pass-Q wins."""
+def crossover(*, more: Sequence[str] = (), dark: bool = False) -> go.Figure:
+    """Pass-Q's time over pass-KV's against the share of new tokens: below 1, pass-Q wins; `more`
+    are badges of what is still to be added."""
     figure, source = go.Figure(), table("cp_table4").source
     for rule, symbol in (("pass-q", "diamond"), ("pass-kv", "circle")):
         some = [point for point in published() if point.rule == rule]
@@ -105,7 +106,7 @@ def crossover(*, dark: bool = False) -> go.Figure:
         type="log",
         tickvals=[0.5, 0.7, 0.85, 1, 1.2, 1.5, 2],
     )
-    badges = [f"quoted: {source}", "modelled: 800 TFLOP/s, 50 GB/s, attention and its messages"]
+    badges = [f"quoted: {source}", "modelled: 800 TFLOP/s, 50 GB/s, attention and its messages", *more]
     return framed(figure, badges, height=400, dark=dark)
 
 

@@ -25,7 +25,7 @@ def ledger_bars(
         x=[0.0 if measured is None else measured for _, _, measured in rows],
         y=list(range(len(rows))),
         orientation="h",
-        width=0.6,
+        width=0.3,
         name="measured",
         marker={
             "color": [
@@ -47,7 +47,7 @@ def ledger_bars(
     x: list[float | None] = []
     y: list[float | None] = []
     for at, (_, predicted, _) in enumerate(rows):
-        low, high = at - 0.38, at + 0.38
+        low, high = at - 0.2, at + 0.2
         x += [0, predicted, predicted, 0, 0, None]
         y += [low, low, high, high, low, None]
     figure.add_scatter(
@@ -59,23 +59,25 @@ def ledger_bars(
         hoverinfo="skip",
     )
     ends = [max(want, got or 0) for _, want, got in rows]
-    figure.add_scatter(
-        x=ends,
-        y=list(range(len(rows))),
+    figure.add_scatter(  # above the bar: beside it a phone has no room
+        x=[0.0] * len(rows),
+        y=[at - 0.5 for at in range(len(rows))],
         mode="text",
-        text=["  " + _verdict(want, got) for _, want, got in rows],
+        text=[f"{_name(label)}<br>{_verdict(want, got)}" for label, want, got in rows],
         textposition="middle right",
         textfont={"color": ink(dark)},
+        cliponaxis=False,
         hoverinfo="skip",
         showlegend=False,
     )
     widest = max([1.0, *ends])
-    figure.update_xaxes(range=[0, 1.5 * widest], **byte_ticks(widest))
-    labels = [safe(TENSORS[name].meaning if name in TENSORS else name) for name, _, _ in rows]
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=labels, range=[len(rows) - 0.5, -0.5]
-    )
-    return framed(figure, [badge], height=150 + 38 * len(rows), dark=dark)
+    figure.update_xaxes(range=[0, 1.05 * widest], **byte_ticks(widest))
+    figure.update_yaxes(showticklabels=False, showgrid=False, range=[len(rows) - 0.7, -0.85])
+    return framed(figure, [badge], height=150 + 66 * len(rows), dark=dark)
+
+
+def _name(label: str) -> str:
+    return safe(TENSORS[label].meaning if label in TENSORS else label)
 
 
 def _pair(predicted: float, measured: float | None) -> str:
@@ -84,7 +86,7 @@ def _pair(predicted: float, measured: float | None) -> str:
 
 
 def _verdict(predicted: float, measured: float | None) -> str:
-    """What stands beside a bar: the bytes, and how they compare."""
+    """What stands above a bar: the bytes, and how they compare."""
     if measured is None:
         return f"predicted {bytes_text(predicted)}, not measured"
     if measured == predicted:

@@ -53,7 +53,7 @@ def computed(step: Trace, rank: int) -> Iterable[Span]:
 def gradient_messages(step: Trace, rank: int) -> list[Span]:
     """The rank's comm lane in order, the loss (a scalar) left out."""
     row = step.by_rank[rank]
-    return [s for s in row if s.lane == Lane.COMM and s.where != "loss"]
+    return [s for s in row if s.lane in (Lane.COMM, Lane.TOKENS) and s.where != "loss"]
 
 
 def work(span: Span, row: float, origin: int) -> Mark:

@@ -1,0 +1,136 @@
+"""What experts add to the kernels: where tokens go, their messages, and the loads that move a bias.
+
+    F layer0             ends with the counts of each expert's rows sent to who holds it: from there
+                         on every rank knows how many rows come from whom
+    all_to_all dispatch  rows[R, D] -> the rows of this rank's experts, rank by rank
+    all_to_all combine   what they made of them, the same way back
+    all_reduce loads     how many tokens of the step asked for each expert, over all ranks
+
+A rank without a token for some expert, or without any, takes part all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parallel_core import values as v
+from parallel_core.comm import Comm
+from parallel_core.context.whole import WholeSequence
+from parallel_core.crossing import Arrival, Flow, run_part, splits
+from parallel_core.expert_step import COMBINE, DISPATCH, layer_of
+from parallel_core.kernels import Reads, TrainKernels
+from parallel_core.lanes import Kernel
+from parallel_core.moe import Routed
+from parallel_core.params import ROUTE
+from parallel_core.plan import Balance, Plan
+from parallel_core.program import Instr, Op, Value
+from parallel_core.stage_kernels import StageKernels
+
+
+class ExpertKernels(TrainKernels):
+    """One rank of a model of experts.
+
+    `routes` are the decisions of the step by (microbatch, layer), `arrivals` what came of others'.
+    """
+
+    def __init__(self, plan: Plan, rank: int, comm: Comm | None, device: torch.device) -> None:
+        super().__init__(plan, rank, comm, device)
+        self.routes: dict[tuple[int, str], Routed] = {}
+        self.arrivals: dict[tuple[int, str], Arrival] = {}
+        if plan.cp > 1:
+            assert comm is not None
+            for moe in self.model.routers.values():
+                moe.sequence = WholeSequence(comm, plan.context)
+
+    def table(self) -> dict[Op, Kernel]:
+        """Op -> kernel."""
+        return super().table() | {Op.ALL_TO_ALL: self.all_to_all}
+
+    def load(self, step: int) -> dict[Value, Any]:
+        """What the rank holds at the start of a step; nothing is routed yet."""
+        self.routes.clear()
+        return super().load(step)
+
+    def run_unit(self, unit: str, flow: Flow, mb: int) -> Flow:
+        """One unit, or part of a layer; behind a route, the counts."""
+        layer = unit.split(".")[0]
+        arrival = self.arrivals.get((mb, layer))
+        flow = run_part(self.model, unit, flow, self.micro[mb].place, arrival)
+        if layer in self.model.routers and (unit == layer or unit.endswith(ROUTE)):
+            routed = self.model.routers[layer].routed
+            assert routed is not None
+            self.routes[mb, layer] = routed
+            if self.plan.ep > 1:
+                self.arrivals[mb, layer] = self._announce(routed)
+        return flow
+
+    def _announce(self, routed: Routed) -> Arrival:
+        """Each rank tells each other how many rows come for each of its experts."""
+        assert self.comm is not None
+        even = [self.plan.experts_here] * self.plan.ep
+        came = self.comm.all_to_all(routed.rows.counts, "ep", even, even)
+        return Arrival.of(came.view(self.plan.ep, -1).tolist(), self.device)
+
+    def all_to_all(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """x[R, D] of one's own tokens -> x[R, D] of one's own experts, or the other way."""
+        assert self.comm is not None and instr.mb is not None
+        layer, _, way = instr.where.partition(".")
+        value = instr.reads[0]
+        out = splits(self.routes[instr.mb, layer].counts, self.plan.ep)
+        back = self.arrivals[instr.mb, layer].sizes
+        there = (way == "dispatch") == (value.name == "rows")
+        x: Tensor = reads[value].contiguous()
+        came = self.comm.all_to_all(x, "ep", *((out, back) if there else (back, out)))
+        return x.nbytes, came
+
+    def handed_on(self, u: int, out: Sequence[Any]) -> dict[Value, Any]:
+        """What arrives of a piece's rows, and what went past the experts."""
+        piece = self.pieces[u]
+        if piece.routes:
+            self._past = {v.skip(0, u): out[1]}
+        where = layer_of(piece) + (DISPATCH if piece.routes else COMBINE)
+        message = Instr(op=Op.ALL_TO_ALL, where=where, mb=0, reads=(v.rows(0, u),))
+        _, came = self.all_to_all(message, {v.rows(0, u): out[0]})
+        return {v.act(0, u): came, **self._past}
+
+    def sum_loads(self, instr: Instr) -> Sequence[Any]:
+        """Loads of every layer that is here, over all ranks, for the update to move biases by."""
+        loads = torch.stack([*self.loads().values()])
+        if self.comm is not None:
+            self.comm.all_reduce(loads, instr.axis or "dp", name=instr.where, control=True)
+        self.summed = loads
+        return loads.nbytes, *([True] * len(instr.writes))
+
+    def loads(self) -> dict[str, Tensor]:
+        """How many tokens of this rank's step asked for each expert, by layer."""
+        return {
+            layer: torch.stack(
+                [routed.rows.asked for (_, name), routed in self.routes.items() if name == layer]
+            ).sum(0)
+            for layer in self.model.routers
+        }
+
+    def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        """New weights; and where loads move a router's bias, that."""
+        made = super().optimize(instr, reads)
+        if self.plan.model.balance == Balance.BIAS:
+            alone = self.plan.gradient_ranks == 1
+            loads = [*self.loads().values()] if alone else self.summed
+            for moe, load in zip(self.model.routers.values(), loads, strict=True):
+                moe.router.move_bias(load, self.plan.model.bias_rate)
+        return made
+
+    def routing(self, step: int) -> list[Mapping[str, Any]]:
+        """What this rank's routers decided in a step: rows asked for and kept, by expert."""
+        return [
+            {"step": step, "mb": mb, "layer": layer, "asked": r.asked, "kept": r.counts}
+            for (mb, layer), r in sorted(self.routes.items())
+        ]
+
+
+class ExpertStageKernels(ExpertKernels, StageKernels):
+    """The same of a pipeline's stages."""
