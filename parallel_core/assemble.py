@@ -14,8 +14,9 @@ from parallel_core.program import Program
 
 def program(plan: Plan) -> Program:
     """The training step of a plan as data."""
-    if plan.pp > 1:
-        return pipedream_step(plan) if plan.asynchronous else pipeline_step(plan)
-    whole = with_tokens(plan, data.program(plan))
-    whole = inner_step(plan, whole)
+    if plan.pp == 1:
+        whole = data.program(plan)
+    else:
+        whole = pipedream_step(plan) if plan.asynchronous else pipeline_step(plan)
+    whole = inner_step(plan, with_tokens(plan, whole))
     return offloaded(plan, whole) if plan.offload else whole

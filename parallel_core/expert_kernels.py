@@ -11,7 +11,7 @@ A rank without a token for some expert, or without any, takes part all the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ from parallel_core.params import ROUTE
 from parallel_core.plan import Balance, Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.stage_kernels import StageKernels
+from parallel_core.zero3_kernels import GatherKernels
+from parallel_core.zero_kernels import ZeroKernels
 
 
 class ExpertKernels(TrainKernels):
@@ -124,13 +126,39 @@ class ExpertKernels(TrainKernels):
                 moe.router.move_bias(load, self.plan.model.bias_rate)
         return made
 
-    def routing(self, step: int) -> list[Mapping[str, Any]]:
-        """What this rank's routers decided in a step: rows asked for and kept, by expert."""
+    def routing(self, step: int) -> list[dict[str, Any]]:
+        """What this rank's routers decided in a step: rows asked for and kept, by expert; and token
+        by token where the first ones of its first sequence wanted to go, and whether they went."""
         return [
-            {"step": step, "mb": mb, "layer": layer, "asked": r.asked, "kept": r.counts}
-            for (mb, layer), r in sorted(self.routes.items())
+            {
+                "step": step,
+                "mb": mb,
+                "layer": int(layer.removeprefix("layer")),
+                "asked": routed.rows.asked.tolist(),
+                "kept": routed.counts,
+                "tokens": _sample(routed) if mb == min(self.micro) else [],
+            }
+            for (mb, layer), routed in sorted(self.routes.items())
         ]
+
+
+SHOWN_TOKENS = 64
+"""Positions of a rank's first sequence whose choices are told one by one."""
+
+
+def _sample(routed: Routed) -> list[list[int]]:
+    """[position, expert, went] of every choice of the first tokens."""
+    asked, kept = (x[0, :SHOWN_TOKENS] for x in (routed.choice.asked, routed.choice.kept))
+    return [[s, e, int(kept[s, e])] for s, e in asked.nonzero().tolist()]
 
 
 class ExpertStageKernels(ExpertKernels, StageKernels):
     """The same of a pipeline's stages."""
+
+
+class ExpertZeroKernels(ExpertKernels, ZeroKernels):
+    """The same where the optimizer's state, or gradients too, are sharded."""
+
+
+class ExpertGatherKernels(ExpertKernels, GatherKernels):
+    """The same where weights are sharded as well."""

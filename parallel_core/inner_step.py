@@ -32,10 +32,13 @@ from parallel_core.data import step
 from parallel_core.inner_shares import AGAIN, COUNTS, DENTER, LEAVE, LOGITS, NUMBER
 from parallel_core.params import pieces
 from parallel_core.plan import Balance, Plan
-from parallel_core.program import Instr, Message, Op, Program, Value
+from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 
 WHOLE, COPIES = "whole", "copies"
 """`where` of the sums over tp: parts of whole parameters, key/value copies."""
+
+GRADIENTS = frozenset({"grad", "gsum", "gall", "tsum", "tall", "tie"})
+"""Names of what an update reads of gradients."""
 
 LOADS = "loads"
 """`where` of the sum of how many tokens asked for each expert."""
@@ -71,6 +74,11 @@ def _slice_step(plan: Plan, instrs: Iterable[Instr], place: int) -> Iterator[Ins
             stops = shares.task(plan, parts[instr.where], forward=forward, place=place)
             inner = tuple(_message(plan, instr.mb or 0, *stop) for stop in stops)
             yield replace(instr, inner=inner)
+        elif instr.op == Op.NORM:  # a pipeline's: it counts what is summed
+            sums = _sums(plan, [value for value in instr.reads if value.name in GRADIENTS])
+            marks = tuple(mark for one in sums for mark in one.writes)
+            yield from sums
+            yield replace(instr, reads=(*instr.reads, *marks))
         elif instr.op == Op.O:
             yield from _before_update(plan, instr)
         else:
@@ -98,29 +106,43 @@ def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Mes
 
 def _before_update(plan: Plan, update: Instr) -> list[Instr]:
     """The sums that an update needs over what holds the model apart, the norm, then itself."""
-    gradients = [value for value in update.reads if value.name in ("grad", "gsum")]
-    instrs: list[Instr] = []
-    if plan.sums_whole:
-        instrs.append(_sum(WHOLE, "tp", gradients, v.WHOLE_SUM))
-    if plan.kv_copies > 1:
-        instrs.append(_sum(COPIES, "kv_copy", gradients, v.COPIES_SUM))
-    if plan.model.balance == Balance.BIAS and plan.gradient_ranks > 1:
-        instrs.append(_loads(gradients))
-    marks = tuple(mark for instr in instrs for mark in instr.writes)
-    if not plan.model_axes or plan.pp > 1:  # a pipeline tallies by itself
-        total, clips = [], ()
-    else:
+    gradients = [value for value in update.reads if value.name in GRADIENTS]
+    sums = _sums(plan, gradients)
+    marks = tuple(mark for one in sums for mark in one.writes)
+    total, clips = list[Instr](), tuple[Value, ...]()
+    if plan.pp > 1:
+        sums = []  # they came before its tally
+    elif plan.model_axes:
         loss = v.TOTAL_LOSS if plan.gradient_ranks > 1 else v.loss(plan.microbatches - 1)
         clips = (v.TOTAL,) if plan.clip else ()
         total = step.tally((*gradients, loss), (loss,), plan.model_axis)
     reads = (*update.reads, *marks, *clips)
-    return [*instrs, *total, replace(update, reads=reads, frees=(*update.frees, *marks))]
+    return [*sums, *total, replace(update, reads=reads, frees=(*update.frees, *marks))]
+
+
+def _sums(plan: Plan, gradients: list[Value]) -> list[Instr]:
+    """What is summed in place, once a step."""
+    sums = []
+    if plan.sums_whole:
+        sums.append(_sum(WHOLE, "tp", gradients, v.WHOLE_SUM))
+    if plan.kv_copies > 1:
+        sums.append(_sum(COPIES, "kv_copy", gradients, v.COPIES_SUM))
+    if plan.model.balance == Balance.BIAS and plan.gradient_ranks > 1:
+        sums.append(_loads(gradients))
+    return sums
 
 
 def _loads(gradients: list[Value]) -> Instr:
     """How many tokens asked for each expert, summed over all ranks: a bias moves by them."""
+    mine = tuple(gradient.at[0] for gradient in gradients if gradient.at)
     return Instr(
-        op=Op.ALL_REDUCE, where=LOADS, axis="dp", reads=tuple(gradients[-1:]), writes=(v.MOVED,)
+        op=Op.ALL_REDUCE,
+        where=LOADS,
+        lane=Lane.COMM,  # where all that is summed over dp is: one axis, one order
+        axis="dp",
+        reads=tuple(gradients),
+        writes=(v.MOVED,),
+        inner=(Message(Op.ALL_REDUCE, "dp", Value(v.MOVED.name, mine)),),
     )
 
 
@@ -128,13 +150,14 @@ def _sum(where: str, axis: str, gradients: list[Value], mark: str) -> Instr:
     """One message for all of them: their parts lie in many pieces, and are sent together.
 
     On the compute lane: nothing is left to overlap with it. It sums in place, and writes a mark a
-    gradient.
+    gradient. What it hands over is named by the pieces whose parts it holds.
     """
+    mine = tuple(gradient for gradient in gradients if gradient.at)
     return Instr(
         op=Op.ALL_REDUCE,
         where=where,
         axis=axis,
         reads=tuple(gradients),
-        writes=tuple(Value(mark, gradient.at[:1]) for gradient in gradients),
-        inner=(Message(Op.ALL_REDUCE, axis, Value(where)),),
+        writes=tuple(Value(mark, gradient.at[:1]) for gradient in mine),
+        inner=(Message(Op.ALL_REDUCE, axis, Value(where, tuple(g.at[0] for g in mine))),),
     )

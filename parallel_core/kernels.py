@@ -296,6 +296,10 @@ class TrainKernels:
         """The gradients that are parts of a sum over a model axis."""
         return parts_over(self.flat, axis)
 
+    def routing(self, step: int) -> list[dict[str, Any]]:
+        """What routers decided in a step; nothing without experts."""
+        return []
+
     def sum_loads(self, instr: Instr) -> Sequence[Any]:
         """How many tokens of the step asked for each expert, over all ranks."""
         raise NotImplementedError("a router's loads are summed by ExpertKernels")

@@ -53,11 +53,14 @@ def rules_of(plan: Plan) -> Rules:
 
 @dataclass(frozen=True)
 class Routed:
-    """What a router decided for one microbatch: the rows, and how they split over experts."""
+    """What a router decided for one microbatch: the rows, and how they split over experts.
+
+    `choice` is the decision about the positions here, token by token.
+    """
 
     rows: Rows
     counts: list[int]
-    asked: list[int]
+    choice: Choice
 
 
 class Router(nn.Module):
@@ -187,7 +190,7 @@ class MoE(nn.Module):
                 rows = Rows(rows.tokens, gates, rows.counts, rows.asked)
             else:
                 self.owed.append(extra)
-        self.routed = Routed(rows, rows.counts.tolist(), rows.asked.tolist())
+        self.routed = Routed(rows, rows.counts.tolist(), mine)
         return self.routed
 
     def _mine(self, choice: Choice, sequence: Sequences) -> Choice:

@@ -19,9 +19,10 @@ from dataclasses import replace
 
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.params import copies_table, pieces
+from parallel_core.params import copies_table
 from parallel_core.pipeline.lower import Lowering, lane_to
 from parallel_core.pipeline.order import Task
+from parallel_core.pipeline_pieces import Stages, groups_of
 from parallel_core.plan import DPMethod, Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 
@@ -37,17 +38,17 @@ def pipeline_step(plan: Plan) -> Program:
         ranks.append(tuple(mine.instrs()))
         table = [v.TABLE] if mine.copied else []
         new = [v.NEW_TABLE] if mine.copied else []
-        holds.append((*mine.tokens, *map(v.weight, mine.mine), *table))
-        keeps.append((*mine.tokens, *map(v.updated, mine.mine), *new, v.TOTAL))
+        holds.append((*mine.tokens, *map(v.weight, mine.held), *table))
+        keeps.append((*mine.tokens, *map(v.updated, mine.held), *new, v.TOTAL))
     return Program(plan.mesh, tuple(ranks), tuple(holds), tuple(keeps), plan.layout)
 
 
 def lowering_of(plan: Plan, rank: int) -> Lowering:
     """The plan's order with the messages of `rank`'s own pipeline."""
-    dp = plan.mesh.coordinate(rank)["dp"]
+    group = plan.mesh.group(rank, "pp")
 
     def to_rank(place: int) -> int:
-        return plan.mesh.rank(dp=dp, pp=place)
+        return group[place]
 
     return Lowering(plan.pipeline, peer=to_rank, tied=plan.model.tied, fresh=plan.asynchronous)
 
@@ -59,13 +60,19 @@ class _Step:
         self.plan, self.order = plan, plan.pipeline
         self.here = plan.mesh.coordinate(rank)["pp"]
         self.mine = self.order.held[self.here]
+        self.stages = Stages(plan)
         self.lowering = lowering_of(plan, rank)
         self.tokens = self.lowering.tokens(self.here)
         self.copied = copies_table(plan, rank)
         self.shares = plan.model.tied and {0, self.lowering.last} <= set(self.mine)
-        self.ready: dict[int, Value] = {}  # stage -> its gradient, complete as far as it goes
+        self.ready: dict[int, Value] = {}  # piece -> its gradient, complete as far as it goes
         self.table: Value | None = None  # the same of the copied table
         self.loss: Value | None = None
+
+    @property
+    def held(self) -> list[int]:
+        """The pieces of the rank's stages."""
+        return [u for s in self.mine for u in self.stages.of[s]]
 
     def instrs(self) -> Iterator[Instr]:
         """The step, first instruction to last."""
@@ -73,7 +80,7 @@ class _Step:
         losses = [
             t for t in self.order.ranks[self.here] if t.op is Op.F and t.stage == self.lowering.last
         ]
-        for task, group in self.lowering.rank(self.here):
+        for task, group in groups_of(self.plan, self.lowering, self.here):
             yield from group
             if losses and task == losses[-1]:
                 yield from self._reduce_loss(v.loss(task.mb))
@@ -87,14 +94,14 @@ class _Step:
 
     def _reduce_loss(self, mine: Value) -> Iterator[Instr]:
         self.loss = mine
-        if self.plan.dp > 1:
+        if self.plan.gradient_ranks > 1:
             self.loss = v.TOTAL_LOSS
             yield _summed("loss", "dp", (mine,), (v.TOTAL_LOSS,))
 
     def _complete(self, task: Task) -> Iterator[Instr]:
         """After the last backward of a stage: its gradient is ready to be summed over ranks."""
         s, done = task.stage, [task.stage]
-        self.ready[s] = v.grad(s, task.mb)
+        self.ready |= {u: v.grad(u, task.mb) for u in self.stages.of[s]}
         if self.plan.model.tied and s == self.lowering.last:
             self.table = v.tie(task.mb)
         if self.shares and s in (0, self.lowering.last):
@@ -103,9 +110,9 @@ class _Step:
             else:
                 yield self._join()
                 done = sorted({0, s})
-        if self.plan.dp > 1 and self.plan.dp_method == DPMethod.BUCKETED:
+        if self.plan.gradient_ranks > 1 and self.plan.dp_method == DPMethod.BUCKETED:
             for stage in done:
-                yield self._reduce(stage)
+                yield from self._reduce(stage)
             if self.copied and s == self.lowering.last:
                 yield self._reduce_table()
 
@@ -116,9 +123,15 @@ class _Step:
         self.ready[0], self.table = whole, None
         return Instr(op=Op.ADD, where=TABLE, reads=both, writes=(whole,), frees=both)
 
-    def _reduce(self, s: int) -> Instr:
-        mine, self.ready[s] = self.ready[s], v.gsum(s)
-        return _summed(self.lowering.names[s], "dp", (mine,), (v.gsum(s),))
+    def _reduce(self, s: int) -> Iterator[Instr]:
+        for name, axis, together in self.stages.sums(s):
+            if axis:
+                mine, total = self._ready(together), tuple(map(v.gsum, together))
+                self.ready |= dict(zip(together, total, strict=True))
+                yield _summed(name, axis, mine, total)
+
+    def _ready(self, together: tuple[int, ...]) -> tuple[Value, ...]:
+        return tuple(self.ready[u] for u in together)
 
     def _reduce_table(self) -> Instr:
         assert self.table is not None
@@ -127,23 +140,28 @@ class _Step:
 
     def _reduce_all(self) -> Iterator[Instr]:
         """The naive way: after the whole backward, parameter by parameter."""
-        if self.plan.dp == 1:
+        if self.plan.gradient_ranks == 1:
             return
         last = next(t for t in reversed(self.order.ranks[self.here]) if t.op in (Op.B, Op.W))
         # the lane is in order: behind the stage that ends last, none starts before the end
         for s in sorted(self.mine, key=lambda s: s != last.stage):
-            instr = self._reduce(s)
-            count = len(pieces(self.plan)[s].specs)
-            each = tuple(Message(Op.ALL_REDUCE, "dp", v.part(s, i)) for i in range(count))
-            yield _with(instr, each)
+            for instr in self._reduce(s):
+                each = tuple(
+                    Message(Op.ALL_REDUCE, instr.axis or "dp", v.part(value.at[0], i))
+                    for value in instr.writes
+                    for i in range(len(self.stages.piece(value.at[0]).specs))
+                )
+                yield _with(instr, each)
         if self.copied:
             yield self._reduce_table()
 
     def _wait(self) -> Iterator[Instr]:
-        if self.plan.dp == 1:
+        if self.plan.gradient_ranks == 1:
             return
         for s in self.mine:
-            yield Instr(op=Op.WAIT, where=self.lowering.names[s], reads=(self.ready[s],))
+            for name, axis, together in self.stages.sums(s):
+                if axis:
+                    yield Instr(op=Op.WAIT, where=name, reads=self._ready(together))
 
     def _exchange(self) -> Iterator[Instr]:
         """Where weights have a copy on another rank, both end with the sum of both gradients."""
@@ -151,46 +169,48 @@ class _Step:
             other = next(
                 (r for r, held in enumerate(self.order.held) if s in held and r != self.here), None
             )
-            if other is not None:
-                mine, self.ready[s] = self.ready[s], v.gall(s)
-                flow = (mine, v.sent(s), v.came(s), v.gall(s))
-                yield from self._swap(self.lowering.names[s], other, flow)
+            for name, _, together in self.stages.sums(s) if other is not None else ():
+                assert other is not None
+                mine, total = self._ready(together), tuple(map(v.gall, together))
+                self.ready |= dict(zip(together, total, strict=True))
+                marks = tuple(map(v.sent, together)), tuple(map(v.came, together))
+                yield from self._swap(name, other, (mine, *marks, total))
         if not self.plan.model.tied or self.shares:
             return
         first, last = (
             next(r for r, held in enumerate(self.order.held) if s in held)
             for s in (0, self.lowering.last)
         )
+        sent, came = (v.TABLE_SENT,), (v.TABLE_CAME,)
         if self.here == last and self.table is not None:
-            flow = (self.table, v.TABLE_SENT, v.TABLE_CAME, v.TABLE_ALL)
+            flow = ((self.table,), sent, came, (v.TABLE_ALL,))
             self.table = v.TABLE_ALL
             yield from self._swap(TABLE, first, flow)
         elif self.here == first:
             mine, self.ready[0] = self.ready[0], v.gall(0)
-            flow = (mine, v.TABLE_SENT, v.TABLE_CAME, v.gall(0))
             part = (Message(Op.SEND, "p2p", v.TABLE),)
-            send, *rest = self._swap(TABLE, last, flow)
+            send, *rest = self._swap(TABLE, last, ((mine,), sent, came, (v.gall(0),)))
             yield from (_with(send, part), *rest)
 
-    def _swap(self, where: str, other: int, flow: tuple[Value, Value, Value, Value]) -> list[Instr]:
-        """Send one's own, take the other's, add: (own, mark that it left, other's, sum)."""
+    def _swap(self, where: str, other: int, flow: Swap) -> list[Instr]:
+        """Send one's own, take the other's, add: (own, marks that it left, other's, sum)."""
         mine, left, came, total = flow
         peer, p = self.lowering.peer(other), self.order.p
         out, into = (lane_to(op, self.here, other, p) for op in (Op.SEND, Op.RECV))
-        every = (mine, came, left)
+        every = (*mine, *came, *left)
         return [
-            Instr(op=Op.SEND, where=where, lane=out, peer=peer, reads=(mine,), writes=(left,)),
-            Instr(op=Op.RECV, where=where, lane=into, peer=peer, writes=(came,)),
-            Instr(op=Op.ADD, where=where, reads=every, writes=(total,), frees=every),
+            Instr(op=Op.SEND, where=where, lane=out, peer=peer, reads=mine, writes=left),
+            Instr(op=Op.RECV, where=where, lane=into, peer=peer, writes=came),
+            Instr(op=Op.ADD, where=where, reads=every, writes=total, frees=every),
         ]
 
     def _finish(self) -> Iterator[Instr]:
         table = [self.table] if self.copied and self.table is not None else []
-        whole = [*(self.ready[s] for s in self.mine), *table]
+        whole = [*(self.ready[u] for u in self.held), *table]
         loss = [] if self.loss is None else [self.loss]
-        yield from step.tally([*whole, *loss], loss, "pp")
-        old = [*map(v.weight, self.mine), *([v.TABLE] if self.copied else [])]
-        new = [*map(v.updated, self.mine), *([v.NEW_TABLE] if self.copied else [])]
+        yield from step.tally([*whole, *loss], loss, self.plan.model_axis)
+        old = [*map(v.weight, self.held), *([v.TABLE] if self.copied else [])]
+        new = [*map(v.updated, self.held), *([v.NEW_TABLE] if self.copied else [])]
         yield Instr(
             op=Op.O,
             where="weights",
@@ -198,6 +218,9 @@ class _Step:
             writes=tuple(new),
             frees=(*old, *whole),
         )
+
+
+Swap = tuple[tuple[Value, ...], tuple[Value, ...], tuple[Value, ...], tuple[Value, ...]]
 
 
 def _summed(where: str, axis: str, mine: tuple[Value, ...], total: tuple[Value, ...]) -> Instr:

@@ -221,6 +221,11 @@ class Plan:
         return self.sp or (self.tp > 1 and self.model.experts > 0)
 
     @property
+    def pairs_tasks(self) -> bool:
+        """Whether a pipeline lays a forward and the backward behind it over each other."""
+        return self.schedule != OWN and SCHEDULES[self.schedule].pairs
+
+    @property
     def experts_here(self) -> int:
         """Experts of a layer on one rank."""
         return self.model.experts // self.ep

@@ -105,7 +105,7 @@ def _context(plan: Plan) -> None:
                 rule = "needs context-parallel ranks, cp of 2 or more"
                 raise PlanError(name, value, rule, NONE if usual is None else usual)
         return
-    for name in ("pp", "parameter_server", "shard"):
+    for name in ("parameter_server", "shard"):
         if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
             rule = "does not work with cp yet"
             raise PlanError(name, value, rule, NONE if usual is None else usual)
@@ -146,7 +146,7 @@ def _tensor(plan: Plan) -> None:
         if plan.sp:
             raise PlanError("sp", True, "needs tensor-parallel ranks, tp of 2 or more", False)
     else:
-        for name in ("pp", "zero", "parameter_server"):
+        for name in ("zero", "parameter_server"):
             if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
                 raise PlanError(name, value, "does not work with tp yet", usual)
         m, fits = plan.model, [n for n in range(1, plan.tp + 1) if _tensor_fits(plan, n)]
@@ -167,11 +167,21 @@ def _tensor_fits(plan: Plan, n: int) -> bool:
 
 
 def _experts(plan: Plan) -> None:
+    if not plan.model.experts:
+        if plan.ep > 1:
+            raise PlanError("ep", plan.ep, "needs experts to share out, as in experts=8", 1)
+        return
+    for name in ("parameter_server", "overlap_tp"):
+        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
+            raise PlanError(name, value, "does not work with experts yet", usual)
+    if plan.asynchronous:
+        raise PlanError("schedule", plan.schedule, "does not work with experts yet", "1f1b")
     if plan.ep == 1:
         return
-    if not plan.model.experts:
-        raise PlanError("ep", plan.ep, "needs experts to share out, as in experts=8", 1)
-    for name in ("zero", "parameter_server", "offload"):
+    if plan.recompute == Recompute.FULL:
+        rule = "would run a layer again whose tokens travel in its middle; not with ep yet"
+        raise PlanError("recompute", plan.recompute, rule, Recompute.SELECTIVE)
+    for name in ("zero", "offload"):
         if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
             raise PlanError(name, value, "does not work with ep yet", usual)
     fits = plan_mesh.expert_ranks(plan)

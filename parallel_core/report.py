@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parallel_core import provenance
+from parallel_core import values as v
 from parallel_core.activations.saved import saved_bytes
 from parallel_core.cases import program_of
 from parallel_core.cost import Link
@@ -30,6 +31,7 @@ from parallel_core.program import Program
 from parallel_core.recording import Expander
 from parallel_core.replay import fit_link, fitted_rate, model_cost, replay
 from parallel_core.replicas import Replicas
+from parallel_core.routing_record import RoutingRecord
 from parallel_core.simulate import simulate
 from parallel_core.sizes import value_bytes
 from parallel_core.trace import Span, Trace
@@ -43,6 +45,7 @@ class RunView:
         self.metrics: list[dict[str, Any]] = []
         self.gauge: list[Held] = []
         self.status = "starting"
+        self.routing = RoutingRecord(plan)
         self._replicas = Replicas(plan)
         self._spans: list[Span] = []
         self._expander = Expander(self.program)
@@ -59,6 +62,8 @@ class RunView:
                 self.metrics.append({key: event[key] for key in kept})
             case "gauge":
                 self.gauge += [Held(event["rank"], *row) for row in event["rows"]]
+            case "routing":
+                self.routing.feed(event["rank"], event["rows"])
             case "replica":
                 self._replicas.feed(event["step"], event["rank"], event["digest"])
             case "parity":
@@ -79,7 +84,10 @@ class RunView:
         return {
             "layout": {**self.plan.flat(), "world_size": self.plan.world_size},
             "steps": self.metrics,
-            "ledger": ledger(self.plan, results, self._times(steps), self.program),
+            "ledger": ledger(
+                self.plan, results, self._times(steps), self.program, routing=self.routing
+            ),
+            "experts": self.routing.report(),
             "replicas": self._replicas.report(),
             "outline": self._agreement(),
             "parity": first.get("parity"),
@@ -129,12 +137,18 @@ def ledger(
     results: Sequence[Mapping[str, Any]],
     steps: int,
     program: Program | None = None,
+    *,
+    routing: RoutingRecord | None = None,
 ) -> dict[str, Any]:
     """Predicted beside measured, on the wire and in memory (ledger.py says the shape).
 
-    `program` ran `steps` times; by default the plan's step.
+    `program` ran `steps` times; by default the plan's step. Where tokens travel to experts, how
+    they split is taken from `routing`.
     """
     program, size, n_of = program or program_of(plan), value_bytes(plan), plan.mesh.degree
+    counts = predicted_counts(program, size, steps)
+    if plan.ep > 1 and routing is not None and routing.rows:
+        counts = routing.corrected(counts, size(v.rows(0, 0)))
     scalars = predicted_counts(program, size, steps, control=True)
     measured = [_counts(result["counts"]) for result in results]
     control = [_counts(result["control"]) for result in results]
@@ -143,7 +157,7 @@ def ledger(
     predicted = predicted_memory(plan, stepped=steps > 0)
     return {
         "wire": {
-            "predicted": wire(predicted_counts(program, size, steps), n_of),
+            "predicted": wire(counts, n_of),
             "measured": table,
             "measured_total_bytes": total_wire_bytes(table),
         },

@@ -20,7 +20,12 @@ from torch import Tensor
 from parallel_core import values as v
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
-from parallel_core.expert_kernels import ExpertKernels, ExpertStageKernels
+from parallel_core.expert_kernels import (
+    ExpertGatherKernels,
+    ExpertKernels,
+    ExpertStageKernels,
+    ExpertZeroKernels,
+)
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Lanes
 from parallel_core.machine import COMPARED_AT_ONCE
@@ -91,6 +96,8 @@ def train(
             peak = max(peak, sum(state_bytes(kernels).values()))
             _snapshot(snaps, kernels, step)
             snaps.metrics.append(metrics)
+            if routed := kernels.routing(step):
+                rank.emit({"event": "routing", "rank": rank.rank, "rows": routed})
             _tell(rank, lanes, metrics, steps)
             witness.tell(rank, step)
     finally:
@@ -147,11 +154,14 @@ def stamps(comm: Comm) -> list[Stamp]:
 
 def kernels_of(plan: Plan) -> type[TrainKernels]:
     """The kernels that the plan's axes need."""
+    experts = plan.model.experts > 0
+    if plan.zero == 3:
+        return ExpertGatherKernels if experts else GatherKernels
     if plan.zero:
-        return ZeroKernels if plan.zero < 3 else GatherKernels
+        return ExpertZeroKernels if experts else ZeroKernels
     if plan.pp == 1:
-        return ExpertKernels if plan.model.experts else TrainKernels
-    if plan.model.experts:
+        return ExpertKernels if experts else TrainKernels
+    if experts:
         return ExpertStageKernels
     return StashKernels if plan.asynchronous else StageKernels
 

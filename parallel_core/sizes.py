@@ -12,7 +12,7 @@ from parallel_core import context_moves
 from parallel_core.activations.held import held_bytes
 from parallel_core.activations.saved import offloaded_bytes, saved_bytes
 from parallel_core.data.blocks import blocks
-from parallel_core.params import Piece, pieces, table_spec
+from parallel_core.params import ROUTE, Piece, pieces, table_spec
 from parallel_core.plan import DType, Plan, Recompute, RouterKind
 from parallel_core.program import Instr, Op, Value
 
@@ -38,6 +38,7 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
         fixed["tie"] = table  # a copy of its own; in one process it lies in the embedding's
 
     pads, shards = _cut(plan, width)
+    partial = _partial(plan, width)
 
     def size(value: Value) -> int:
         match value.name:
@@ -53,6 +54,10 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
                 return every[value.at[0]].specs[value.at[1]].numel * width
             case "saved":
                 return saved[value.at[1]]
+            case "whole" | "copies":
+                return sum(partial[value.name][u] for u in value.at)
+            case "moved":
+                return sum(_layers_of(every[u]) for u in value.at) * plan.model.experts * INT64
             case "held" | "host" | "back":
                 return waiting[value.name][value.at[1]]
         return fixed.get(value.name, 0)
@@ -68,10 +73,15 @@ def _regions(plan: Plan, tokens: int, width: int) -> dict[str, int]:
     sizes |= dict.fromkeys(("act", "dact"), whole // plan.tp if plan.sp else whole)
     if plan.model.experts:
         sizes |= _routed(plan, tokens, width)
-    for name, axis in (("whole", "tp"), ("copies", "kv_copy")):
-        specs = (spec for piece in pieces(plan) for spec in piece.specs)
-        sizes[name] = sum(spec.numel for spec in specs if axis in spec.partial) * width
     return sizes
+
+
+def _partial(plan: Plan, width: int) -> dict[str, list[int]]:
+    """Bytes of each piece's gradients that are parts of a sum over a model axis."""
+    return {
+        name: [sum(s.numel for s in p.specs if axis in s.partial) * width for p in pieces(plan)]
+        for name, axis in (("whole", "tp"), ("copies", "kv_copy"))
+    }
 
 
 def _routed(plan: Plan, tokens: int, width: int) -> dict[str, int]:
@@ -83,8 +93,13 @@ def _routed(plan: Plan, tokens: int, width: int) -> dict[str, int]:
         "drows": rows,
         "counts": m.experts * INT64,
         "logits": tokens * m.experts * max(width, 4),
-        "moved": m.layers * m.experts * INT64,
     }
+
+
+def _layers_of(piece: Piece) -> int:
+    """Layers whose routers are in a piece."""
+    whole = (unit for unit in piece.units if unit.startswith("layer"))
+    return sum("." not in unit or unit.endswith(ROUTE) for unit in whole)
 
 
 def rows_routed(plan: Plan) -> int:

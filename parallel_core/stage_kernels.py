@@ -24,6 +24,7 @@ from parallel_core.flat import TABLE
 from parallel_core.crossing import Kept
 from parallel_core.kernels import Reads, TrainKernels, activation_shape
 from parallel_core.lanes import Kernel
+from parallel_core.pipeline_step import TABLE as TABLE_NAME
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 
@@ -91,20 +92,21 @@ class StageKernels(TrainKernels):
         else:
             x = torch.empty_like(self._copied(instr))
         self.comm.recv(x, instr.peer, name=_said(instr))
-        return x.nbytes, x
+        return x.nbytes, *([x] * len(instr.writes))
 
     def _copied(self, instr: Instr) -> Tensor:
-        """The gradient that has a copy on another rank: a stage's, or a tied table's."""
-        if instr.where in self.numbers:
-            return self.flat.span((self.numbers[instr.where],))
-        return self.flat.views[TABLE][0] if TABLE in self.flat.views else self.flat.views[0][0]
+        """The gradient that has a copy on another rank: of a stage, its experts, or a table."""
+        if instr.where == TABLE_NAME:
+            return self.flat.views[TABLE][0] if TABLE in self.flat.views else self.flat.views[0][0]
+        values = instr.reads if instr.op == Op.SEND else instr.writes
+        return self.flat.span(tuple(value.at[0] for value in values))
 
     def add(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Own += the other copy's; two uses of one table are one tensor already."""
         came = next((reads[x] for x in instr.reads if x.name in ("came", "tcame")), None)
         if came is not None:
             self._copied(instr).add_(came)
-        return [True]
+        return [True] * len(instr.writes)
 
     def gradient(self, instr: Instr) -> Tensor:
         """The slice of the flat gradients that an all-reduce sums."""

@@ -3,73 +3,28 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
+import re
+from functools import partial
 
+import pages
 import pytest
-from streamlit.testing.v1 import AppTest
+from pages import button, complaints, fragments, headings, in_looks, skip, table, until, words
+from screens import context_bench, context_ring
 
-from parallel_core import places
+from parallel_core.bench import context_crossover_cases
 from parallel_core.context import METHODS
 from parallel_core.trace import Kind
 
-APP = places.app()
-sys.path.insert(0, str(APP))
-
-from screens import context_ring, live  # noqa: E402  (the app's folder must be on the path)
-
+open_page = partial(pages.open_page, "context_ring")
+no_run_is_left = pages.no_run_is_left  # the fixture, for this file
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "seq": 64, "vocab": 256, "steps": 3}
-OPEN = ["Who computes what, and when", "Bytes of every method", "Keys or queries: the crossover"]
-LOOKS = (  # high enough that axe sees every colour: it judges no contrast outside the window
-    {"width": 1280, "height": 4600, "scheme": "light"},
-    {"width": 1280, "height": 4600, "scheme": "dark"},
-    {"width": 390, "height": 6400, "scheme": "light"},
-)
-STREAMLITS_OWN = {"list", "listitem"}  # the grouped navigation in its sidebar
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_run_is_left():
-    """The runs that the page starts belong to this process; they end with these tests."""
-    yield
-    live.close_jobs()
-
-
-def open_page(**query):
-    """The page with these words in its URL."""
-    path = f"import sys; sys.path.insert(0, {str(APP)!r})\n"
-    source = path + "from screens import context_ring\ncontext_ring.page()"
-    at = AppTest.from_string(source, default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = str(value)
-    return at.run()
-
-
-def button(at, label):
-    """The button that reads `label`."""
-    return next(found for found in at.button if found.label == label)
-
-
-def skip(at):
-    """Past both guesses."""
-    button(at, "Skip this").click().run()
-    return button(at, "Skip").click().run()
-
-
-def words(at):
-    """Every paragraph of the page."""
-    return " ".join(found.value for found in at.markdown)
-
-
-def headings(at):
-    """The page's second-level headings."""
-    return [found.value for found in at.header]
-
-
-def table(at, column):
-    """The first table with that column."""
-    every = [found.value for found in (*at.table, *at.dataframe)]
-    return next(found for found in every if column in found.columns)
+OPEN = [
+    "Who computes what, and when",
+    "Bytes of every method",
+    "Keys or queries: the crossover",
+    "bfloat16, and where its sums are kept",
+]
+TINY_SWEEP = {"cp": 2, "layers": 1, "hidden": 32, "heads": 2, "seq": 32, "global_batch": 1}
 
 
 def figure(at):
@@ -165,17 +120,6 @@ def test_grouped_heads_move_the_border_between_keys_and_queries():
     assert "in 12 of 14 rows" in words(at)
 
 
-def until(at, done, seconds=90):
-    """Rerun the page until `done(at)`."""
-    end = time.monotonic() + seconds
-    while not done(at):
-        assert time.monotonic() < end, "the run did not end"
-        time.sleep(0.3)
-        at = at.run()
-        assert not at.exception, at.exception[0].message
-    return at
-
-
 @pytest.mark.live
 def test_a_run_is_laid_beside_its_prediction():
     """Zigzag, then Ulysses: equal to one process, bytes as predicted, every hop stamped."""
@@ -183,7 +127,7 @@ def test_a_run_is_laid_beside_its_prediction():
     button(at, "Run").click().run()
     at = until(at, lambda page: "Hop by hop, as it ran" in headings(page))
     assert not at.error and "**They agree to the byte.**" in words(at)
-    assert "max |parallel" in " ".join(found.proto.body for found in at.get("html"))
+    assert "max |parallel" in fragments(at)
     ran = table(at, "messages").set_index("method")["counted in a run"]
     assert "= predicted" in ran["zigzag"] and ran["ring"] == "not run yet"
     at.segmented_control(key="way").set_value("backward").run()
@@ -196,14 +140,45 @@ def test_a_run_is_laid_beside_its_prediction():
     kinds = {name: layer["kind"] for name, layer in player["layers"].items()}
     assert kinds == {"trace": Kind.MEASURED, "own": Kind.REPLAYED, "model": Kind.MODELLED}
 
+    assert "Overlap, on and off" in headings(at)
+    still = [float(ms) for ms in re.findall(r"for \*\*([\d.e+]+) ms\*\*", words(at))]
+    assert len(still) == 2 and 0 < still[0] < still[1]
+
     at.selectbox(key="cp_method").set_value("ulysses").run()
     button(at, "Run").click().run()
     at = until(at, lambda page: len(page.session_state["context.runs"]) == 2).run()
     ran = table(at, "messages").set_index("method")["counted in a run"]
     assert "= predicted" in ran["ulysses"] and "= predicted" in ran["zigzag"]
+    assert "Overlap, on and off" not in headings(at)  # nothing travels hop by hop
     assert not at.error and "--cp-method ulysses" in " ".join(found.value for found in at.code)
     button(at, "Forget my runs").click().run()
     assert at.session_state["context.runs"] == []
+
+
+@pytest.mark.live
+def test_the_crossover_is_measured_when_asked(monkeypatch):
+    """Two real ranks; every case in print, each border, the points in the printed chart."""
+    monkeypatch.setattr(context_crossover_cases, "DEFAULTS", TINY_SWEEP)
+    monkeypatch.setattr(context_bench, "USUAL", 0.0)
+    at = skip(open_page(**SMALL))
+    assert "Every case" not in [found.label for found in at.expander]
+    button(at, "Measure the crossover here").click().run()
+    at = until(at, lambda page: "Every case" in [found.label for found in page.expander])
+    assert not at.error and "The times cross at these shares" in words(at)
+    first = table(at, "a hop of q").iloc[0]
+    assert (first["a hop of kv"], first["a hop of q"]) == ("4,096 bytes", "256 bytes")
+
+
+@pytest.mark.live
+def test_the_error_of_bfloat16_is_measured_when_asked():
+    """One real process plays rings of 1 to 32; float32 stays, bfloat16 grows."""
+    at = skip(open_page(**SMALL))
+    button(at, "Measure the error").click().run()
+    at = until(at, lambda page: "Sums kept in float32" in words(page))
+    found = re.findall(r"Sums kept in (\w+): ([\d.]+) % on one rank, ([\d.]+) % on 32", words(at))
+    assert [kept for kept, *_ in found] == ["float32", "bfloat16"]
+    (_, one, many), (_, first, last) = found
+    assert one == many and float(last) > 5 * float(first)
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -215,7 +190,7 @@ def past_the_guesses(tab, query):
     for name in ("Skip this", "Skip"):
         page.get_by_role("button", name=name, exact=True).click()
         tab.settle()
-    page.get_by_role("heading", name=OPEN[-1]).wait_for()
+    page.get_by_role("heading", name=OPEN[2]).wait_for()
     page.locator(".context .map").wait_for()
     page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
     tab.settle()
@@ -223,24 +198,13 @@ def past_the_guesses(tab, query):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(
-    "tab", LOOKS, ids=lambda look: f"{look['scheme']}-{look['width']}", indirect=True
-)
+@in_looks((1280, 4600, "light"), (1280, 4600, "dark"), (390, 6400, "light"))
 def test_the_open_page_is_clean(tab):
     """With its figures: no console error, no sideways scroll, nothing that axe objects to."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = past_the_guesses(tab, "cp_method=hybrid&balance=1040&seq=2048")
     page.get_by_role("button", name="Next hop").click()
     page.wait_for_timeout(600)  # charts draw after the script has ended
-    wide = page.evaluate(
-        """() => [...document.querySelectorAll('html, [data-testid=stMain]')]
-            .map(e => e.scrollWidth - e.clientWidth)"""
-    )
-    found = axe.Axe().run(page).response["violations"]
-    ours = {v["id"]: [n["html"][:160] for n in v["nodes"]] for v in found}
-    assert {name: nodes for name, nodes in ours.items() if name not in STREAMLITS_OWN} == {}
-    assert max(wide) <= 0
-    assert tab.errors == [] and tab.strangers() == []
+    assert complaints(tab) == {}
 
 
 @pytest.mark.browser

@@ -1,4 +1,4 @@
-"""One run of the context ring replayed twice: hops posted before the tiles, and waited for first."""
+"""One run of the context ring replayed twice: hops beside the tiles, and hops waited for first."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def overlap(here: runs.Kept, balance: float) -> None:
         f"{link}."
     )
     st.markdown(view.in_words(view.exposed(on), view.exposed(off)))
-    for name, way in (("Forward", "F"), ("Backward", "B")):
-        drawn = view.figures(on, off, op=way, where="layer0", dark=chrome.dark())
-        if drawn is None:
-            continue
-        for said, figure in zip(("overlap on", "overlap off"), drawn, strict=True):
-            st.markdown(f"{name} of the first layer, {said}")
-            key = f"{PAGE}.overlap.{way}.{said[8:]}"
-            chrome.chart(figure, f"{name}, {said}: tasks of the ranks and their messages", key)
+    name = str(st.session_state.get("way") or "forward")  # as chosen for the hops above
+    drawn = view.figures(on, off, op=name[0].upper(), where="layer0", dark=chrome.dark())
+    if drawn is None:
+        return
+    for said, figure in zip(("on", "off"), drawn, strict=True):
+        st.markdown(f"{name.capitalize()} of the first layer, overlap {said}.")
+        alt = f"{name}, overlap {said}: tasks of the ranks and their messages"
+        chrome.chart(figure, alt, f"{PAGE}.overlap.{said}")
 
 
 def link_of(here: runs.Kept, balance: float) -> Link:

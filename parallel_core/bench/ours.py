@@ -37,8 +37,8 @@ class Ours:
         self.plan, self.rank = plan, rank
         self.losses, self.norms = list[float](), list[float]()
         staged = device != CPU and choose_backend(rank.local_size).staged
-        comm = Comm(plan.mesh, rank.rank, staged=staged)
-        self.kernels = kernels_of(plan)(plan, rank.rank, comm, device)
+        self.comm = Comm(plan.mesh, rank.rank, staged=staged)
+        self.kernels = kernels_of(plan)(plan, rank.rank, self.comm, device)
         self.kernels.measure_norm = norm
         instrs = program_of(plan).ranks[rank.rank]
         rank.describe([instr.label for instr in instrs])

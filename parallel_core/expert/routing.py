@@ -61,7 +61,8 @@ class Rules:
         """A token's gates as parts of 1, where it has several and chose them itself."""
         if self.router == EXPERT_CHOICE or self.top_k == 1:
             return gates_bse
-        return gates_bse / gates_bse.sum(-1, keepdim=True)
+        tiny = torch.finfo(gates_bse.dtype).tiny  # of padding nothing is asked
+        return gates_bse / gates_bse.sum(-1, keepdim=True).clamp_min(tiny)
 
 
 @dataclass(frozen=True)

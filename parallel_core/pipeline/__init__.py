@@ -93,6 +93,7 @@ SCHEDULES: dict[str, Schedule] = {
             source="DeepSeek-AI 2024, arXiv:2412.19437",
             order=lambda job: dualpipe(job.p, job.m),
             copies=2,
+            pairs=True,
         ),
         Schedule(
             name="dualpipe-v",
@@ -100,6 +101,7 @@ SCHEDULES: dict[str, Schedule] = {
             source="DeepSeek-AI 2025, github.com/deepseek-ai/DualPipe",
             order=lambda job: dualpipe_v(job.p, job.m),
             virtual=(2,),
+            pairs=True,
         ),
         Schedule(
             name="zb-auto",

@@ -91,6 +91,7 @@ class Schedule:
     virtual: tuple[int, ...] = (1,)
     asynchronous: bool = False  # weights change inside the step; stale ones are kept
     copies: int = 1  # of the weights
+    pairs: bool = False  # an F and the B behind it overlap, piece by piece
 
     @property
     def fewest(self) -> int:

@@ -1,0 +1,147 @@
+"""A stage's tasks laid open into its pieces, where tokens leave in the middle of a layer.
+
+    F stage0 mb0        ->  F stage0.0 mb0, F stage0.1 mb0, F stage0.2 mb0
+    B stage0 mb1        ->  B stage0.2 mb1, B stage0.1 mb1, B stage0.0 mb1
+    the two as a pair   ->  F stage0.0 mb0, B stage0.2 mb1, F stage0.1 mb0, B stage0.1 mb1, ...
+
+What a task hands to another stage is what its last piece makes. In a pair the one computes while
+tokens of the other are on their way: DualPipe's F&B. Where no experts are shared out, a stage is
+one piece and its tasks stay as they are. DeepSeek-AI 2024, arXiv:2412.19437, section 3.2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
+
+from parallel_core import values as v
+from parallel_core.params import Piece, pieces, stage_pieces
+from parallel_core.pipeline.lower import Lowering
+from parallel_core.pipeline.order import Task
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Op, Value
+
+COMPUTES = (Op.F, Op.B, Op.I, Op.W)
+
+Group = tuple[Task, list[Instr]]
+"""A task with what stands around it: receives before it, a send behind."""
+
+
+class Stages:
+    """The pieces of every stage: `of[s]` are their numbers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.every, self.of = plan, pieces(plan), stage_pieces(plan)
+        self.last = len(self.every) - 1
+
+    def sums(self, s: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """What of a stage's gradient is summed, or travels, together: (name, axis, pieces)."""
+        name = self.every[self.of[s][0]].name.split(".")[0]
+        for ends, experts in (("", False), (".experts", True)):
+            mine = [u for u in self.of[s] if self.every[u].holds_experts == experts]
+            if mine := [u for u in mine if self.every[u].specs]:
+                yield name + ends, self.every[mine[0]].axis, tuple(mine)
+
+    def piece(self, u: int) -> Piece:
+        """Piece number u."""
+        return self.every[u]
+
+    def groups(self, found: Sequence[Group], *, pairs: bool) -> Iterator[Group]:
+        """Tasks with their instructions laid open; `pairs` merges an F with the B behind it."""
+        i = 0
+        while i < len(found):
+            task, instrs = found[i]
+            if pairs and i + 1 < len(found) and _pair(task, found[i + 1][0]):
+                other, others = found[i + 1]
+                yield task, list(self._together(instrs, others))
+                yield other, []
+                i += 2
+            else:
+                yield task, list(self._all(instrs))
+                i += 1
+
+    def _all(self, instrs: Iterable[Instr]) -> Iterator[Instr]:
+        for instr in instrs:
+            yield from self.opened(instr)
+
+    def _together(self, first: list[Instr], second: list[Instr]) -> Iterator[Instr]:
+        """Receives, then the pieces of both in turn, each task's send behind its last piece."""
+        parted = [_parted(instrs) for instrs in (first, second)]
+        for before, _, _ in parted:
+            yield from self._all(before)
+        opened = [[*self._all([instr, *after])] for _, instr, after in parted]
+        for both in zip_longest(*opened):
+            yield from (one for one in both if one is not None)
+
+    def opened(self, instr: Instr) -> Iterator[Instr]:
+        """An instruction of a stage as those of its pieces."""
+        if instr.op not in COMPUTES:
+            yield replace(instr, **_renamed(instr, self._at_end))
+            return
+        mb, s = instr.mb or 0, int(instr.where.removeprefix("stage"))
+        mine = self.of[s] if instr.op == Op.F else self.of[s][::-1]
+        for u in mine:
+            yield self._one(instr, mb, u, mine)
+
+    def _at_end(self, value: Value) -> tuple[Value, ...]:
+        """What a stage hands on is what its last piece does."""
+        if value.name in ("act", "dact"):
+            return (Value(value.name, (value.at[0], self.of[value.at[1]][-1])),)
+        return (value,)
+
+    def _one(self, instr: Instr, mb: int, u: int, mine: tuple[int, ...]) -> Instr:
+        """The part of a stage's task that piece u does. Values of the whole stage become the
+        piece's own; what comes in belongs to the first piece of `mine`, what goes out to the last;
+        between the pieces there is an activation, or its gradient."""
+        first, last = u == mine[0], u == mine[-1]
+        ahead = instr.op == Op.F
+        between = (v.act(mb, u - 1), v.act(mb, u)) if ahead else (v.dact(mb, u), v.dact(mb, u - 1))
+
+        def own(value: Value) -> tuple[Value, ...]:
+            match value.name:
+                case "w" | "grad":
+                    return (Value(value.name, (u, *value.at[1:])),)
+                case "saved" | "held":
+                    return (Value(value.name, (mb, u)),)
+                case "act" | "dact":
+                    return ()
+                case "ids":  # the embedding's, or the labels
+                    return (value,) if u in (0, self.last) else ()
+                case "loss" | "tie":
+                    return (value,) if u == self.last else ()
+            return (value,)
+
+        flow = _renamed(instr, own)
+        comes = not first or any(x.name in ("act", "dact") for x in instr.reads)
+        goes = not last or any(x.name in ("act", "dact") for x in instr.writes)
+        if instr.op != Op.W and comes:
+            flow["reads"] = (between[0], *flow["reads"])
+            flow["frees"] = (between[0], *flow["frees"])
+        if instr.op != Op.W and goes:
+            flow["writes"] = (*flow["writes"], between[1])
+        return replace(instr, where=self.every[u].name, **flow)
+
+
+def _renamed(
+    instr: Instr, names: Callable[[Value], tuple[Value, ...]]
+) -> dict[str, tuple[Value, ...]]:
+    flow = {"reads": instr.reads, "writes": instr.writes, "frees": instr.frees}
+    return {side: tuple(chain.from_iterable(map(names, values))) for side, values in flow.items()}
+
+
+def _pair(first: Task, second: Task) -> bool:
+    """Whether these two overlap: a forward, and a backward of another microbatch."""
+    return first.op == Op.F and second.op in (Op.B, Op.I) and first.mb != second.mb
+
+
+def _parted(instrs: list[Instr]) -> tuple[list[Instr], Instr, list[Instr]]:
+    at = next(i for i, instr in enumerate(instrs) if instr.op in COMPUTES)
+    return instrs[:at], instrs[at], instrs[at + 1 :]
+
+
+def groups_of(plan: Plan, lowering: Lowering, here: int) -> Iterator[Group]:
+    """The tasks of one rank of a pipeline, laid open where experts are shared out."""
+    if plan.ep == 1:
+        return lowering.rank(here)
+    return Stages(plan).groups([*lowering.rank(here)], pairs=plan.pairs_tasks)

@@ -1,0 +1,130 @@
+"""What the routers of a run decided, told by its ranks: loads of experts, drops, bytes that follow.
+
+One row a rank, step, microbatch and layer: how many tokens asked for each expert, how many went.
+From it come the loads of a run, and to the byte what its dispatches and combines handed over: how
+tokens split is no choice of a plan, but the traffic that follows from it is predicted all the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parallel_core.ledger import Counts
+from parallel_core.plan import DType, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed:
+    """One decision: of which rank, step, microbatch and layer; by expert, rows that were asked for
+    and rows that went. `tokens` are [position, expert, went] of a few."""
+
+    rank: int
+    step: int
+    mb: int
+    layer: int
+    asked: tuple[int, ...]
+    kept: tuple[int, ...]
+    tokens: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass
+class RoutingRecord:
+    """All decisions of a run, as they come in."""
+
+    plan: Plan
+    rows: list[Routed] = field(default_factory=list)
+
+    def feed(self, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take what a rank tells of a step."""
+        for row in rows:
+            lists = {key: tuple(row[key]) for key in ("asked", "kept")}
+            tokens = tuple((s, e, went) for s, e, went in row["tokens"])
+            numbers = {key: row[key] for key in ("step", "mb", "layer")}
+            self.rows.append(Routed(rank=rank, **numbers, **lists, tokens=tokens))
+
+    def loads(self, *, step: int, layer: int, kept: bool = True) -> list[int]:
+        """Rows of each expert in a step and layer, over all ranks that see different tokens."""
+        total = [0] * self.plan.model.experts
+        for row in self.rows:
+            if (row.step, row.layer) == (step, layer) and self._speaks(row.rank):
+                for e, count in enumerate(row.kept if kept else row.asked):
+                    total[e] += count
+        return total
+
+    def rank_loads(self, *, step: int, layer: int) -> list[int]:
+        """The same by the rank of an ep group that holds the experts, neighbours together."""
+        loads, each = self.loads(step=step, layer=layer), self.plan.experts_here
+        return [sum(loads[i : i + each]) for i in range(0, len(loads), each)]
+
+    def _speaks(self, rank: int) -> bool:
+        """Tensor-parallel ranks all see the same tokens: the first tells of them."""
+        return self.plan.mesh.coordinate(rank).get("tp", 0) == 0
+
+    def dropped(self, *, step: int) -> tuple[int, int]:
+        """(choices that no expert took, all choices) of a step."""
+        rows = [r for r in self.rows if r.step == step and self._speaks(r.rank)]
+        asked = sum(sum(row.asked) for row in rows)
+        return asked - sum(sum(row.kept) for row in rows), asked
+
+    def sent(self) -> list[int]:
+        """Bytes that each rank handed over in dispatches and combines, forward and backward."""
+        plan = self.plan
+        width = plan.model.hidden * DType(plan.dtype).bytes
+        total = [0] * plan.world_size
+        met: dict[tuple[int, int, int, int], list[Routed]] = defaultdict(list)
+        for row in self.rows:
+            group = plan.mesh.group(row.rank, "ep")
+            met[group[0], row.step, row.mb, row.layer].append(row)
+        for rows in met.values():
+            for row in rows:
+                place = plan.mesh.coordinate(row.rank)["ep"]
+                mine = slice(place * plan.experts_here, (place + 1) * plan.experts_here)
+                came = sum(sum(other.kept[mine]) for other in rows)
+                total[row.rank] += 2 * (sum(row.kept) + came) * width
+        return total
+
+    def corrected(self, counts: Sequence[Counts], even: int) -> list[Counts]:
+        """Predicted messages with the bytes of this routing in the place of even ones: `even` is
+        what a rank's share of rows was taken to be in each of them."""
+        table = []
+        for count, sent in zip(counts, self.sent(), strict=True):
+            messages, total = count["ep", "all_to_all"]
+            fifth = messages // 5  # counts once, rows four times
+            table.append({**count, ("ep", "all_to_all"): (messages, total - 4 * fifth * even + sent)})
+        return table
+
+    def report(self) -> dict[str, Any] | None:
+        """Loads, imbalance and drops step by step, JSON-ready; None without experts."""
+        if not self.rows:
+            return None
+        layers = sorted({row.layer for row in self.rows})
+        steps = []
+        for step in sorted({row.step for row in self.rows}):
+            loads = [self.loads(step=step, layer=layer) for layer in layers]
+            ranks = [self.rank_loads(step=step, layer=layer) for layer in layers]
+            lost, asked = self.dropped(step=step)
+            steps.append(
+                {
+                    "step": step,
+                    "loads": loads,
+                    "rank_loads": ranks,
+                    "imbalance": max(map(imbalance, loads)),
+                    "rank_imbalance": max(map(imbalance, ranks)),
+                    "dropped": lost,
+                    "asked": asked,
+                }
+            )
+        return {
+            "what": "rows of each expert (of each ep rank) by layer; imbalance is the largest over"
+            " the mean, of the worst layer",
+            "layers": layers,
+            "steps": steps,
+        }
+
+
+def imbalance(loads: Sequence[int]) -> float:
+    """The largest load over the mean; 1 where all are equal, or none has any."""
+    return max(loads) * len(loads) / sum(loads) if sum(loads) else 1.0
