@@ -37,7 +37,7 @@ from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 WHOLE, COPIES = "whole", "copies"
 """`where` of the sums over tp: parts of whole parameters, key/value copies."""
 
-GRADIENTS = frozenset({"grad", "gsum", "gall", "tsum", "tall", "tie"})
+GRADIENTS = frozenset({"grad", "gshard", "gsum", "gall", "tsum", "tall", "tie"})
 """Names of what an update reads of gradients."""
 
 LOADS = "loads"
