@@ -139,8 +139,8 @@ class KeptOutput(Outputs):
     """Every forward keeps its output for the backward, which does not need it."""
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        saved, out = super().forward(instr, reads)
-        return (*saved, out), out
+        kept, out = super().forward(instr, reads)
+        return replace(kept, more={**kept.more, "out": out}), out
 
 
 def outputs_gone(rank: Rank, plan: dict[str, Any], keep: bool) -> list[bool]:
@@ -154,9 +154,9 @@ class LeakedOutput(StageKernels):
     """Every forward's output stays for good."""
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        saved, out = super().forward(instr, reads)
+        kept, out = super().forward(instr, reads)
         self.leak = [*getattr(self, "leak", []), out]
-        return saved, out
+        return kept, out
 
 
 class KeptActivation(StageKernels):

@@ -7,36 +7,36 @@ from typing import Any
 
 from torch import Tensor
 
-from parallel_core.kernels import Reads
+from parallel_core.kernels import Reads, TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.program import Instr, Op
 from parallel_core.rank import Rank
 from parallel_core.runtime import train
 from parallel_core.tensor.conjugate import Region
 from parallel_core.tensor.embedding import VocabTable
-from parallel_core.tensor_kernels import TensorKernels
 
 
-class Unsummed(TensorKernels):
+class Unsummed(TrainKernels):
     """Parts of whole parameters, and copies of key/value heads, are sent but not written back."""
 
     def parts(self, axis: str) -> list[Tensor]:
         return [part.clone() for part in super().parts(axis)]
 
 
-class OneNorm(TensorKernels):
+class OneNorm(TrainKernels):
     """The norm counts on every rank what all ranks hold."""
 
-    def _counts(self, spec: Any) -> bool:
-        return True
+    def lay_out(self) -> None:
+        super().lay_out()
+        self.counted = [(0, self.flat.grads.numel())]
 
 
-class Uncounted(TensorKernels):
+class Uncounted(TrainKernels):
     """g sums in the forward; f forgets to in the backward."""
 
     def make_model(self, units: Sequence[str]) -> Any:
         model = super().make_model(units)
-        region, summed = self.region, self.region.summed
+        region, summed = model.region, model.region.summed
         region.summed = lambda x: summed(x) if self.forwards else x
         return model
 
@@ -52,13 +52,13 @@ class Uncounted(TensorKernels):
         return made
 
 
-class WrongWords(TensorKernels):
+class WrongWords(TrainKernels):
     """A rank looks up its neighbour's words as its own."""
 
     def make_model(self, units: Sequence[str]) -> Any:
         model = super().make_model(units)
         for table in (m for m in model.modules() if isinstance(m, VocabTable)):
-            table.region = Region(self.comm, (self.region.me + 1) % 2, 2, self.plan.sp)
+            table.region = Region(self.comm, (model.region.me + 1) % 2, 2, self.plan.sp)
         return model
 
 

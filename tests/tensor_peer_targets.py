@@ -13,7 +13,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from parallel_core.bench import tensor_ranks
 from parallel_core.bench.tensor_peer import Peer
 from parallel_core.bench.tensor_ranks import Ours
-from parallel_core.params import cut, param_specs
+from parallel_core.params import cuts, param_specs
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.runtime import join
@@ -44,7 +44,7 @@ def _one(
     apart: dict[str, float] = {}
     with both_sides(rank, plan, cut_loss=cut_loss) as (ours, peer):
         if unsummed:  # a planted fault: the gradient of what enters a region stays a part
-            ours.kernels.region.summed = lambda x: x.clone()
+            ours.kernels.model.region.summed = lambda x: x.clone()
         for _ in range(2):
             ours.step()
             peer.step()
@@ -63,14 +63,15 @@ def _apart(ours: Ours, peer: Peer) -> dict[str, float]:
     A key's bias moves all scores of a row alike, so that its gradient is zero but for rounding: it
     is measured by the query's.
     """
-    plan, me = ours.kernels.plan, ours.kernels.region.me
+    plan, me = ours.kernels.plan, ours.kernels.model.region.me
     mine, theirs = ours.gradients(), peer.gradients()
     assert set(mine) == set(theirs) == {spec.name for spec in param_specs(plan)}
     far = {}
     for spec in param_specs(plan):
         whole: Tensor = theirs[spec.name]
-        part = cut(plan, spec, me)
-        at = whole if part is None else whole.narrow(part.dim, part.start, part.stop - part.start)
+        at = whole
+        for part in cuts(plan, spec, {"tp": me}):
+            at = at.narrow(part.dim, part.start, part.stop - part.start)
         largest = theirs[spec.name.replace("attn.k.bias", "attn.q.bias")].abs().max()
         far[spec.name] = float((mine[spec.name] - at).abs().max() / largest)
     return far

@@ -10,7 +10,7 @@ import torch
 from parallel_core.comm import Comm
 from parallel_core.mesh import Mesh
 from parallel_core.model import IGNORED, Place, Transformer, init_weights, loss_sum
-from parallel_core.params import cut, param_specs
+from parallel_core.params import Cut, cuts, param_specs
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.tensor.block import TensorTransformer
@@ -31,7 +31,7 @@ def _one(rank: Rank, plan: dict[str, Any], sequence: bool) -> dict[str, Any]:
     region = Region.of(comm, sequence=sequence)
     whole, mine = Transformer(chosen.single()), TensorTransformer(chosen, region)
     init_weights(whole, chosen.single())
-    parts = {spec.name: cut(chosen, spec, region.me) for spec in param_specs(chosen)}
+    parts = {spec.name: cuts(chosen, spec, {AXIS: region.me}) for spec in param_specs(chosen)}
     full, own = dict(whole.named_parameters()), dict(mine.named_parameters())
     with torch.no_grad():
         for name, part in parts.items():
@@ -52,10 +52,10 @@ def _one(rank: Rank, plan: dict[str, Any], sequence: bool) -> dict[str, Any]:
     worst = {}
     for name, part in parts.items():
         found = own[name].grad.clone()
-        if part is None and sequence:
+        if not part and sequence:
             comm.all_reduce(found, AXIS)
-        if part is not None and part.copies > 1:
-            found = _sum_of_copies(comm, found, part.copies)
+        if part and part[0].copies > 1:
+            found = _sum_of_copies(comm, found, part[0].copies)
         right = _slice(full[name].grad, part)
         worst[name] = float((found - right).abs().max() / right.abs().max().clamp_min(1e-12))
     return {
@@ -96,8 +96,10 @@ def _through(model: Transformer, plan: Plan, ids: torch.Tensor, place: Place) ->
     return x
 
 
-def _slice(tensor: torch.Tensor, part: Any) -> torch.Tensor:
-    return tensor if part is None else tensor.narrow(part.dim, part.start, part.stop - part.start)
+def _slice(tensor: torch.Tensor, parts: tuple[Cut, ...]) -> torch.Tensor:
+    for part in parts:
+        tensor = tensor.narrow(part.dim, part.start, part.stop - part.start)
+    return tensor
 
 
 def _sum_of_copies(comm: Comm, grad: torch.Tensor, copies: int) -> torch.Tensor:

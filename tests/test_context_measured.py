@@ -23,6 +23,8 @@ from parallel_core.views import (
     context_rounding,
 )
 
+AT_REST = "still, overlap on"
+
 
 def report() -> dict[str, Any]:
     """A crossover of two numbers of key/value heads, made up."""
@@ -113,6 +115,8 @@ def test_overlap_exposes_less_of_the_same_messages(method):
     both = context_overlap.figures(seen[True], seen[False], op="F", where="layer0")
     assert both is not None
     assert both[0].layout.xaxis.range == both[1].layout.xaxis.range
+    rows = context_overlap.table(seen[True], seen[False], op="F", where="layer0")
+    assert [row["rank"] for row in rows] == ["0", "1", "2", "3"] and " of " in rows[0][AT_REST]
     assert context_overlap.figures(trace, trace, op="F", where="layer9") is None
 
 

@@ -109,6 +109,10 @@ def test_what_leaves_untrained_is_not_brought_back():
     loads = np.ones((1, 2, 1), dtype=np.int64)
     (step,) = state_travels(loads, 1, WEIGHS)  # (0,0) in; (1,0) in, 0 out; hit; (0,0) in, 1 out
     assert (step.hits, step.fetched, step.returned) == (1, 3 * 140, 140)
+    # three layers, twice: the second step's forward returns layer 0, trained before, and not layer
+    # 1, which went out trained in the first step and came back as it was
+    found = state_travels(np.ones((2, 3, 1), dtype=np.int64), 1, WEIGHS)
+    assert [(s.hits, s.fetched // 140, s.returned // 140) for s in found] == [(1, 5, 2), (2, 4, 3)]
 
 
 def chains(seed, noise, steps=6, layers=3, tokens=64, experts=8):
@@ -161,6 +165,14 @@ def test_a_rule_between_layers_is_learned():
     assert speculate(history, "popular", placement, home).hit_rate < 0.5
     noisy = speculate(chains(0, 0.5), "following", placement, home).hit_rate
     assert noisy < speculate(history, "following", placement, home).hit_rate
+
+
+def test_a_rare_expert_with_a_firm_follower_counts():
+    """Expert 2 is always followed by 6 and 7; expert 0, far more frequent, mostly by 4 and 5."""
+    first = np.array([[0, 1]] * 10 + [[0, 2]] * 2)
+    then = np.array([[4, 5]] * 10 + [[6, 7]] * 2)
+    history = np.stack([np.stack([first, then])] * 2)
+    assert set(GUESSERS["following"](history, 1, 1, 8)[-1]) == {6, 7}
 
 
 def test_the_same_token_again_is_remembered():

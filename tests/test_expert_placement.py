@@ -112,6 +112,15 @@ def test_copies_cure_a_flooded_rank():
     assert imbalance(rank_loads(replicating(loads, 4, 5), loads)) < 1.05
 
 
+@pytest.mark.parametrize(("skew", "waits"), [(0.3, 1.30), (0.7, 2.8), (1.0, 5.5)])
+def test_one_spare_slot_a_rank_evens_out_deepseeks_shape(skew, waits):
+    """256 experts on 32 ranks: static waits for up to 5.5 times the mean, nine slots for 0.1 %."""
+    order = np.random.default_rng(0).permutation(256)
+    loads = (1000 / (1 + order) ** skew).tolist()
+    assert imbalance(rank_loads(static(256, 32), loads)) > waits * 0.7
+    assert imbalance(rank_loads(replicating(loads, 32, 9), loads)) < 1.001
+
+
 def test_spare_slots_stay_empty_where_they_would_only_hurt():
     """Four experts in three slots of two ranks: any two copies leave 11 on a rank, static 10."""
     loads = [10, 0, 6, 3.9]
@@ -205,6 +214,15 @@ def test_experts_that_fire_together_end_on_one_rank(order, seed):
     found = grouped(together(routing, 16), 4)
     assert {frozenset(row) for row in found.slots} == {frozenset(team) for team in teams.tolist()}
     assert ranks_visited(found, routing) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_eight_hidden_teams_of_eight_are_found(seed):
+    """Two experts a token: here exchanges from static alone can end short, grown groups do not."""
+    rng = np.random.default_rng(seed)
+    teams = rng.permutation(64).reshape(8, 8)
+    routing = np.stack([rng.permutation(teams[t % 8])[:2] for t in range(600)])
+    assert ranks_visited(grouped(together(routing, 64), 8), routing) == 1
 
 
 def test_what_fires_together_is_hot_together():

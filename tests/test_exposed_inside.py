@@ -28,11 +28,11 @@ def ran(span: Span, kind: Kind = Kind.MEASURED, **plan: object) -> Trace:
     return Trace((span,), Provenance(kind=kind, plan=plan), span.rank + 1)
 
 
-def task(*inside: Inside, index: int = 0, cpu: int = 0) -> Span:
+def task(*inside: Inside, where: str = "") -> Span:
     """A forward from 0 to 100 that holds these messages."""
     return Span(
-        rank=0, step=0, index=index, lane="compute", op="F", t_post=0, t_start=0, t_done=100,
-        cpu_ns=cpu, inside=inside,
+        rank=0, step=0, index=0, lane="compute", op="F", where=where, t_post=0, t_start=0,
+        t_done=100, inside=inside,
     )  # fmt: skip
 
 
@@ -55,15 +55,15 @@ def test_the_plan_of_a_run_says_which_of_its_messages_hold_it_up(overlap):
     """With overlap the gathers of a layer have products beside them; the scatters never."""
     plan = Plan.of(**TP, sp=True, overlap_tp=overlap)
     row = program_of(plan).ranks[0]
-    index = next(i for i, x in enumerate(row) if x.op is Op.F and x.where == "layer0")
-    bounds = pairwise(range(10, 10 * len(row[index].inner) + 11, 10))
+    instr = next(instr for instr in row if instr.op is Op.F and instr.where == "layer0")
+    bounds = pairwise(range(10, 10 * len(instr.inner) + 11, 10))
     inside = [
         (m.op.value, m.axis, str(m.value), 8, begin, end)
-        for m, (begin, end) in zip(row[index].inner, bounds, strict=True)
+        for m, (begin, end) in zip(instr.inner, bounds, strict=True)
     ]
-    span = task(*inside, index=index)
+    span = task(*inside, where="layer0")
     held = list(Held(ran(span, **plan.flat()))(span))
-    waited = [row[-2:] for row in inside if not (overlap and row[0] == "all_gather")]
+    waited = [row[-2:] for row, m in zip(inside, instr.inner, strict=True) if not m.under]
     assert held == waited and len(waited) == (2 if overlap else 4)
 
 

@@ -32,13 +32,15 @@ def overlap(here: runs.Kept, balance: float) -> None:
     )
     st.markdown(view.in_words(view.exposed(on), view.exposed(off)))
     name = str(st.session_state.get("way") or "forward")  # as chosen for the hops above
-    drawn = view.figures(on, off, op=name[0].upper(), where="layer0", dark=chrome.dark())
+    task = {"op": name[0].upper(), "where": "layer0"}
+    drawn = view.figures(on, off, **task, dark=chrome.dark())
     if drawn is None:
         return
     for said, figure in zip(("on", "off"), drawn, strict=True):
         st.markdown(f"{name.capitalize()} of the first layer, overlap {said}.")
         alt = f"{name}, overlap {said}: tasks of the ranks and their messages"
         chrome.chart(figure, alt, f"{PAGE}.overlap.{said}")
+    chrome.table(view.table(on, off, **task))
 
 
 def link_of(here: runs.Kept, balance: float) -> Link:

@@ -48,7 +48,7 @@ WORDS = {
     "lr": "Learning rate",
 }
 
-EMPTY = {"clip": "any", "staleness_bound": "none", "group_limit": "all", "pace_ms": "none",
+EMPTY = {"clip": "any", "staleness_bound": "none", "pace_ms": "none",
          "cap": "all", "shard": "all of dp"}  # fmt: skip
 """What an empty number field means, where nothing is derived from other fields."""
 

@@ -7,7 +7,7 @@
 A trace says when a message inside a task began and ended, and not whether work went on beside it.
 
     on paper   a task's work is known (`cpu_ns`): whatever else it lasts, it stood still
-    in a run   the program of its plan says beside which messages there is work (Message.under);
+    in a run   its plan says beside which messages of a task there is work (inner_shares.py);
                where no plan explains a message, a shift alone has work beside it, as in a ring
 """
 
@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from parallel_core.cases import program_of
+from parallel_core import inner_shares
+from parallel_core.params import pieces
 from parallel_core.plan import Plan
-from parallel_core.program import Op, Program
+from parallel_core.program import Op
 from parallel_core.trace import Kind, Span, Trace
 
 
@@ -28,8 +29,8 @@ class Held:
     def __init__(self, trace: Trace) -> None:
         self.on_paper = trace.kind in (Kind.MODELLED, Kind.REPLAYED)
         some = any(span.inside for span in trace.spans) and not self.on_paper
-        plan = tuple(sorted(trace.provenance.plan.items()))
-        self.program = _program(plan) if some and plan else None
+        fields = tuple(sorted(trace.provenance.plan.items()))
+        self.plan = _plan(fields) if some and fields else None
 
     def __call__(self, span: Span) -> Iterator[tuple[int, int]]:
         """From when to when, nanoseconds, message by message.
@@ -51,17 +52,28 @@ class Held:
 
     def _beside(self, span: Span) -> list[bool]:
         """Of each message inside whether work goes on beside it."""
-        rows = () if self.program is None else self.program.ranks[span.rank : span.rank + 1]
-        for instr in (row[span.index] for row in rows if span.index < len(row)):
-            if instr.op == span.op and len(instr.inner) == len(span.inside):
-                return [message.under > 0 for message in instr.inner]
+        if self.plan is not None and 0 <= span.rank < self.plan.world_size:
+            place = self.plan.mesh.coordinate(span.rank).get("cp", 0)
+            beside = _of_task(self.plan, span.where, span.op == Op.F, place)
+            if len(beside) == len(span.inside):
+                return list(beside)
         return [op == Op.SHIFT for op, *_ in span.inside]
 
 
+@lru_cache(maxsize=1024)
+def _of_task(plan: Plan, where: str, forward: bool, place: int) -> tuple[bool, ...]:
+    """Beside which messages of a forward or a backward there is work; none where none is known."""
+    for piece in pieces(plan):
+        if piece.name == where:
+            stops = inner_shares.task(plan, piece.units, forward=forward, place=place)
+            return tuple(under > 0 for *_, under in stops)
+    return ()
+
+
 @lru_cache(maxsize=8)
-def _program(plan: tuple[tuple[str, object], ...]) -> Program | None:
-    """The program of a plan's fields; None where a stranger's file names what is no plan."""
+def _plan(fields: tuple[tuple[str, object], ...]) -> Plan | None:
+    """The plan of these fields; None where a stranger's file names what is no plan."""
     try:
-        return program_of(Plan.of(**dict(plan)))
+        return Plan.of(**dict(fields))
     except (ValueError, TypeError, KeyError):
         return None

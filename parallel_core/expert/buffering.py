@@ -125,8 +125,7 @@ def state_travels(
 ) -> tuple[StepBytes, ...]:
     """The same where weights and state are fetched together, and the device updates what it holds.
 
-    What leaves goes back whole, if it was trained here since it came: by a backward touch, or by an
-    update at the end of a step.
+    What leaves goes back whole, if it was trained here since it came: touched on a way back.
     """
     whole = weighs.weights + weighs.state
     held: OrderedDict[tuple[int, int], None] = OrderedDict()
@@ -142,7 +141,6 @@ def state_travels(
             changed.difference_update(gone)
             if at >= len(touches) // 2:
                 changed.add(key)
-        changed.update(held)
         steps.append(StepBytes(touches=len(touches), hits=hits, fetched=fetched, returned=returned))
     return tuple(steps)
 

@@ -63,7 +63,7 @@ def add_ratios(figure: go.Figure, report: Report, *, dark: bool) -> go.Figure:
                  "array": [p["high"] - p["median"] for p in some],
                  "arrayminus": [p["median"] - p["low"] for p in some]},
     )  # fmt: skip
-    return figure
+    return figure.update_yaxes(tickvals=[0.1, 0.2, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 5, 10])
 
 
 def _shade(dark: bool) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from parallel_core.trace import Trace
+from parallel_core.quantities import time_text
+from parallel_core.trace import Span, Trace
 from parallel_core.views import context_stamps
 from parallel_core.views.context_plans import AXES
 
@@ -62,6 +63,19 @@ def figures(
     for figure in drawn:
         figure.update_xaxes(range=[-0.02 * most / 1e6, 1.02 * most / 1e6])
     return drawn[0], drawn[1]
+
+
+def table(on: Trace, off: Trace, *, op: str, where: str) -> list[dict[str, str]]:
+    """A row a rank: for how much of a layer's task it stands still, with overlap and without."""
+    both = zip(*(context_stamps.tasks(trace, op, where) for trace in (on, off)), strict=True)
+    return [
+        {"rank": str(one.rank), "still, overlap on": _still(one), "still, overlap off": _still(two)}
+        for one, two in both
+    ]
+
+
+def _still(task: Span) -> str:
+    return f"{time_text(task.duration - task.cpu_ns)} of {time_text(task.duration)}"
 
 
 def in_words(on: Exposed, off: Exposed) -> str:

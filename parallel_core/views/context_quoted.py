@@ -106,7 +106,11 @@ def crossover(*, more: Sequence[str] = (), dark: bool = False) -> go.Figure:
         type="log",
         tickvals=[0.5, 0.7, 0.85, 1, 1.2, 1.5, 2],
     )
-    badges = [f"quoted: {source}", "modelled: 800 TFLOP/s, 50 GB/s, attention and its messages", *more]
+    badges = [
+        f"quoted: {source}",
+        "modelled: 800 TFLOP/s, 50 GB/s, attention and its messages",
+        *more,
+    ]
     return framed(figure, badges, height=400, dark=dark)
 
 
