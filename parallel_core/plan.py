@@ -209,11 +209,19 @@ class Plan:
         return plan_mesh.MODEL if len(self.model_axes) > 1 else "".join(self.model_axes)
 
     @property
+    def tally_axis(self) -> str:
+        """The axis over which loss and norm are added up: of all ranks that have a part of one
+        copy of the model, or of its gradients."""
+        if not self.zero:
+            return self.model_axis
+        return plan_mesh.OWNERS if self.model_axes else self.shard_axis
+
+    @property
     def expert_axis(self) -> str:
         """The axis over which an expert's gradients are summed; "" where one rank has each."""
         if self.ep == 1:
             return "dp"
-        return "edp" if self.gradient_ranks > self.ep else ""
+        return "edp" if self.gradient_ranks > self.ep or self.zero else ""
 
     @property
     def sums_whole(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from parallel_core.choices import Server
@@ -12,88 +13,94 @@ if TYPE_CHECKING:
     from parallel_core.plan import Plan
 
 
-def mesh_of(plan: Plan) -> Mesh:
-    """The ranks as a grid; inner to outer tp-cp-dp-pp.
-
-    Under context parallelism the ranks of a sequence sum their gradients with those of other
-    sequences: "dp" joins both, and "batch" alone says who has which sequences.
-    """
-    if plan.parameter_server != Server.OFF:
-        return Mesh((("ps", plan.dp + 1),))
-    if plan.shard_axis == "shard":
-        axes = (("shard", plan.shards), ("replica", plan.dp // plan.shards))
-        return Mesh(axes, joins=(("dp", ("shard", "replica")),))
-    joins: list[tuple[str, tuple[str, ...]]] = []
-    if plan.kv_copies > 1:
-        joins.append(("tp", ("kv_copy", "kv")))
-    summed, more = _summed_axes(plan)
-    pp = (("pp", plan.pp),) if plan.pp > 1 else ()
-    joins += more
-    if summed != (("dp", plan.dp),):
-        joins.append(("dp", tuple(name for name, _ in summed)))
-    if len(plan.model_axes) > 1:
-        parts = dict(joins)
-        every = [part for axis in plan.model_axes for part in parts.get(axis, (axis,))]
-        joins.append((MODEL, tuple(every)))
-    return Mesh((*_tensor_axes(plan), *summed, *pp), tuple(joins))
-
-
-MODEL = "model"
-"""The join of all axes that cut the model, where there are several."""
+MODEL, OWNERS = "model", "owners"
+"""Joins: of all axes that cut the model, where there are several; and of those and the axis over
+which ZeRO cuts its state, so that each of its ranks owns something of its own."""
 
 Axes = tuple[tuple[str, int], ...]
 Joins = list[tuple[str, tuple[str, ...]]]
 
 
-def _summed_axes(plan: Plan) -> tuple[Axes, Joins]:
-    """The axes over which gradients are summed, and the names of products of some of them.
+def mesh_of(plan: Plan) -> Mesh:
+    """The ranks as a grid; inner to outer tp-cp-dp-pp.
 
-    Experts are dealt out to ranks of these axes: neighbours first, cp before batch.
+    "dp" are the ranks whose gradients are summed: those of a sequence (cp) and those of other
+    sequences ("batch"). Experts (ep) and the shards of HSDP are dealt out to neighbours of these,
+    so that the same ranks are divided in several ways: an axis is what no way divides further.
     """
-    parts = _context_axes(plan) if plan.cp > 1 else ()
-    joins: Joins = [("cp", tuple(name for name, _ in parts))] if len(parts) > 1 else []
-    names = tuple(name for name, _ in parts)
-    rest = plan.gradient_ranks // plan.ep
-    if plan.ep == 1:
-        batch = (("batch", plan.dp),) if plan.dp > 1 else ()
-        return ((*parts, *batch), joins) if parts else ((("dp", plan.dp),), joins)
-    if plan.ep < plan.cp and parts[0][1] == plan.ep and len(parts) > 1:
-        batch = (("batch", plan.dp),) if plan.dp > 1 else ()
-        joins += [("ep", names[:1]), ("edp", (*names[1:], *(name for name, _ in batch)))]
-        return (*parts, *batch), joins
-    if plan.ep < plan.cp:
-        axes: Axes = (("ep", plan.ep), ("cp_rest", plan.cp // plan.ep))
-        axes += (("batch", plan.dp),) if plan.dp > 1 else ()
-        return axes, [("cp", ("ep", "cp_rest")), ("edp", tuple(name for name, _ in axes[1:]))]
-    inner = plan.ep // plan.cp
-    edp = (("edp", rest),) if rest > 1 else ()
-    if not parts:
-        return (("ep", plan.ep), *edp), joins
-    more = (("ep_batch", inner),) if inner > 1 else ()
-    joins.append(("ep", (*names, *(name for name, _ in more))))
-    if more or edp:
-        joins.append(("batch", tuple(name for name, _ in (*more, *edp))))
-    return (*parts, *more, *edp), joins
+    if plan.parameter_server != Server.OFF:
+        return Mesh((("ps", plan.dp + 1),))
+    summed, joins = _summed(plan)
+    if plan.kv_copies > 1:
+        joins.insert(0, ("tp", ("kv_copy", "kv")))
+    pp = (("pp", plan.pp),) if plan.pp > 1 else ()
+    parts = dict(joins)
+
+    def base(axes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(part for axis in axes for part in parts.get(axis, (axis,))))
+
+    if len(plan.model_axes) > 1:
+        joins.append((MODEL, base(plan.model_axes)))
+    if plan.zero and plan.model_axes:
+        joins.append((OWNERS, base((plan.shard_axis, *plan.model_axes))))
+    return Mesh((*_tensor_axes(plan), *summed, *pp), tuple(joins))
+
+
+def divisions(plan: Plan) -> dict[str, tuple[int, int]]:
+    """The ways in which the ranks of dp and cp are divided, cp before batch: by name from which
+    stride to which. An axis of strides (2, 8) has 4 ranks, each 2 apart."""
+    total = plan.gradient_ranks
+    found: dict[str, tuple[int, int]] = {}
+    if plan.cp > 1:
+        heads = plan.context.ulysses
+        if min(heads, plan.context.rings) > 1:
+            found |= {HEADS: (1, heads), RING: (heads, plan.cp)}
+        found[AXIS] = (1, plan.cp)
+    if plan.ep > 1:
+        found["ep"] = (1, plan.ep)
+        if plan.ep < total or plan.zero:
+            found["edp"] = (plan.ep, total)
+    if plan.shard_axis == "shard":
+        found |= {"shard": (1, plan.shards), "replica": (plan.shards, total)}
+    if plan.cp > 1 and plan.dp > 1:
+        found["batch"] = (plan.cp, total)
+    return found | {"dp": (1, total)}
+
+
+def _summed(plan: Plan) -> tuple[Axes, Joins]:
+    """The axes over which gradients are summed, and the names of products of them."""
+    ways = divisions(plan)
+    marks = sorted({stride for way in ways.values() for stride in way})
+    axes: list[tuple[str, int]] = []
+    for way in zip(marks, marks[1:], strict=False):
+        name = next((n for n, other in ways.items() if other == way), f"dp{way[0]}")
+        axes.append((name, way[1] // way[0]))
+    axes = axes or [("dp", 1)]
+    joins: Joins = []
+    for name, (low, high) in ways.items():
+        inside = [axes[i][0] for i, mark in enumerate(marks[:-1]) if low <= mark < high]
+        if inside != [name] and inside:
+            joins.append((name, tuple(inside)))
+        elif low == high and (name, 1) not in axes and name != "dp":
+            axes.append((name, 1))
+    return tuple(axes), joins
+
+
+def divides(ways: dict[str, tuple[int, int]]) -> bool:
+    """Whether all these ways can divide the same ranks: each stride a multiple of the one below."""
+    marks = sorted({stride for way in ways.values() for stride in way})
+    return all(high % low == 0 for low, high in pairwise(marks))
 
 
 def expert_ranks(plan: Plan) -> list[int]:
     """The numbers of ranks that can share out the experts of a plan."""
-    u = plan.context.ulysses if plan.cp > 1 else 1
-    single = plan.cp == 1 or min(plan.context.ulysses, plan.context.rings) == 1
-    found = []
-    for n in range(1, plan.gradient_ranks + 1):
-        beyond = n % plan.cp == 0 and plan.gradient_ranks % n == 0
-        within = plan.cp % n == 0 and (single or n in (1, u))
-        if (beyond or within) and plan.model.experts % n == 0:
-            found.append(n)
-    return found
-
-
-def _context_axes(plan: Plan) -> tuple[tuple[str, int], ...]:
-    layout = plan.context
-    if min(layout.ulysses, layout.rings) > 1:
-        return ((HEADS, layout.ulysses), (RING, layout.rings))
-    return ((AXIS, plan.cp),)
+    ways = divisions(plan)
+    return [
+        n
+        for n in range(1, plan.gradient_ranks + 1)
+        if plan.model.experts % n == 0
+        and divides({**ways, "ep": (1, n), "edp": (n, plan.gradient_ranks)})
+    ]
 
 
 def _tensor_axes(plan: Plan) -> tuple[tuple[str, int], ...]:
