@@ -68,7 +68,8 @@ class Flow:
 class Arrival:
     """The rows that a rank's experts get: counts of each from each rank of the group, [n][e].
 
-    They come rank by rank; `order` takes them expert by expert, `back` undoes it.
+    They come rank by rank; `order` takes them expert by expert, `back` undoes it. Outside of
+    messages they lie expert by expert, so that nobody keeps them twice.
     """
 
     counts: list[list[int]]
@@ -78,7 +79,8 @@ class Arrival:
     @classmethod
     def of(cls, counts: list[list[int]], device: torch.device) -> Arrival:
         """The arrival of so many rows."""
-        starts, at = [], 0
+        starts: list[list[int]] = []
+        at = 0
         for row in counts:
             starts.append([])
             for count in row:
@@ -136,8 +138,7 @@ def run_part(
             return _route(layer, flow.x, place)
         if what == EXPERTS:
             assert arrival is not None
-            x_rd = flow.x.index_select(0, arrival.order)
-            return Flow(layer.moe.experts(x_rd, arrival.each).index_select(0, arrival.back))
+            return Flow(layer.moe.experts(flow.x, arrival.each))
         assert what == JOIN and flow.skip is not None
         return Flow(_join(layer, flow.x, flow.skip, place))
 

@@ -1,13 +1,15 @@
 """The backward in two halves: I makes the input's gradient, W the weights'. Nothing is done twice.
 
-Nouns. A *product* is where a weight meets an activation: a linear, the head, a table's look-up. A
-`Split` stands in for the products of one model. A forward turned *into* a queue has a backward
-that is I: a product returns the input's gradient only and queues what the weight's still needs.
-Running the queue is W. With no queue open the products are torch's own, and so is the backward.
+Nouns. A *product* is where a weight meets an activation: a linear, the head, a router, a table's
+look-up, experts' rows. A `Split` stands in for the products of one model. A forward turned *into* a
+queue has a backward that is I: a product returns the input's gradient only and queues what the
+weight's still needs. Running the queue is W. With no queue open the products are the model's own,
+and so is the backward.
 
                  forward        I              W
     linear       y = x w' + b   dx = dy w      dw = dy' x    db = sum of dy over tokens
     table        y = w[ids]     -              dw[ids] += dy
+    experts      y = x w[e]'    dx = dy w[e]   dw[e] = dy' x of its rows; without any, zero
 
 Invariants. W holds x and dy of each product and no graph: what attention, norms, activation
 functions and the loss had saved is free after I. Weights and biases of norms, a few vectors of
@@ -28,8 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from parallel_core.expert import grouped
+from parallel_core.expert.grouped import Counts
 from parallel_core.layers import Linear
 from parallel_core.model import Head, Table
+from parallel_core.moe import Experts, Router
 
 Grads = tuple[Tensor, ...]
 
@@ -112,6 +117,14 @@ class Split:
         apply: Callable[..., Tensor] = _Linear.apply
         return apply(x, self.queue, (weight,) if bias is None else (weight, bias))
 
+    def grouped(self, x_ri: Tensor, w_eoi: Tensor, counts: Counts) -> Tensor:
+        """x[R, in], w[E, out, in] -> y[R, out], rows expert by expert."""
+        if self.queue is None or not torch.is_grad_enabled():
+            return grouped.product(x_ri, w_eoi, counts)
+        assert x_ri.requires_grad  # though there may be no rows
+        apply: Callable[..., Tensor] = _Grouped.apply
+        return apply(x_ri, self.queue, (w_eoi,), counts)
+
     def look_up(self, ids: Tensor, weight: Tensor) -> Tensor:
         """ids[...] int64, w[rows, D] -> y[..., D]."""
         if self.queue is None:
@@ -124,8 +137,10 @@ def install(model: nn.Module) -> Split:
     """Put a Split in the place of every product of `model`. Without it the model is torch's own."""
     split = Split()
     for module in model.modules():
-        if isinstance(module, Linear | Head):
+        if isinstance(module, Linear | Head | Router):
             module.product = split.linear
+        elif isinstance(module, Experts):
+            module.product = split.grouped
         elif isinstance(module, Table):
             module.look_up = split.look_up
     return split
@@ -155,6 +170,32 @@ def _linear_work(leaves: tuple[Tensor, ...], x_ni: Tensor, dy_no: Tensor) -> Wor
         return (dw,) if len(leaves) == 1 else (dw, dy_no.sum(0))
 
     return Work(leaves, (x_ni, dy_no), grads)
+
+
+class _Grouped(Function):
+    """Every expert's rows times that expert's matrix, whose gradient is left to W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ri: Tensor, queue: Deferred, leaves: tuple[Tensor, ...], counts: Counts
+    ) -> Tensor:
+        ctx.save_for_backward(x_ri, leaves[0])
+        ctx.queue, ctx.leaves, ctx.counts = queue, leaves, counts
+        return grouped.times(x_ri, leaves[0], counts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (dy_ro,), (x_ri, w_eoi) = grads, ctx.saved_tensors
+        dy_ro = dy_ro.contiguous()
+        ctx.queue.work.append(_grouped_work(ctx.leaves, x_ri.detach(), dy_ro, ctx.counts))
+        return grouped.back_to_rows(dy_ro, w_eoi, ctx.counts), None, None, None
+
+
+def _grouped_work(leaves: tuple[Tensor, ...], x_ri: Tensor, dy_ro: Tensor, counts: Counts) -> Work:
+    def grads() -> Grads:
+        return (grouped.back_to_weights(dy_ro, x_ri, counts),)
+
+    return Work(leaves, (x_ri, dy_ro), grads)
 
 
 class _LookUp(Function):

@@ -1,8 +1,7 @@
 """What experts add to the kernels: where tokens go, their messages, and the loads that move a bias.
 
-    F layer0             ends with the counts of each expert's rows sent to who holds it: from there
-                         on every rank knows how many rows come from whom
-    all_to_all dispatch  rows[R, D] -> the rows of this rank's experts, rank by rank
+    all_to_all dispatch  first how many rows go to each expert: from there on every rank knows how
+                         many come from whom; then rows[R, D] -> those of this rank's experts
     all_to_all combine   what they made of them, the same way back
     all_reduce loads     how many tokens of the step asked for each expert, over all ranks
 
@@ -12,6 +11,7 @@ A rank without a token for some expert, or without any, takes part all the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,12 +36,13 @@ from parallel_core.zero_kernels import ZeroKernels
 class ExpertKernels(TrainKernels):
     """One rank of a model of experts.
 
-    `routes` are the decisions of the step by (microbatch, layer), `arrivals` what came of others'.
+    `routes` are the decisions of the step by (microbatch, layer), `arrivals` what came of others':
+    both until they have been told.
     """
 
     def __init__(self, plan: Plan, rank: int, comm: Comm | None, device: torch.device) -> None:
         super().__init__(plan, rank, comm, device)
-        self.routes: dict[tuple[int, str], Routed] = {}
+        self.routes: dict[tuple[int, str], Decision] = {}
         self.arrivals: dict[tuple[int, str], Arrival] = {}
         if plan.cp > 1:
             assert comm is not None
@@ -55,26 +56,37 @@ class ExpertKernels(TrainKernels):
     def load(self, step: int) -> dict[Value, Any]:
         """What the rank holds at the start of a step; nothing is routed yet."""
         self.routes.clear()
+        self.arrivals.clear()
         return super().load(step)
 
     def run_unit(self, unit: str, flow: Flow, mb: int) -> Flow:
-        """One unit, or part of a layer; behind a route, the counts."""
+        """One unit, or part of a layer; a route's decision is kept."""
         layer = unit.split(".")[0]
         arrival = self.arrivals.get((mb, layer))
         flow = run_part(self.model, unit, flow, self.micro[mb].place, arrival)
         if layer in self.model.routers and (unit == layer or unit.endswith(ROUTE)):
             routed = self.model.routers[layer].routed
             assert routed is not None
-            self.routes[mb, layer] = routed
-            if self.plan.ep > 1:
-                self.arrivals[mb, layer] = self._announce(routed)
+            self.routes[mb, layer] = Decision.of(routed, shown=mb == min(self.micro))
+        self._forget()
         return flow
 
-    def _announce(self, routed: Routed) -> Arrival:
+    def run_back(self, instr: Instr, reads: Reads) -> dict[str, Any]:
+        """As without experts; a layer that was run again has routed again."""
+        made = super().run_back(instr, reads)
+        self._forget()
+        return made
+
+    def _forget(self) -> None:
+        """What a router keeps of its decision is what its backward needs, and goes with that."""
+        for moe in self.model.routers.values():
+            moe.routed = None
+
+    def _announce(self, counts: list[int]) -> Arrival:
         """Each rank tells each other how many rows come for each of its experts."""
         assert self.comm is not None
-        even = [self.plan.experts_here] * self.plan.ep
-        came = self.comm.all_to_all(routed.rows.counts, "ep", even, even)
+        even, mine = [self.plan.experts_here] * self.plan.ep, torch.tensor(counts)
+        came = self.comm.all_to_all(mine.to(self.device), "ep", even, even)
         return Arrival.of(came.view(self.plan.ep, -1).tolist(), self.device)
 
     def all_to_all(self, instr: Instr, reads: Reads) -> Sequence[Any]:
@@ -82,12 +94,17 @@ class ExpertKernels(TrainKernels):
         assert self.comm is not None and instr.mb is not None
         layer, _, way = instr.where.partition(".")
         value = instr.reads[0]
-        out = splits(self.routes[instr.mb, layer].counts, self.plan.ep)
-        back = self.arrivals[instr.mb, layer].sizes
-        there = (way == "dispatch") == (value.name == "rows")
+        counts, told = self.routes[instr.mb, layer].counts, 0
+        if (way, value.name) == ("dispatch", "rows"):
+            self.arrivals[instr.mb, layer] = self._announce(counts)
+            told = 8 * len(counts)
+        out, arrival = splits(counts, self.plan.ep), self.arrivals[instr.mb, layer]
         x: Tensor = reads[value].contiguous()
-        came = self.comm.all_to_all(x, "ep", *((out, back) if there else (back, out)))
-        return x.nbytes, came
+        if (way == "dispatch") == (value.name == "rows"):
+            came = self.comm.all_to_all(x, "ep", out, arrival.sizes)
+            return told + x.nbytes, came.index_select(0, arrival.order)
+        x = x.index_select(0, arrival.back)
+        return x.nbytes, self.comm.all_to_all(x, "ep", arrival.sizes, out)
 
     def handed_on(self, u: int, out: Sequence[Any]) -> dict[Value, Any]:
         """What arrives of a piece's rows, and what went past the experts."""
@@ -111,7 +128,7 @@ class ExpertKernels(TrainKernels):
         """How many tokens of this rank's step asked for each expert, by layer."""
         return {
             layer: torch.stack(
-                [routed.rows.asked for (_, name), routed in self.routes.items() if name == layer]
+                [made.asked for (_, name), made in self.routes.items() if name == layer]
             ).sum(0)
             for layer in self.model.routers
         }
@@ -128,22 +145,40 @@ class ExpertKernels(TrainKernels):
 
     def routing(self, step: int) -> list[dict[str, Any]]:
         """What this rank's routers decided in a step: rows asked for and kept, by expert; and token
-        by token where the first ones of its first sequence wanted to go, and whether they went."""
-        return [
+        by token where the first ones of its first sequence wanted to go, and whether they went.
+        It is told once."""
+        told = [
             {
                 "step": step,
                 "mb": mb,
                 "layer": int(layer.removeprefix("layer")),
-                "asked": routed.rows.asked.tolist(),
-                "kept": routed.counts,
-                "tokens": _sample(routed) if mb == min(self.micro) else [],
+                "asked": made.asked.tolist(),
+                "kept": made.counts,
+                "tokens": made.shown,
             }
-            for (mb, layer), routed in sorted(self.routes.items())
+            for (mb, layer), made in sorted(self.routes.items())
         ]
+        self.routes.clear()
+        self.arrivals.clear()
+        return told
 
 
 SHOWN_TOKENS = 64
 """Positions of a rank's first sequence whose choices are told one by one."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What of a router's decision is told: rows by expert, kept and asked for, and a few choices."""
+
+    counts: list[int]
+    asked: Tensor
+    shown: list[list[int]]
+
+    @classmethod
+    def of(cls, routed: Routed, *, shown: bool) -> Decision:
+        """Without what the backward needs."""
+        return cls(routed.counts, routed.rows.asked, _sample(routed) if shown else [])
 
 
 def _sample(routed: Routed) -> list[list[int]]:

@@ -4,7 +4,8 @@
     tokens      all_to_all dispatch   all_to_all combine
 
 Between a piece that routes and one that holds experts, and between that and the one that adds up,
-rows travel over ep; what goes past the experts stays on the rank. A backward sends the gradients of
+rows travel over ep, and before them how many each rank sends to each; what goes past the experts
+stays on the rank. A backward sends the gradients of
 rows the same ways back. The messages have a lane of their own, so whatever else a rank can compute
 meanwhile it does. Lepikhin et al. 2020, arXiv:2006.16668, section 3.3.
 """
@@ -17,7 +18,7 @@ from dataclasses import replace
 from parallel_core import values as v
 from parallel_core.params import Piece, pieces
 from parallel_core.plan import Plan
-from parallel_core.program import Instr, Lane, Op, Program, Value
+from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 
 DISPATCH, COMBINE = ".dispatch", ".combine"
 """Ends of the names of the two messages of a layer."""
@@ -69,9 +70,9 @@ class _Travel:
             yield _with(instr, reads, writes, frees)
             return
         out, arrives = v.rows(mb, u), v.act(mb, u)
-        writes = [out if value == arrives else value for value in writes]
-        if piece.routes:
-            writes.append(v.skip(mb, u))
+        leaving = [out, v.skip(mb, u)] if piece.routes else [out]
+        at = writes.index(arrives)
+        writes[at : at + 1] = leaving
         yield _with(instr, reads, writes, frees)
         yield self._message(u, mb, out, arrives)
 
@@ -92,6 +93,8 @@ class _Travel:
 
     def _message(self, u: int, mb: int, out: Value, arrives: Value) -> Instr:
         way = DISPATCH if self.every[u].routes else COMBINE
+        ahead = way == DISPATCH and out.name == "rows"
+        values = (Value("counts", (mb,)), out) if ahead else ()
         return Instr(
             op=Op.ALL_TO_ALL,
             where=layer_of(self.every[u]) + way,
@@ -101,6 +104,7 @@ class _Travel:
             reads=(out,),
             writes=(arrives,),
             frees=(out,),
+            inner=tuple(Message(Op.ALL_TO_ALL, "ep", value) for value in values),
         )
 
 

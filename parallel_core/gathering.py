@@ -7,7 +7,7 @@ counted on the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,13 +29,13 @@ def counted(plan: Plan, flat: Flat, rank: int) -> list[tuple[int, int]]:
     """The runs of a rank's flat buffer that it counts in a norm over the model: of what several
     ranks hold, the first counts it."""
     place = plan.mesh.coordinate(rank)
-    before = _held_before(plan, place.get("pp", 0))
+    before = held_before(plan, place.get("pp", 0))
     runs: list[tuple[int, int]] = []
     for u, specs in flat.specs.items():
         at = flat.bounds[u][0]
         for spec in specs:
             start, at = at, at + spec.numel
-            if u == TABLE or u in before or not _first(plan, spec, place):
+            if u == TABLE or u in before or not is_first(plan, spec, place):
                 continue
             if runs and runs[-1][1] == start:
                 runs[-1] = (runs[-1][0], at)
@@ -44,15 +44,15 @@ def counted(plan: Plan, flat: Flat, rank: int) -> list[tuple[int, int]]:
     return runs
 
 
-def _held_before(plan: Plan, here: int) -> set[int]:
+def held_before(plan: Plan, here: int) -> set[int]:
     """The pieces that ranks before this one in its pipeline hold as well."""
     if plan.pp == 1:
         return set()
     return {u for r in range(here) for u in held_pieces(plan, plan.mesh.rank(pp=r))}
 
 
-def _first(plan: Plan, spec: ParamSpec, place: dict[str, int]) -> bool:
-    """Whether this rank is the first of those with the same of a parameter."""
+def is_first(plan: Plan, spec: ParamSpec, place: Mapping[str, int]) -> bool:
+    """Whether the rank at `place` is the first of a model's with the same of a parameter."""
     cut = {axis for _, axis in spec.cut}
     if plan.ep > 1 and "ep" not in cut and place["ep"]:
         return False
@@ -71,10 +71,12 @@ def parts_over(flat: Flat, axis: str) -> list[Tensor]:
     ]
 
 
-def sum_together(parts: Sequence[Tensor], comm: Comm, instr: Instr) -> Sequence[Any]:
-    """x+ax -> x of tensors that lie apart, in one message."""
+def sum_together(
+    parts: Sequence[Tensor], like: Tensor, comm: Comm, instr: Instr
+) -> Sequence[Any]:
+    """x+ax -> x of tensors that lie apart, in one message, be it empty; in the type of `like`."""
     assert instr.axis is not None
-    joined = torch.cat([part.flatten() for part in parts])
+    joined = torch.cat([like.new_empty(0), *(part.flatten() for part in parts)])
     comm.all_reduce(joined, instr.axis, name=instr.where)
     for part, summed in zip(parts, torch.split(joined, [p.numel() for p in parts]), strict=True):
         part.copy_(summed.view_as(part))
@@ -92,6 +94,8 @@ def collect(
     every = {spec.name: spec for spec in param_specs(plan)}
     for source in first_copy(plan):
         specs = _specs_on(plan, source)
+        if not specs:
+            continue
         if rank == source:
             flat = torch.cat([mine[spec.name].flatten() for spec in specs])
             if rank:
@@ -108,8 +112,10 @@ def collect(
 
 
 def _specs_on(plan: Plan, rank: int) -> list[ParamSpec]:
-    """The parameters that a rank holds and can give, in its own shapes."""
-    return [spec for u in held_pieces(plan, rank) for spec in pieces(plan)[u].specs]
+    """The parameters that a rank gives, in its own shapes: those that it is the first to hold."""
+    place = plan.mesh.coordinate(rank)
+    specs = (spec for u in held_pieces(plan, rank) for spec in pieces(plan)[u].specs)
+    return [spec for spec in specs if is_first(plan, spec, place)]
 
 
 def _put(whole: dict[str, Tensor], spec: ParamSpec, part: Tensor, parts: Any) -> None:

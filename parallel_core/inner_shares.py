@@ -24,8 +24,8 @@ ENTER, LEAVE, DLEAVE, AGAIN, DENTER = "enter", "leave", "dleave", "again", "dent
 NUMBER = "number"
 """A number a token: the cross-entropy's."""
 
-COUNTS, LOGITS = "counts", "logits"
-"""Of experts: how many rows go where, and a router's logits of a rank's part of a sequence."""
+LOGITS = "logits"
+"""A router's logits of a rank's part of a sequence, for those who choose by whole ones."""
 
 SILENT = ""
 """No message: work between two tasks' parts."""
@@ -129,7 +129,7 @@ def _route(plan: Plan, kind: str, *, forward: bool, place: int) -> tuple[list[St
     stops, total = _layer(plan, kind, forward=forward, place=place, only=none)
     if forward:
         last = max(i for i, stop in enumerate(stops) if stop[0] == LEAVE)
-        return [*stops[:last], (COUNTS, 0.0, 0.0)], total
+        return stops[:last], total
     return stops[1:], total
 
 

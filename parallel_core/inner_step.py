@@ -24,12 +24,13 @@ et al. 2022, arXiv:2205.05198, section 4.2.2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from parallel_core import inner_shares as shares
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.inner_shares import AGAIN, COUNTS, DENTER, LEAVE, LOGITS, NUMBER
+from parallel_core.data.blocks import block_of
+from parallel_core.inner_shares import AGAIN, DENTER, LEAVE, LOGITS, NUMBER
 from parallel_core.params import pieces
 from parallel_core.plan import Balance, Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
@@ -49,16 +50,18 @@ def inner_step(plan: Plan, base: Program) -> Program:
     tasks; and before an update the sums over what holds the model apart."""
     if plan.tp == plan.cp == plan.ep == 1 and plan.model.balance != Balance.BIAS:
         return base
-    known: dict[tuple[int, int], tuple[Instr, ...]] = {}
+    known: dict[tuple[int, ...], tuple[Instr, ...]] = {}
     ranks = []
     for rank, instrs in enumerate(base.ranks):
-        key = (id(instrs), plan.mesh.coordinate(rank).get("cp", 0))
+        where = _Where.of(plan, rank)
+        key = (id(instrs), where.part, where.shard)
         if key not in known:  # ranks that run the same share one tuple
-            known[key] = tuple(_slice_step(plan, instrs, key[1]))
+            known[key] = tuple(_slice_step(plan, instrs, where))
         ranks.append(known[key])
     keeps = base.keeps
     if plan.model_axes and plan.pp == 1:
-        mine = tuple(value for value in base.keeps[0] if value.name != "loss")
+        mine = tuple(value for value in base.keeps[0] if value not in (v.TOTAL, v.TOTAL_LOSS))
+        mine = tuple(value for value in mine if value.name != "loss")
         keeps = ((*mine, v.TOTAL),) * plan.world_size
     words = [f"tp={plan.tp}"] if plan.tp > 1 else []
     words += ["sp"] if plan.sp else []
@@ -66,21 +69,35 @@ def inner_step(plan: Plan, base: Program) -> Program:
     return Program(plan.mesh, tuple(ranks), base.holds, keeps, " ".join([base.name, *words]))
 
 
-def _slice_step(plan: Plan, instrs: Iterable[Instr], place: int) -> Iterator[Instr]:
+@dataclass(frozen=True)
+class _Where:
+    """What of a rank's place its messages depend on: its part of the sequence, its shard."""
+
+    part: int
+    shard: int
+
+    @classmethod
+    def of(cls, plan: Plan, rank: int) -> _Where:
+        place = plan.mesh.coordinate(rank)
+        sums = plan.zero and plan.tp > 1
+        return cls(place.get("cp", 0), place[plan.shard_axis] if sums else 0)
+
+
+def _slice_step(plan: Plan, instrs: Iterable[Instr], where: _Where) -> Iterator[Instr]:
     parts = {piece.name: piece.units for piece in pieces(plan)}
     for instr in instrs:
         if instr.op in (Op.F, Op.B, Op.I) and instr.where in parts:
             forward = instr.op == Op.F
-            stops = shares.task(plan, parts[instr.where], forward=forward, place=place)
+            stops = shares.task(plan, parts[instr.where], forward=forward, place=where.part)
             inner = tuple(_message(plan, instr.mb or 0, *stop) for stop in stops)
             yield replace(instr, inner=inner)
-        elif instr.op == Op.NORM:  # a pipeline's: it counts what is summed
-            sums = _sums(plan, [value for value in instr.reads if value.name in GRADIENTS])
+        elif instr.op == Op.NORM:  # a pipeline's, or ZeRO's: it counts what is summed
+            sums = _sums(plan, instr, where)
             marks = tuple(mark for one in sums for mark in one.writes)
             yield from sums
             yield replace(instr, reads=(*instr.reads, *marks))
         elif instr.op == Op.O:
-            yield from _before_update(plan, instr)
+            yield from _before_update(plan, instr, where)
         else:
             yield instr
 
@@ -90,8 +107,6 @@ def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Mes
     if " " in name:
         op, axis, value = name.split()
         return Message(Op(op), axis, Value(value, (mb,)), before, under)
-    if name == COUNTS:
-        return Message(Op.ALL_TO_ALL, "ep", Value(COUNTS, (mb,)), before, under)
     if name == LOGITS:
         return Message(Op.ALL_GATHER, "cp", Value(LOGITS, (mb,)), before, under)
     if name == NUMBER:
@@ -104,60 +119,71 @@ def _message(plan: Plan, mb: int, name: str, before: float, under: float) -> Mes
     return Message(Op.ALL_GATHER, "tp", Value(carried, (mb,)), before, under)
 
 
-def _before_update(plan: Plan, update: Instr) -> list[Instr]:
+def _before_update(plan: Plan, update: Instr, where: _Where) -> list[Instr]:
     """The sums that an update needs over what holds the model apart, the norm, then itself."""
-    gradients = [value for value in update.reads if value.name in GRADIENTS]
-    sums = _sums(plan, gradients)
+    sums = _sums(plan, update, where)
     marks = tuple(mark for one in sums for mark in one.writes)
     total, clips = list[Instr](), tuple[Value, ...]()
-    if plan.pp > 1:
+    if plan.pp > 1 or plan.zero:
         sums = []  # they came before its tally
     elif plan.model_axes:
         loss = v.TOTAL_LOSS if plan.gradient_ranks > 1 else v.loss(plan.microbatches - 1)
         clips = (v.TOTAL,) if plan.clip else ()
-        total = step.tally((*gradients, loss), (loss,), plan.model_axis)
+        total = step.tally((*_gradients(update), loss), (loss,), plan.model_axis)
     reads = (*update.reads, *marks, *clips)
     return [*sums, *total, replace(update, reads=reads, frees=(*update.frees, *marks))]
 
 
-def _sums(plan: Plan, gradients: list[Value]) -> list[Instr]:
+def _gradients(instr: Instr) -> tuple[Value, ...]:
+    return tuple(value for value in instr.reads if value.name in GRADIENTS)
+
+
+def _sums(plan: Plan, before: Instr, where: _Where) -> list[Instr]:
     """What is summed in place, once a step."""
-    sums = []
+    sums, gradients = [], _gradients(before)
     if plan.sums_whole:
-        sums.append(_sum(WHOLE, "tp", gradients, v.WHOLE_SUM))
+        sums.append(_sum(plan, (WHOLE, "tp", v.WHOLE_SUM), gradients, where))
     if plan.kv_copies > 1:
-        sums.append(_sum(COPIES, "kv_copy", gradients, v.COPIES_SUM))
+        sums.append(_sum(plan, (COPIES, "kv_copy", v.COPIES_SUM), gradients, where))
     if plan.model.balance == Balance.BIAS and plan.gradient_ranks > 1:
         sums.append(_loads(gradients))
     return sums
 
 
-def _loads(gradients: list[Value]) -> Instr:
+def _loads(gradients: tuple[Value, ...]) -> Instr:
     """How many tokens asked for each expert, summed over all ranks: a bias moves by them."""
-    mine = tuple(gradient.at[0] for gradient in gradients if gradient.at)
+    mine = tuple(dict.fromkeys(gradient.at[0] for gradient in gradients if gradient.at))
     return Instr(
         op=Op.ALL_REDUCE,
         where=LOADS,
         lane=Lane.COMM,  # where all that is summed over dp is: one axis, one order
         axis="dp",
-        reads=tuple(gradients),
+        reads=gradients,
         writes=(v.MOVED,),
         inner=(Message(Op.ALL_REDUCE, "dp", Value(v.MOVED.name, mine)),),
     )
 
 
-def _sum(where: str, axis: str, gradients: list[Value], mark: str) -> Instr:
+def _sum(
+    plan: Plan, what: tuple[str, str, str], gradients: tuple[Value, ...], where: _Where
+) -> Instr:
     """One message for all of them: their parts lie in many pieces, and are sent together.
 
     On the compute lane: nothing is left to overlap with it. It sums in place, and writes a mark a
-    gradient. What it hands over is named by the pieces whose parts it holds.
+    gradient. What it hands over is named by the pieces whose parts it holds; of ZeRO's shards, by
+    which of them, and by their blocks.
     """
-    mine = tuple(gradient for gradient in gradients if gradient.at)
+    name, axis, mark = what
+    pieces_here = tuple(dict.fromkeys(gradient.at[0] for gradient in gradients if gradient.at))
+    held = Value(name, pieces_here)
+    if plan.zero:
+        cut = tuple(dict.fromkeys(block_of(plan, u) for u in pieces_here))
+        held = Value(f"{name}_shard", (where.shard, *cut))
     return Instr(
         op=Op.ALL_REDUCE,
-        where=where,
+        where=name,
         axis=axis,
-        reads=tuple(gradients),
-        writes=tuple(Value(mark, gradient.at[:1]) for gradient in mine),
-        inner=(Message(Op.ALL_REDUCE, axis, Value(where, tuple(g.at[0] for g in mine))),),
+        reads=gradients,
+        writes=tuple(Value(mark, (u,)) for u in pieces_here),
+        inner=(Message(Op.ALL_REDUCE, axis, held),),
     )

@@ -283,7 +283,7 @@ class TrainKernels:
             self.comm.all_reduce(total, instr.axis, name=instr.where, control=True)
             return total.nbytes, total
         if instr.where in (WHOLE, COPIES):
-            return sum_together(self.parts(instr.axis), self.comm, instr)
+            return sum_together(self.parts(instr.axis), self.flat.grads, self.comm, instr)
         if instr.inner:
             tensors = [self.flat.views[m.value.at[0]][m.value.at[1]] for m in instr.inner]
         else:

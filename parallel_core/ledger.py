@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from parallel_core.cost import wire_bytes
-from parallel_core.data.blocks import blocks
+from parallel_core.data.blocks import blocks, held_blocks
 from parallel_core.params import copies_table, held_pieces, pieces, table_spec
 from parallel_core.plan import DType, Optimizer, Plan, Server
 from parallel_core.program import Instr, Op, Program, Value
@@ -96,8 +96,8 @@ def resident_elements(plan: Plan, rank: int) -> tuple[int, int, int]:
         whole = held_elements(plan, rank)
         worker = plan.parameter_server != Server.OFF and rank < plan.dp
         return whole, whole, 0 if worker else whole  # the server alone updates
-    whole = sum(block.padded for block in blocks(plan))
-    own = sum(block.shard for block in blocks(plan))
+    held = [blocks(plan)[b] for b in held_blocks(plan, rank)]
+    whole, own = sum(block.padded for block in held), sum(block.shard for block in held)
     return own if plan.zero == 3 else whole, whole if plan.zero == 1 else own, own
 
 

@@ -268,6 +268,15 @@ def init_weights(model: nn.Module, plan: Plan, place: Mapping[str, int] | None =
                 _fill_part(weights[spec.name], spec, plan.seed, cuts(plan, spec, place), 0)
 
 
+def draw_part(
+    plan: Plan, spec: ParamSpec, shape: tuple[int, ...], place: Mapping[str, int]
+) -> Tensor:
+    """The initial values of what the rank at `place` holds of a whole parameter, float64."""
+    own = torch.empty(shape, dtype=torch.float64)
+    _fill_part(own, spec, plan.seed, cuts(plan, spec, place), 0)
+    return own
+
+
 def _fill_part(own: Tensor, spec: ParamSpec, seed: int, parts: Sequence[Cut], start: int) -> None:
     """What lies between the cuts of a whole parameter, from its element number `start` on."""
     depth = len(spec.shape) - own.dim()

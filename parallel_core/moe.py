@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from parallel_core.dropout import Place
 from parallel_core.expert import grouped
@@ -202,15 +203,15 @@ class MoE(nn.Module):
 
     def _extra(self, logits_bse: Tensor, choice: Choice) -> Tensor | None:
         """The router's own losses of these tokens, each divided once by all that a step has."""
-        m, extra = self.plan.model, None
-        if self.sequence is not None:
-            logits_bse = logits_bse[:, self.sequence.real]  # padding has no loss
+        m, extra, pad_s = self.plan.model, None, None
+        if self.sequence is not None and self.plan.context.padded > self.plan.seq:
+            pad_s = ~self.sequence.real.to(logits_bse.device)  # it has no loss
         if m.balance == Balance.AUX:
             asked_be = choice.asked.sum(1)
-            sums = balance_sum(logits_bse, asked_be, self.rules, choice.asked.shape[1])
+            sums = balance_sum(logits_bse, asked_be, self.rules, choice.asked.shape[1], pad_s=pad_s)
             extra = m.aux_loss * sums / self.plan.global_batch
         if m.z_loss:
-            z = m.z_loss * z_sum(logits_bse) / self.plan.tokens_per_step
+            z = m.z_loss * z_sum(logits_bse, pad_s=pad_s) / self.plan.tokens_per_step
             extra = z if extra is None else extra + z
         return extra
 
@@ -238,6 +239,19 @@ def put_back(y_rd: Tensor, rows: Rows, shape: torch.Size, also_bsd: Tensor | Non
     """y[R, D] -> [B, S, D]: each token's results, weighed by its gates, added up, expert by expert;
     and what the shared experts have made."""
     weighed_rd = y_rd * rows.gates[:, None].to(y_rd.dtype)
-    out_nd = y_rd.new_zeros((shape[0] * shape[1], shape[2]))
-    out_bsd = out_nd.index_add(0, rows.tokens, weighed_rd).view(shape)
+    add_up: Callable[..., Tensor] = _AddUp.apply
+    out_bsd = add_up(weighed_rd, rows.tokens, shape[0] * shape[1]).view(shape)
     return out_bsd if also_bsd is None else out_bsd + also_bsd
+
+
+class _AddUp(Function):
+    """Rows added up by token: torch's own keeps them for a backward that has no need of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x_rd: Tensor, tokens: Tensor, n: int) -> Tensor:
+        ctx.save_for_backward(tokens)
+        return x_rd.new_zeros((n, x_rd.shape[1])).index_add(0, tokens, x_rd)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0].index_select(0, ctx.saved_tensors[0]), None, None

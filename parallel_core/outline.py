@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
-from parallel_core.activations.held import held_bytes
-from parallel_core.activations.saved import again_bytes, offloaded_bytes, saved_bytes
-from parallel_core.data.blocks import blocks
+from parallel_core.effects import Effect, Routed, effects
 from parallel_core.ledger import predicted_memory
-from parallel_core.params import pieces
-from parallel_core.plan import DType, Plan
-from parallel_core.program import Instr, Lane, Op, Program, Value
+from parallel_core.plan import Plan
+from parallel_core.program import Instr, Lane, Op, Program
 from parallel_core.trace import Span, Trace
 
 STATE = ("params", "grads", "optimizer")
@@ -54,88 +51,9 @@ class Held:
         return int(getattr(self, kind))
 
 
-@dataclass(frozen=True)
-class Effect:
-    """What an instruction makes at its start and lets go at its end, bytes by kind."""
-
-    made: dict[str, int] = field(default_factory=dict)
-    freed: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def acts(self) -> bool:
-        """Whether it changes anything."""
-        return bool(self.made or self.freed)
-
-    def net(self, kind: str) -> int:
-        """By how much the instruction moves a kind when it is over."""
-        return self.made.get(kind, 0) - self.freed.get(kind, 0)
-
-
-def effects(plan: Plan) -> Callable[[Instr], Effect]:
-    """What each instruction of a plan's program does to memory, its first update left aside."""
-    width = DType(plan.dtype).bytes
-    kept = _kept(plan)
-    again = {p.name: max(again_bytes(plan, unit) for unit in p.units) for p in pieces(plan)}
-    cut = {block.units[0]: block for block in blocks(plan)} if plan.zero else {}
-    pads = {u: block.padded * width for u, block in cut.items()}
-    shards = {u: block.shard * width for u, block in cut.items()}
-
-    def own(value: Value) -> tuple[str, int]:
-        """Kind and bytes of a value that has memory of its own, else no bytes."""
-        u = value.at[0] if value.at else 0
-        match value.name:
-            case "full":
-                return "params", pads[u]
-            case "gpart":
-                return "grads", shards.get(u, 0)
-            case "grad" if plan.zero >= 2:
-                return "grads", pads[u]
-            case "tie" if plan.zero >= 2:
-                return "grads", pads[0]  # a block of the embedding's
-            case _:
-                return kept(value)
-        return "params", 0
-
-    def effect(instr: Instr) -> Effect:
-        takes_over = {"tie", "grad"} if any(r.name == "tie" for r in instr.reads) else set()
-        made = _sum(own(value) for value in instr.writes if value.name not in takes_over)
-        freed = _sum(own(value) for value in instr.frees if value.name not in takes_over)
-        if instr.op in (Op.B, Op.I) and again.get(instr.where):
-            for change in (made, freed):
-                change["activations"] = change.get("activations", 0) + again[instr.where]
-        return Effect(made, freed)
-
-    return effect
-
-
-def _kept(plan: Plan) -> Callable[[Value], tuple[str, int]]:
-    """Kind and bytes of what forwards keep, on the device or on the host."""
-    every = [piece.units for piece in pieces(plan)]
-    saved = [sum(saved_bytes(plan, unit) for unit in units) for units in every]
-    held = [sum(held_bytes(plan, unit) for unit in units) for units in every]
-    away = [sum(offloaded_bytes(plan, unit) for unit in units) for units in every]
-    tables = {
-        "saved": ("activations", saved),
-        "held": ("activations", held),
-        "back": ("activations", away),
-        "host": ("host", away),
-    }
-
-    def kept(value: Value) -> tuple[str, int]:
-        kind, sizes = tables.get(value.name, ("params", []))
-        return (kind, sizes[value.at[1]]) if sizes else (kind, 0)
-
-    return kept
-
-
-def _sum(parts: Iterator[tuple[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for kind, size in parts:
-        total[kind] = total.get(kind, 0) + size
-    return total
-
-
-def memory_outline(plan: Plan, program: Program, trace: Trace) -> tuple[Held, ...]:
+def memory_outline(
+    plan: Plan, program: Program, trace: Trace, routed: Routed | None = None
+) -> tuple[Held, ...]:
     """Bytes by kind after every instruction of a simulated, replayed or measured trace, in time.
 
     Step 0 is the first one: its update makes the optimizer's moments.
@@ -144,6 +62,7 @@ def memory_outline(plan: Plan, program: Program, trace: Trace) -> tuple[Held, ..
     effect = effects(plan)
     for rank in range(trace.world_size):
         for step in trace.steps:
+            effect = effects(plan, routed(rank, step)) if routed else effect
             spans = [s for s in trace.by_rank[rank] if s.step == step]
             rows += _rank_outline(_Level(plan, rank, step), program.ranks[rank], spans, effect)
     return tuple(rows)
@@ -208,13 +127,22 @@ class Agreement:
     differences: tuple[str, ...]
 
 
-def agreement(plan: Plan, program: Program, trace: Trace, gauge: Sequence[Held]) -> Agreement:
-    """Are the measured bytes of `gauge` those that the outline of the same run says?"""
+def agreement(
+    plan: Plan,
+    program: Program,
+    trace: Trace,
+    gauge: Sequence[Held],
+    *,
+    routed: Routed | None = None,
+) -> Agreement:
+    """Are the measured bytes of `gauge` those that the outline of the same run says? What experts
+    keep follows from where the run's routers sent their tokens: `routed` says it."""
     effect = effects(plan)
     measured = {(row.rank, row.step, row.index): row for row in gauge}
     readings: list[_Reading] = []
     for rank in range(trace.world_size):
         for step in trace.steps:
+            effect = effects(plan, routed(rank, step)) if routed else effect
             spans = [s for s in trace.by_rank[rank] if s.step == step]
             rows = [measured.get((rank, step, s.index)) for s in spans]
             whole = [row for row in rows if row is not None]

@@ -250,6 +250,16 @@ def stage_pieces(plan: Plan) -> tuple[tuple[int, ...], ...]:
     )
 
 
+def stage_sums(plan: Plan, s: int) -> list[tuple[str, str, tuple[int, ...]]]:
+    """What of a stage's gradient is summed, or travels, together: (name, axis, pieces)."""
+    every, found = pieces(plan), []
+    for ends, experts in (("", False), (EXPERTS, True)):
+        mine = [u for u in stage_pieces(plan)[s] if every[u].holds_experts == experts]
+        if any(every[u].specs for u in mine):
+            found.append((stage_name(s) + ends, every[mine[0]].axis, tuple(mine)))
+    return found
+
+
 def held_pieces(plan: Plan, rank: int) -> tuple[int, ...]:
     """The numbers of the pieces whose weights `rank` holds."""
     if plan.pp == 1:

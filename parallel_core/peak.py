@@ -7,32 +7,50 @@ pairs of places at which the two lanes of a rank may stand at one moment.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from parallel_core.effects import Effect, Routed, effects
 from parallel_core.ledger import predicted_memory
-from parallel_core.outline import FOLLOWED, KINDS, Effect, effects
+from parallel_core.outline import FOLLOWED, KINDS
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Program
 
 
-def predicted_peak(plan: Plan, program: Program) -> dict[str, list[int]]:
+def predicted_peak(
+    plan: Plan, program: Program, *, routed: Routed | None = None, steps: Sequence[int] = (1,)
+) -> dict[str, list[int]]:
     """The most bytes of each kind, and of all together, that a rank can hold at any moment.
 
     Over every timing in which the lanes of a rank may run, not one trace: a run stays at or below.
+    Experts get even loads, or what a run's routers gave them in its `steps`, the first of which
+    begins without an optimizer's moments.
     """
-    resident, effect = predicted_memory(plan), effects(plan)
-    for kind in FOLLOWED:
-        resident.setdefault(kind, [0] * plan.world_size)
-    known: dict[int, dict[str, int]] = {}
     peak: dict[str, list[int]] = {kind: [] for kind in (*FOLLOWED, "total")}
+    resident = [predicted_memory(plan, stepped=stepped) for stepped in (False, True)]
+    known: dict[int, dict[str, int]] = {}
     for rank, instrs in enumerate(program.ranks):
-        if id(instrs) not in known:  # ranks that run the same share one tuple
-            each = {kind: _most(instrs, effect, (kind,)) for kind in FOLLOWED}
-            known[id(instrs)] = each | {"total": _most(instrs, effect, KINDS)}
-        for kind, more in known[id(instrs)].items():
-            held = {k: resident[k] for k in (KINDS if kind == "total" else (kind,))}
-            peak[kind].append(sum(sizes[rank] for sizes in held.values()) + more)
+        before, after = ({kind: each[kind][rank] for kind in each} for each in resident)
+        if not routed and id(instrs) not in known:  # ranks that run the same share one tuple
+            known[id(instrs)] = _highest(instrs, effects(plan))
+        levels = [_level(after, {})]
+        for step in steps:
+            more = _highest(instrs, effects(plan, routed(rank, step))) if routed else None
+            levels.append(_level(after if step else before, more or known[id(instrs)]))
+        for kind, sizes in peak.items():
+            sizes.append(max(level[kind] for level in levels))
     return peak
+
+
+def _level(resident: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    """Bytes by kind with so many more than there are between steps."""
+    level = {kind: resident.get(kind, 0) + more.get(kind, 0) for kind in FOLLOWED}
+    return level | {"total": sum(resident.values()) + more.get("total", 0)}
+
+
+def _highest(instrs: Sequence[Instr], effect: Callable[[Instr], Effect]) -> dict[str, int]:
+    """How many more there are at most of each kind, and of all on the device together."""
+    each = {kind: _most(instrs, effect, (kind,)) for kind in FOLLOWED}
+    return each | {"total": _most(instrs, effect, KINDS)}
 
 
 def _most(instrs: Sequence[Instr], effect: Callable[[Instr], Effect], kinds: Sequence[str]) -> int:

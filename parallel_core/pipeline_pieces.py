@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 
 from parallel_core import values as v
-from parallel_core.params import Piece, pieces, stage_pieces
+from parallel_core.params import Piece, pieces, stage_pieces, stage_sums
 from parallel_core.pipeline.lower import Lowering
 from parallel_core.pipeline.order import Task
 from parallel_core.plan import Plan
@@ -35,13 +35,9 @@ class Stages:
         self.plan, self.every, self.of = plan, pieces(plan), stage_pieces(plan)
         self.last = len(self.every) - 1
 
-    def sums(self, s: int) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    def sums(self, s: int) -> list[tuple[str, str, tuple[int, ...]]]:
         """What of a stage's gradient is summed, or travels, together: (name, axis, pieces)."""
-        name = self.every[self.of[s][0]].name.split(".")[0]
-        for ends, experts in (("", False), (".experts", True)):
-            mine = [u for u in self.of[s] if self.every[u].holds_experts == experts]
-            if mine := [u for u in mine if self.every[u].specs]:
-                yield name + ends, self.every[mine[0]].axis, tuple(mine)
+        return stage_sums(self.plan, s)
 
     def piece(self, u: int) -> Piece:
         """Piece number u."""
@@ -100,6 +96,8 @@ class Stages:
 
         def own(value: Value) -> tuple[Value, ...]:
             match value.name:
+                case "w" if not self.every[u].specs:
+                    return ()
                 case "w" | "grad":
                     return (Value(value.name, (u, *value.at[1:])),)
                 case "saved" | "held":

@@ -34,7 +34,7 @@ def pipeline_step(plan: Plan) -> Program:
     """The training step of a plan with a pipeline, synchronous."""
     ranks, holds, keeps = [], [], []
     for rank in range(plan.world_size):
-        mine = _Step(plan, rank)
+        mine = Step(plan, rank)
         ranks.append(tuple(mine.instrs()))
         table = [v.TABLE] if mine.copied else []
         new = [v.NEW_TABLE] if mine.copied else []
@@ -50,10 +50,10 @@ def lowering_of(plan: Plan, rank: int) -> Lowering:
     def to_rank(place: int) -> int:
         return group[place]
 
-    return Lowering(plan.pipeline, peer=to_rank, tied=plan.model.tied, fresh=plan.asynchronous)
+    return Lowering(plan.pipeline, peer=to_rank, tied=plan.model.tied, fresh=plan.asynchronous or plan.zero > 1)
 
 
-class _Step:
+class Step:
     """One rank's step. `here` is its place in the pipeline, `mine` the stages it holds."""
 
     def __init__(self, plan: Plan, rank: int) -> None:
@@ -166,15 +166,10 @@ class _Step:
     def _exchange(self) -> Iterator[Instr]:
         """Where weights have a copy on another rank, both end with the sum of both gradients."""
         for s in self.mine:
-            other = next(
-                (r for r, held in enumerate(self.order.held) if s in held and r != self.here), None
-            )
+            other = self.copy_of(s)
             for name, _, together in self.stages.sums(s) if other is not None else ():
                 assert other is not None
-                mine, total = self._ready(together), tuple(map(v.gall, together))
-                self.ready |= dict(zip(together, total, strict=True))
-                marks = tuple(map(v.sent, together)), tuple(map(v.came, together))
-                yield from self._swap(name, other, (mine, *marks, total))
+                yield from self._swap_pieces(name, other, together)
         if not self.plan.model.tied or self.shares:
             return
         first, last = (
@@ -192,6 +187,17 @@ class _Step:
             send, *rest = self._swap(TABLE, last, ((mine,), sent, came, (v.gall(0),)))
             yield from (_with(send, part), *rest)
 
+    def copy_of(self, s: int) -> int | None:
+        """The place in the pipeline where stage s is held as well."""
+        every = enumerate(self.order.held)
+        return next((r for r, held in every if s in held and r != self.here), None)
+
+    def _swap_pieces(self, name: str, other: int, together: tuple[int, ...]) -> list[Instr]:
+        mine, total = self._ready(together), tuple(map(v.gall, together))
+        self.ready |= dict(zip(together, total, strict=True))
+        marks = tuple(map(v.sent, together)), tuple(map(v.came, together))
+        return self._swap(name, other, (mine, *marks, total))
+
     def _swap(self, where: str, other: int, flow: Swap) -> list[Instr]:
         """Send one's own, take the other's, add: (own, marks that it left, other's, sum)."""
         mine, left, came, total = flow
@@ -208,7 +214,7 @@ class _Step:
         table = [self.table] if self.copied and self.table is not None else []
         whole = [*(self.ready[u] for u in self.held), *table]
         loss = [] if self.loss is None else [self.loss]
-        yield from step.tally([*whole, *loss], loss, self.plan.model_axis)
+        yield from step.tally([*whole, *loss], loss, self.plan.tally_axis)
         old = [*map(v.weight, self.held), *([v.TABLE] if self.copied else [])]
         new = [*map(v.updated, self.held), *([v.NEW_TABLE] if self.copied else [])]
         yield Instr(

@@ -49,7 +49,7 @@ def _usual(plan: Plan, name: str) -> object:
 
 def _sharding(plan: Plan) -> None:
     if plan.zero and plan.pp > 1:
-        raise PlanError("zero", plan.zero, "does not work with a pipeline yet", 0)
+        _sharded_pipeline(plan)
     if plan.shard is None:
         return
     if not plan.zero:
@@ -58,6 +58,18 @@ def _sharding(plan: Plan) -> None:
         fits = [n for n in range(1, plan.dp + 1) if plan.dp % n == 0]
         rule = f"must divide dp={plan.dp}"
         raise PlanError("shard", plan.shard, rule, nearest_where(plan.shard, fits))
+
+
+def _sharded_pipeline(plan: Plan) -> None:
+    if plan.asynchronous:
+        rule = f"does not work with {plan.schedule}, which updates after every microbatch"
+        raise PlanError("zero", plan.zero, rule, 0)
+    if plan.model.tied:
+        rule = "does not work with ZeRO and a pipeline yet: its table would have two copies"
+        raise PlanError("tied", True, rule, False)
+    if plan.keep_gathered:
+        rule = "would keep every stage whole through all microbatches in flight"
+        raise PlanError("keep_gathered", True, rule, False)
 
 
 def _server(plan: Plan) -> None:
@@ -105,7 +117,7 @@ def _context(plan: Plan) -> None:
                 rule = "needs context-parallel ranks, cp of 2 or more"
                 raise PlanError(name, value, rule, NONE if usual is None else usual)
         return
-    for name in ("parameter_server", "shard"):
+    for name in ("parameter_server",):
         if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
             rule = "does not work with cp yet"
             raise PlanError(name, value, rule, NONE if usual is None else usual)
@@ -146,7 +158,7 @@ def _tensor(plan: Plan) -> None:
         if plan.sp:
             raise PlanError("sp", True, "needs tensor-parallel ranks, tp of 2 or more", False)
     else:
-        for name in ("zero", "parameter_server"):
+        for name in ("parameter_server",):
             if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
                 raise PlanError(name, value, "does not work with tp yet", usual)
         m, fits = plan.model, [n for n in range(1, plan.tp + 1) if _tensor_fits(plan, n)]
@@ -181,9 +193,10 @@ def _experts(plan: Plan) -> None:
     if plan.recompute == Recompute.FULL:
         rule = "would run a layer again whose tokens travel in its middle; not with ep yet"
         raise PlanError("recompute", plan.recompute, rule, Recompute.SELECTIVE)
-    for name in ("zero", "offload"):
+    for name in ("shard", "offload"):
         if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
-            raise PlanError(name, value, "does not work with ep yet", usual)
+            near = NONE if usual is None else usual
+            raise PlanError(name, value, "does not work with ep yet", near)
     fits = plan_mesh.expert_ranks(plan)
     if plan.ep not in fits:
         ranks = f"dp*cp={plan.dp}*{plan.cp} ranks" if plan.cp > 1 else f"dp={plan.dp}"
@@ -229,6 +242,10 @@ def _pipeline(plan: Plan) -> None:
         rule = f"does not fit the {plan.pipeline.p} ranks of the order"
         raise PlanError("pp", plan.pp, rule, plan.pipeline.p)
     split(plan.model.layers, stages, plan.stage_layers)
+    if plan.asynchronous:
+        for name in ("tp", "cp"):
+            if (value := getattr(plan, name)) > 1:
+                raise PlanError(name, value, f"does not work with {plan.schedule} yet", 1)
     if plan.asynchronous and plan.model.tied:
         rule = "has two copies that asynchronous updates would let drift apart"
         raise PlanError("tied", True, rule, False)

@@ -7,12 +7,13 @@ expand what the ranks noted and lay the prediction beside it; it never loads tor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from parallel_core import provenance
 from parallel_core import values as v
-from parallel_core.activations.saved import saved_bytes
+from parallel_core.activations.expert_rows import LoadOf
+from parallel_core.activations.saved import piece_bytes
 from parallel_core.cases import program_of
 from parallel_core.cost import Link
 from parallel_core.ledger import (
@@ -107,7 +108,8 @@ class RunView:
         """Measured memory against the outline of the same run, instruction by instruction."""
         if not self.gauge:
             return None
-        found = agreement(self.plan, self.program, self.trace, self.gauge)
+        routed = self.routing.loads_of()
+        found = agreement(self.plan, self.program, self.trace, self.gauge, routed=routed)
         return {
             "what": "bytes by kind, on the device, after each compute instruction",
             "equal": found.exact,
@@ -165,7 +167,7 @@ def ledger(
             "predicted": predicted,
             "measured": held,
             "peak": _peaks(results),
-            "predicted_peak": predicted_peak(plan, program),
+            **_predicted_peaks(plan, program, routing),
             "peak_state_bytes": max(result["peak_state_bytes"] for result in results),
             "weight_copies": {
                 "predicted": weight_copies(program),
@@ -194,6 +196,19 @@ def _peaks(results: Sequence[Mapping[str, Any]]) -> dict[str, list[int]] | None:
     return {kind: [peak.get(kind, 0) for peak in counted] for kind in (*FOLLOWED, "total")}
 
 
+def _predicted_peaks(
+    plan: Plan, program: Program, routing: RoutingRecord | None
+) -> dict[str, dict[str, list[int]]]:
+    """The most bytes by kind; where routers said which rows go where, for these rows, and for even
+    ones beside it."""
+    even = predicted_peak(plan, program)
+    routed = routing.loads_of() if routing else None
+    if routing is None or routed is None:
+        return {"predicted_peak": even}
+    found = predicted_peak(plan, program, routed=routed, steps=routing.steps)
+    return {"predicted_peak": found, "predicted_peak_even": even}
+
+
 def weight_copies(program: Program) -> list[int]:
     """Per rank the most versions of one piece's weights that are alive after an instruction."""
     most = []
@@ -213,21 +228,44 @@ def _counts(rows: Sequence[Sequence[Any]]) -> Counts:
 
 
 def _activations(plan: Plan, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    predicted = {p.name: sum(saved_bytes(plan, unit) for unit in p.units) for p in pieces(plan)}
+    """What pieces keep, beside what was measured in a forward after the run. How many rows its
+    experts got is taken from that forward; `even` are the bytes of even loads."""
+    even = {p.name: piece_bytes(plan, p.units) for p in pieces(plan)}
+    loads = _loads_measured(plan, results)
+    predicted: dict[str, int] = {}
     measured: dict[str, int] = {}
-    for result in results:
-        measured = {**result["activations"], **measured}
-    differences = [
-        {"unit": unit, "bytes": measured[unit] - predicted[unit], "why": "not in the formula"}
-        for unit in predicted
-        if measured[unit] != predicted[unit]
-    ]
+    differences = []
+    for rank, result in enumerate(results):
+        routed = loads(rank, 0) if loads else None
+        for piece in pieces(plan):
+            if piece.name not in result["activations"]:
+                continue
+            want, got = piece_bytes(plan, piece.units, routed), result["activations"][piece.name]
+            first = piece.name not in measured
+            if first:
+                predicted[piece.name], measured[piece.name] = want, got
+            if want != got and (first or loads):  # without experts ranks keep as much
+                why = "not in the formula"
+                differences.append(
+                    {"unit": piece.name, "rank": rank, "bytes": got - want, "why": why}
+                )
     return {
         "what": "bytes one microbatch keeps for its backward, by unit or stage",
         "predicted": predicted,
         "measured": measured,
         "differences": differences,
+        **({"even": even} if loads else {}),
     }
+
+
+def _loads_measured(
+    plan: Plan, results: Sequence[Mapping[str, Any]]
+) -> Callable[[int, int], LoadOf] | None:
+    """Rows of the forward that was measured."""
+    record = RoutingRecord(plan)
+    for rank, result in enumerate(results):
+        record.feed(rank, result.get("routed", ()))
+    return record.loads_of()
 
 
 def _comm_buffers(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

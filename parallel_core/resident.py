@@ -56,8 +56,12 @@ def _strangers(addresses: set[int]) -> Iterator[Tensor]:
 
 
 def activations(kernels: TrainKernels) -> dict[str, int]:
-    """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on."""
+    """Bytes each piece keeps for its backward, on live tensors: one forward, not trained on.
+
+    Where tokens travel, a piece may keep what one before it keeps: that counts once.
+    """
     micro, kept = kernels.load(0)[v.ids(0)], {}
+    before: list[Tensor] = []
     shape = activation_shape(kernels.plan)
     reads: dict[Value, Any] = {}
     for u in sorted(u for u in kernels.flat.specs if u != TABLE):
@@ -65,13 +69,16 @@ def activations(kernels: TrainKernels) -> dict[str, int]:
         if u and not (piece.joins or piece.holds_experts):
             reads[v.act(0, u - 1)] = kernels.flat.params.new_zeros(shape)
         with kernels.weights_of(u):
-            mine = [*kernels.model.parameters(), micro.ids, micro.labels, micro.place.positions]
+            data = [micro.ids, micro.labels, micro.place.positions]
+            mine = [*kernels.model.parameters(), *data, *before]
             meter = Meter.ignoring(mine)
             kernels.keeper.look, kernels.keeper.over = meter.note, nobody
             saved, *out = kernels.forward(Instr(op=Op.F, where=piece.name, mb=0), reads)
         kept[piece.name] = meter.bytes
         del saved
-        reads = kernels.handed_on(u, out) if piece.routes or piece.holds_experts else {}
+        travels = piece.routes or piece.holds_experts
+        reads = kernels.handed_on(u, out) if travels else {}
+        before = [*before, *meter.alive] if travels else []
     kernels.keeper.look = None
     return kept
 

@@ -8,10 +8,11 @@ tokens split is no choice of a plan, but the traffic that follows from it is pre
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from parallel_core.activations.expert_rows import Load, LoadOf, even
 from parallel_core.ledger import Counts
 from parallel_core.plan import DType, Plan
 
@@ -40,10 +41,10 @@ class RoutingRecord:
     def feed(self, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take what a rank tells of a step."""
         for row in rows:
-            lists = {key: tuple(row[key]) for key in ("asked", "kept")}
-            tokens = tuple((s, e, went) for s, e, went in row["tokens"])
-            numbers = {key: row[key] for key in ("step", "mb", "layer")}
-            self.rows.append(Routed(rank=rank, **numbers, **lists, tokens=tokens))
+            made: dict[str, Any] = {key: tuple(row[key]) for key in ("asked", "kept")}
+            made |= {key: row[key] for key in ("step", "mb", "layer")}
+            made["tokens"] = tuple((s, e, went) for s, e, went in row["tokens"])
+            self.rows.append(Routed(rank=rank, **made))
 
     def loads(self, *, step: int, layer: int, kept: bool = True) -> list[int]:
         """Rows of each expert in a step and layer, over all ranks that see different tokens."""
@@ -69,31 +70,56 @@ class RoutingRecord:
         asked = sum(sum(row.asked) for row in rows)
         return asked - sum(sum(row.kept) for row in rows), asked
 
-    def sent(self) -> list[int]:
-        """Bytes that each rank handed over in dispatches and combines, forward and backward."""
+    def traffic(self) -> dict[tuple[int, int, int, int], Load]:
+        """(rank, step, microbatch, layer) -> rows that its tokens made and that its experts got."""
         plan = self.plan
-        width = plan.model.hidden * DType(plan.dtype).bytes
-        total = [0] * plan.world_size
         met: dict[tuple[int, int, int, int], list[Routed]] = defaultdict(list)
         for row in self.rows:
-            group = plan.mesh.group(row.rank, "ep")
+            group = plan.mesh.group(row.rank, "ep") if plan.ep > 1 else (row.rank,)
             met[group[0], row.step, row.mb, row.layer].append(row)
-        for rows in met.values():
+        found = {}
+        for (_, *when), rows in met.items():
+            step, mb, layer = when
             for row in rows:
-                place = plan.mesh.coordinate(row.rank)["ep"]
+                place = plan.mesh.coordinate(row.rank).get("ep", 0)
                 mine = slice(place * plan.experts_here, (place + 1) * plan.experts_here)
                 came = sum(sum(other.kept[mine]) for other in rows)
-                total[row.rank] += 2 * (sum(row.kept) + came) * width
+                found[row.rank, step, mb, layer] = Load(sum(row.kept), came)
+        return found
+
+    def loads_of(self) -> Callable[[int, int], LoadOf] | None:
+        """(rank, step) -> the loads of its microbatches and layers, even ones where nothing was
+        told; None where nothing was told at all."""
+        found, usual = self.traffic(), even(self.plan)
+
+        def of(rank: int, step: int) -> LoadOf:
+            return lambda mb, layer: found.get((rank, step, mb, layer), usual)
+
+        return of if found else None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that were told of."""
+        return tuple(sorted({row.step for row in self.rows}))
+
+    def sent(self) -> list[int]:
+        """Bytes that each rank handed over in dispatches and combines, forward and backward."""
+        width = self.plan.model.hidden * DType(self.plan.dtype).bytes
+        total = [0] * self.plan.world_size
+        for (rank, *_), load in self.traffic().items():
+            total[rank] += 2 * (load.sent + load.here) * width
         return total
 
-    def corrected(self, counts: Sequence[Counts], even: int) -> list[Counts]:
-        """Predicted messages with the bytes of this routing in the place of even ones: `even` is
+    def corrected(self, counts: Sequence[Counts], usual: int) -> list[Counts]:
+        """Predicted messages with the bytes of this routing in the place of even ones: `usual` is
         what a rank's share of rows was taken to be in each of them."""
-        table = []
+        table: list[Counts] = []
         for count, sent in zip(counts, self.sent(), strict=True):
             messages, total = count["ep", "all_to_all"]
             fifth = messages // 5  # counts once, rows four times
-            table.append({**count, ("ep", "all_to_all"): (messages, total - 4 * fifth * even + sent)})
+            table.append(
+                {**count, ("ep", "all_to_all"): (messages, total - 4 * fifth * usual + sent)}
+            )
         return table
 
     def report(self) -> dict[str, Any] | None:

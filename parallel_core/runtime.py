@@ -35,6 +35,12 @@ from parallel_core.rank import Backend, Rank, choose_backend
 from parallel_core.recording import Stamp
 from parallel_core.resident import activations, live_bytes, state_bytes, unaccounted
 from parallel_core.saving import save_outputs
+from parallel_core.sharded_stage_kernels import (
+    ExpertGatherStageKernels,
+    ExpertZeroStageKernels,
+    GatherStageKernels,
+    ZeroStageKernels,
+)
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.stash_kernels import StashKernels
 from parallel_core.witness import Witness
@@ -82,7 +88,7 @@ def train(
     kernels = (make or kernels_of(chosen))(chosen, rank.rank, comm, device)
     instrs = program_of(chosen).ranks[rank.rank]
     rank.describe([*(instr.label for instr in instrs), *AFTERWARDS])
-    lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **_device_hooks(device))
+    lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **device_hooks(device))
     witness = Witness(kernels)
     lanes.gauge = witness.note
     if comm is not None:
@@ -132,7 +138,8 @@ def join(rank: Rank, plan: Plan, backend: Backend) -> torch.device:
     return torch.device("cpu")
 
 
-def _device_hooks(device: torch.device) -> dict[str, Any]:
+def device_hooks(device: torch.device) -> dict[str, Any]:
+    """What lanes need of a device: how to wait for it, how a lane beside enters it."""
     if device.type != "cuda":
         return {}
 
@@ -154,16 +161,26 @@ def stamps(comm: Comm) -> list[Stamp]:
 
 def kernels_of(plan: Plan) -> type[TrainKernels]:
     """The kernels that the plan's axes need."""
-    experts = plan.model.experts > 0
-    if plan.zero == 3:
-        return ExpertGatherKernels if experts else GatherKernels
-    if plan.zero:
-        return ExpertZeroKernels if experts else ZeroKernels
-    if plan.pp == 1:
-        return ExpertKernels if experts else TrainKernels
-    if experts:
-        return ExpertStageKernels
-    return StashKernels if plan.asynchronous else StageKernels
+    if plan.pp > 1 and plan.asynchronous:
+        return StashKernels
+    return KERNELS[plan.pp > 1, {2: 1}.get(plan.zero, plan.zero), plan.model.experts > 0]
+
+
+KERNELS: dict[tuple[bool, int, bool], type[TrainKernels]] = {
+    (False, 0, False): TrainKernels,
+    (False, 0, True): ExpertKernels,
+    (False, 1, False): ZeroKernels,
+    (False, 1, True): ExpertZeroKernels,
+    (False, 3, False): GatherKernels,
+    (False, 3, True): ExpertGatherKernels,
+    (True, 0, False): StageKernels,
+    (True, 0, True): ExpertStageKernels,
+    (True, 1, False): ZeroStageKernels,
+    (True, 1, True): ExpertZeroStageKernels,
+    (True, 3, False): GatherStageKernels,
+    (True, 3, True): ExpertGatherStageKernels,
+}
+"""By: a pipeline, ZeRO's stage (2 shares 1's), experts."""
 
 
 def _one_step(plan: Plan, kernels: TrainKernels, lanes: Lanes, step: int) -> dict[str, Any]:
@@ -171,7 +188,7 @@ def _one_step(plan: Plan, kernels: TrainKernels, lanes: Lanes, step: int) -> dic
     start = time.perf_counter()
     left = lanes.run(step, holds)
     seconds = time.perf_counter() - start
-    loss, norm = _loss_and_norm(plan, kernels, left)
+    loss, norm = loss_and_norm(plan, kernels, left)
     return {
         "step": step,
         "loss": loss,
@@ -181,9 +198,10 @@ def _one_step(plan: Plan, kernels: TrainKernels, lanes: Lanes, step: int) -> dic
     }
 
 
-def _loss_and_norm(
+def loss_and_norm(
     plan: Plan, kernels: TrainKernels, left: Mapping[Value, Any]
 ) -> tuple[float, float]:
+    """What a step left behind: its loss, and the norm of its gradient."""
     if v.TOTAL in left:
         loss, squares = left[v.TOTAL].tolist()
         return float(loss), float(squares) ** 0.5
@@ -235,6 +253,7 @@ def measurements(
         "weight_copies": kernels.copies,
         "peak_state_bytes": peak or sum(state_bytes(kernels).values()),
         "activations": kept,
+        "routed": kernels.routing(0) if kernels.computes else [],
         "unaccounted": stray,
         "kernel_wire_bytes": wire,
         "metrics": snaps.metrics,

@@ -11,12 +11,12 @@ zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from parallel_core.data.blocks import Block, blocks
+from parallel_core.data.blocks import Block, blocks, held_blocks
 from parallel_core.params import ParamSpec, pieces
 from parallel_core.plan import Plan
 
@@ -27,29 +27,37 @@ class Shards:
     `parameters` and `specs` go by the number of the unit, as in Flat.
     """
 
-    def __init__(self, plan: Plan, model: nn.Module, device: torch.device, me: int) -> None:
-        self.plan, self.me, self.blocks = plan, me, blocks(plan)
+    def __init__(self, plan: Plan, model: nn.Module, device: torch.device, rank: int) -> None:
+        self.plan, self.blocks = plan, blocks(plan)
+        self.held = held_blocks(plan, rank)
+        self.place = plan.mesh.coordinate(rank)
         dtype = getattr(torch, plan.dtype)
-        whole = sum(block.padded for block in self.blocks)
-        own = sum(block.shard for block in self.blocks)
+        whole = sum(self.blocks[b].padded for b in self.held)
+        own = sum(self.blocks[b].shard for b in self.held)
         make = {"dtype": dtype, "device": device}
         self.params = torch.zeros(own if plan.zero == 3 else whole, **make)
         self.grads = torch.zeros(whole if plan.zero == 1 else own, **make)
-        self.specs = {u: pieces(plan)[u].specs for block in self.blocks for u in block.units}
+        self._whole = whole
+        mine = [self.blocks[b] for b in self.held]
+        self.specs = {u: pieces(plan)[u].specs for block in mine for u in block.units}
         weights = dict(model.named_parameters())
         self.parameters = {u: [weights[s.name] for s in specs] for u, specs in self.specs.items()}
 
+    def me(self, b: int) -> int:
+        """Which shard of block b is this rank's."""
+        return self.place[self.blocks[b].axis]
+
     def whole(self, buffer: Tensor, b: int) -> Tensor:
         """Block b of a buffer that holds whole blocks, padding included."""
-        start = sum(block.padded for block in self.blocks[:b])
+        start = sum(self.blocks[i].padded for i in self.held if i < b)
         return buffer[start : start + self.blocks[b].padded]
 
     def own(self, buffer: Tensor, b: int) -> Tensor:
         """This rank's shard of block b, from a buffer of whole blocks or of shards."""
-        size = self.blocks[b].shard
-        if buffer.numel() == sum(block.padded for block in self.blocks):
-            return self.whole(buffer, b)[self.me * size : (self.me + 1) * size]
-        start = sum(block.shard for block in self.blocks[:b])
+        size, me = self.blocks[b].shard, self.me(b)
+        if buffer.numel() == self._whole:
+            return self.whole(buffer, b)[me * size : (me + 1) * size]
+        start = sum(self.blocks[i].shard for i in self.held if i < b)
         return buffer[start : start + size]
 
     def views(self, block: Tensor, b: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
@@ -70,18 +78,27 @@ class Shards:
 
     def parts(self) -> list[tuple[Tensor, Tensor]]:
         """(weights, gradient) of the rank's own shards, for the optimizer."""
-        every = range(len(self.blocks))
-        return [(self.own(self.params, b), self.own(self.grads, b)) for b in every]
+        return [(self.own(self.params, b), self.own(self.grads, b)) for b in self.held]
+
+    def runs(self, b: int, wanted: Callable[[ParamSpec], bool]) -> list[Tensor]:
+        """The gradients of some parameters that lie in this rank's shard of block b."""
+        own, start = self.own(self.grads, b), self.me(b) * self.blocks[b].shard
+        found = []
+        for spec, first, last in self.places(b):
+            low, high = max(first - start, 0), min(last - start, len(own))
+            if low < high and wanted(spec):
+                found.append(own[low:high])
+        return found
 
     def number(self, u: int) -> int:
         """The block that unit u lies in."""
         return next(b for b, block in enumerate(self.blocks) if u in block.units)
 
-    def named(self, shards: list[Tensor]) -> dict[str, Tensor]:
-        """Whole blocks as parameters by name, in their own shapes."""
+    def named(self, whole: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Whole blocks, by number, as parameters by name, in their own shapes."""
         return {
-            spec.name: whole[start:end].view(spec.shape)
-            for b, whole in enumerate(shards)
+            spec.name: block[start:end].view(spec.shape)
+            for b, block in whole.items()
             for spec, start, end in self.places(b)
         }
 

@@ -5,15 +5,15 @@ The ledger, the simulator's memory and the predicted wire traffic all read these
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from parallel_core import context_moves
-from parallel_core.activations.held import held_bytes
-from parallel_core.activations.saved import offloaded_bytes, saved_bytes
-from parallel_core.data.blocks import blocks
-from parallel_core.params import ROUTE, Piece, pieces, table_spec
-from parallel_core.plan import DType, Plan, Recompute, RouterKind
+from parallel_core.activations.expert_rows import rows_routed
+from parallel_core.activations.held import held_by_piece
+from parallel_core.activations.saved import piece_away, piece_bytes, recompute_in
+from parallel_core.data.blocks import block_of, blocks, parts_of_shard
+from parallel_core.params import EXPERTS, JOIN, ROUTE, ParamSpec, Piece, pieces, table_spec
+from parallel_core.plan import DType, Plan, Recompute
 from parallel_core.program import Instr, Op, Value
 
 INT64, FLOAT64 = 8, 8
@@ -24,45 +24,67 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
     width = DType(plan.dtype).bytes
     every = pieces(plan)
     whole = [piece.numel * width for piece in every]
-    tokens = plan.tokens_here
-    saved = [sum(saved_bytes(plan, unit) for unit in piece.units) for piece in every]
-    away = [sum(offloaded_bytes(plan, unit) for unit in piece.units) for piece in every]
-    held = [sum(held_bytes(plan, unit) for unit in piece.units) for piece in every]
-    waiting = {"held": held, "host": away, "back": away}
-    table = table_spec(plan).numel * width
+    fixed = _fixed(plan, width)
+    by_piece, sums = _by_piece(plan, fixed), _sums(plan, width)
+    pads, shards = _cut(plan, width)
+
+    def size(value: Value) -> int:
+        if value.name in by_piece:
+            return by_piece[value.name][value.at[1]]
+        if value.name in sums:
+            return sum(sums[value.name][u] for u in value.at)
+        match value.name:
+            case "ws" | "nws" | "gshard" | "gpart":
+                return shards[value.at[0]]
+            case "gsum" | "came" | "gall" if plan.zero:
+                return shards[value.at[0]]
+            case "full" | "block":
+                return pads[value.at[0] if value.name == "block" else block_of(plan, value.at[0])]
+            case "w" | "new" | "gsum" | "grad" | "came" | "gall":
+                return whole[value.at[0]]
+            case "part":
+                return every[value.at[0]].specs[value.at[1]].numel * width
+            case "whole_shard" | "copies_shard":
+                return _parts_of_shards(plan, value) * width
+        return fixed.get(value.name, 0)
+
+    return size
+
+
+def _fixed(plan: Plan, width: int) -> dict[str, int]:
+    """Bytes of values that are as large in every piece."""
+    tokens, table = plan.tokens_here, table_spec(plan).numel * width
     fixed = {"ids": 2 * tokens * INT64, "loss": max(width, 4)}
     fixed |= _regions(plan, tokens, width) | context_moves.sizes(plan)
     fixed |= dict.fromkeys(("tally", "total"), 2 * FLOAT64) | {"ticket": INT64}
     fixed |= dict.fromkeys(("table", "tsum", "tcame", "tall", "newtable"), table)
     if plan.pp > 1:
         fixed["tie"] = table  # a copy of its own; in one process it lies in the embedding's
+    return fixed
 
-    pads, shards = _cut(plan, width)
-    partial = _partial(plan, width)
 
-    def size(value: Value) -> int:
-        match value.name:
-            case "ws" | "nws" | "gshard" | "gpart":
-                return shards[value.at[0]]
-            case "gsum" if plan.zero:
-                return shards[value.at[0]]
-            case "full" | "block":
-                return pads[value.at[0] if value.name == "block" else len(every) - 1 - value.at[0]]
-            case "w" | "new" | "gsum" | "grad" | "came" | "gall":
-                return whole[value.at[0]]
-            case "part":
-                return every[value.at[0]].specs[value.at[1]].numel * width
-            case "saved":
-                return saved[value.at[1]]
-            case "whole" | "copies":
-                return sum(partial[value.name][u] for u in value.at)
-            case "moved":
-                return sum(_layers_of(every[u]) for u in value.at) * plan.model.experts * INT64
-            case "held" | "host" | "back":
-                return waiting[value.name][value.at[1]]
-        return fixed.get(value.name, 0)
+def _by_piece(plan: Plan, fixed: Mapping[str, int]) -> dict[str, list[int]]:
+    """Bytes of what each piece hands on and keeps."""
+    every = pieces(plan)
+    away = [piece_away(plan, piece.units) for piece in every]
+    travels = ["rows" if p.routes or p.holds_experts else "act" for p in every]
+    carried = [fixed[name] for name in travels]
+    return {
+        "act": carried,
+        "dact": carried,
+        "saved": [piece_bytes(plan, piece.units) for piece in every],
+        "held": [held_by_piece(plan, piece.units) for piece in every],
+        "host": away,
+        "back": away,
+    }
 
-    return size
+
+def _parts_of_shards(plan: Plan, value: Value) -> int:
+    """Elements of a rank's shards that are parts of a sum over a model axis."""
+    place, *cut = value.at
+    axis = "tp" if value.name == "whole_shard" else "kv_copy"
+    runs = [run for b in cut for run in parts_of_shard(plan, b, place, axis)]
+    return sum(stop - start for start, stop in runs)
 
 
 def _regions(plan: Plan, tokens: int, width: int) -> dict[str, int]:
@@ -72,27 +94,30 @@ def _regions(plan: Plan, tokens: int, width: int) -> dict[str, int]:
     sizes |= dict.fromkeys(("cutregion", "again"), whole // plan.tp)
     sizes |= dict.fromkeys(("act", "dact"), whole // plan.tp if plan.sp else whole)
     if plan.model.experts:
-        sizes |= _routed(plan, tokens, width)
+        sizes |= _routed(plan, sizes["act"], width)
     return sizes
 
 
-def _partial(plan: Plan, width: int) -> dict[str, list[int]]:
-    """Bytes of each piece's gradients that are parts of a sum over a model axis."""
-    return {
+def _sums(plan: Plan, width: int) -> dict[str, list[int]]:
+    """Bytes of each piece's part of a sum over several: of its gradients that are parts of a sum
+    over a model axis, of its routers' loads."""
+    found = {
         name: [sum(s.numel for s in p.specs if axis in s.partial) * width for p in pieces(plan)]
         for name, axis in (("whole", "tp"), ("copies", "kv_copy"))
     }
+    loads = [_layers_of(piece) * plan.model.experts * INT64 for piece in pieces(plan)]
+    return found | {"moved": loads}
 
 
-def _routed(plan: Plan, tokens: int, width: int) -> dict[str, int]:
-    """What experts' messages hand over, where loads are even."""
-    m = plan.model
-    rows = rows_routed(plan) * m.hidden * width
+def _routed(plan: Plan, act: int, width: int) -> dict[str, int]:
+    """What experts' messages hand over and what goes past them, where loads are even."""
+    m, rows, tokens, wide = plan.model, rows_routed(plan), plan.tokens_here, max(width, 4)
+    shared = tokens * m.hidden * width if m.shared_experts else 0
     return {
-        "rows": rows,
-        "drows": rows,
+        **dict.fromkeys(("rows", "drows"), rows * m.hidden * width),
+        **dict.fromkeys(("skip", "dskip"), act + rows * wide + shared),
         "counts": m.experts * INT64,
-        "logits": tokens * m.experts * max(width, 4),
+        "logits": tokens * m.experts * wide,
     }
 
 
@@ -102,23 +127,14 @@ def _layers_of(piece: Piece) -> int:
     return sum("." not in unit or unit.endswith(ROUTE) for unit in whole)
 
 
-def rows_routed(plan: Plan) -> int:
-    """Rows that one rank sends to experts in a microbatch and layer, where none is dropped."""
-    m = plan.model
-    if m.router == RouterKind.EXPERT_CHOICE:
-        places = min(math.ceil(m.capacity * m.top_k * plan.seq / m.experts), plan.seq)
-        return plan.rows_per_microbatch * places * m.experts // plan.cp
-    return plan.tokens_here * m.top_k
-
-
 def _cut(plan: Plan, width: int) -> tuple[list[int], dict[int, int]]:
     """ZeRO's bytes: of each padded block, and by unit of a rank's shard of its block.
 
-    A block of several units is one message; its bytes are booked on its first unit.
+    A block of several units is one message; its bytes are booked on its last unit.
     """
     cut = blocks(plan) if plan.zero else ()
     shards = {u: 0 for block in cut for u in block.units}
-    shards |= {block.units[0]: block.shard * width for block in cut}
+    shards |= {block.units[-1]: block.shard * width for block in cut}
     return [block.padded * width for block in cut], shards
 
 
@@ -128,13 +144,14 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
     A forward spends 2 per weight of a matrix and token, plus 4·s·D a token for the two attention
     products (causal masking not discounted); a backward twice that (Kaplan et al. 2020,
     arXiv:2001.08361, section 2.1), half of it in I and half in W, but attention's all in I, and
-    once more what it computes again. The optimizer is booked at 12 an element.
+    once more what it computes again. An expert's weight meets the rows that go to it, where loads
+    are even. The optimizer is booked at 12 an element.
     """
     tokens = plan.tokens_here
-    products = {piece.name: 2.0 * tokens * _matrices(plan, piece) for piece in pieces(plan)}
-    layers = {p.name: sum(u.startswith("layer") for u in p.units) for p in pieces(plan)}
+    products = {piece.name: 2.0 * _products(plan, piece) for piece in pieces(plan)}
+    layers = {piece.name: _layers_of(piece) for piece in pieces(plan)}
     attention = 4.0 * plan.seq * plan.model.hidden * tokens / plan.tp
-    again = {piece.name: _again(plan, piece, tokens, attention) for piece in pieces(plan)}
+    again = {piece.name: _again(plan, piece, attention) for piece in pieces(plan)}
     elements = {piece.name: piece.numel for piece in pieces(plan)}
     elements["weights"] = sum(elements.values()) // plan.pp  # a rank's share, about
 
@@ -150,20 +167,29 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
     return count
 
 
-def _again(plan: Plan, piece: Piece, tokens: int, attention: float) -> float:
+def _again(plan: Plan, piece: Piece, attention: float) -> float:
     """What a backward of the piece computes a second time."""
-    kinds = {unit: plan.recompute_in(unit) for unit in piece.units}
+    cored = [unit for unit in piece.units if not unit.endswith((EXPERTS, JOIN))]
+    kinds = {unit: recompute_in(plan, unit) for unit in cored}
     whole = {unit for unit, kind in kinds.items() if kind == Recompute.FULL}
-    weights = sum(s.numel for s in piece.specs if len(s.shape) == 2 and s.unit in whole)
+    products = sum(_weighed(plan, s) for s in piece.specs if s.unit in whole)
     cores = sum(kind != Recompute.NONE for kind in kinds.values())
-    return 2.0 * tokens * weights + cores * attention
+    return 2.0 * products + cores * attention
 
 
-def _matrices(plan: Plan, piece: Piece) -> int:
-    """Elements of the piece's matrices; the embedding's is only looked up."""
-    count = sum(s.numel for s in piece.specs if len(s.shape) == 2 and s.unit != "embed")
+def _products(plan: Plan, piece: Piece) -> float:
+    """Elements of the piece's matrices, each times the tokens or rows that meet it; the
+    embedding's is only looked up."""
+    count = sum(_weighed(plan, s) for s in piece.specs if s.unit != "embed")
     tied = plan.model.tied and "head" in piece.units
-    return count + (table_spec(plan).numel if tied else 0)
+    return count + (plan.tokens_here * table_spec(plan).numel if tied else 0)
+
+
+def _weighed(plan: Plan, spec: ParamSpec) -> float:
+    """The same of one parameter; none where it is no matrix."""
+    if spec.is_expert:
+        return rows_routed(plan) * spec.numel / spec.shape[0]
+    return plan.tokens_here * spec.numel if len(spec.shape) == 2 else 0
 
 
 def step_flops(plan: Plan) -> float:

@@ -66,7 +66,7 @@ class StageKernels(TrainKernels):
         made = self.run_back(instr, reads)
         kept: Kept = reads[v.saved(instr.mb, self.numbers[instr.where])]
         made["held"] = kept.more["queue"]
-        return [made[value.name] for value in instr.writes]
+        return [made.get(value.name, True) for value in instr.writes]
 
     def weight_half(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """The queued products' gradients, accumulated in the flat buffer."""

@@ -17,7 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from parallel_core.keeping import Place
 from parallel_core.kernels import Reads
-from parallel_core.model import draw
+from parallel_core.model import draw, draw_part
+from parallel_core.params import param_specs
 from parallel_core.program import Instr
 from parallel_core.zero_kernels import ZeroKernels
 
@@ -29,13 +30,20 @@ class GatherKernels(ZeroKernels):
         """This rank's shard of every block; no weight is whole."""
         self.wholes: dict[int, Tensor] = {}
         self.nothing = self.shards.params.new_zeros(1)
-        for b, block in enumerate(self.shards.blocks):
-            own, start = self.shards.own(self.shards.params, b), self.shards.me * block.shard
+        whole = {spec.name: spec for spec in param_specs(self.plan)}
+        for b in self.shards.held:
+            block = self.shards.blocks[b]
+            own, start = self.shards.own(self.shards.params, b), self.shards.me(b) * block.shard
             for spec, first, last in self.shards.places(b):
                 low, high = max(first, start), min(last, start + block.shard)
-                if low < high:
+                if low >= high:
+                    continue
+                if spec.cut:
+                    mine = draw_part(self.plan, whole[spec.name], spec.shape, self.shards.place)
+                    drawn = mine.view(-1)[low - first : high - first]
+                else:
                     drawn = draw(spec, self.plan.seed, low - first, high - first)
-                    own[low - start : high - start] = drawn
+                own[low - start : high - start] = drawn
         for u in self.shards.specs:
             self._let_go(u)
 

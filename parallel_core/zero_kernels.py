@@ -10,12 +10,14 @@ all_gather       the shards that the others have updated
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from parallel_core import values as v
+from parallel_core.gathering import collect, first_copy, held_before, is_first
 from parallel_core.gauge import Alive
 from parallel_core.grads import move_on_arrival, norm_of, settle_in
 from parallel_core.kernels import Reads, TrainKernels
@@ -31,8 +33,7 @@ class ZeroKernels(TrainKernels):
 
     def lay_out(self) -> None:
         """Blocks and shards instead of one flat buffer."""
-        me = self.plan.mesh.coordinate(self.rank)[self.plan.shard_axis]
-        self.shards = Shards(self.plan, self.model, self.device, me)
+        self.shards = Shards(self.plan, self.model, self.device, self.rank)
         self.alive = Alive()
         self.slots: dict[int, Tensor] = {}
         self.filled: set[int] = set()
@@ -40,16 +41,16 @@ class ZeroKernels(TrainKernels):
         self.alive.watch("params", self.shards.params)
         self.alive.watch("grads", self.shards.grads)
         self.fill()
-        for b in range(len(self.shards.blocks)):
+        for b in self.shards.held:
             self._take_gradients(b)
         self.update = Update(self.plan, self.shards.parts())
 
     def fill(self) -> None:
         """Whole weights on every rank."""
-        for b in range(len(self.shards.blocks)):
+        for b in self.shards.held:
             for weight, view in self.shards.views(self.shards.whole(self.shards.params, b), b):
                 weight.data = view
-        init_weights(self.model, self.plan)
+        init_weights(self.model, self.plan, self.shards.place)
 
     def _take_gradients(self, b: int) -> None:
         if self.plan.zero == 1:
@@ -66,7 +67,6 @@ class ZeroKernels(TrainKernels):
             Op.REDUCE_SCATTER: self.reduce_scatter,
             Op.ALL_GATHER: self.all_gather,
             Op.ADD: self.add,
-            Op.NORM: self.tally,
         }
 
     def load(self, step: int) -> dict[Value, Any]:
@@ -107,10 +107,15 @@ class ZeroKernels(TrainKernels):
         """A block for the gradient of unit u."""
         b = self.shards.number(u)
         block = self.alive.watch("grads", padded(self.shards.blocks[b], self.shards.params))
+        self._aim(u, block)
+        return block
+
+    def _aim(self, u: int, block: Tensor) -> None:
+        """Have the next gradients of a block's weights land in it."""
+        b = self.shards.number(u)
         for weight, view in self.shards.views(block, b):
             self.slots[id(weight)] = view
             self.filled.discard(id(weight))
-        return block
 
     def reduce_scatter(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """g[N]+ax -> g[N/ax]."""
@@ -120,7 +125,7 @@ class ZeroKernels(TrainKernels):
         if self.plan.zero == 1:
             whole = self.shards.whole(self.shards.grads, b)
         else:
-            whole = reads[instr.reads[0]]
+            whole = reads[instr.reads[-1]]  # of the last unit: others of its block have no weights
         one_of_many = instr.writes[0].name == "gpart"
         place = None if one_of_many else self.shards.own(self.shards.grads, b)
         shard = self.comm.reduce_scatter(whole, instr.axis, name=instr.where, out=place)
@@ -141,14 +146,28 @@ class ZeroKernels(TrainKernels):
         """What an all-reduce over replicas sums: this rank's shard of the block."""
         return self.shards.own(self.shards.grads, self.shards.number(instr.writes[0].at[0]))
 
+    def parts(self, axis: str) -> list[Tensor]:
+        """The gradients in the rank's shards that are parts of a sum over a model axis."""
+        held = self.shards.held
+        return [run for b in held for run in self.shards.runs(b, lambda s: axis in s.partial)]
+
     def tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """[loss, squared norm]: the first of a group brings the loss, each its own shards."""
+        """[loss, squared norm]: the first of all who have the loss brings it, each its own shards;
+        what several ranks of a model hold counts on one."""
         pair = torch.zeros(2, dtype=torch.float64, device=self.device)
-        if self.shards.me == 0:
-            pair[0] += reads[v.TOTAL_LOSS]
+        place = self.shards.place
+        if not place[self.plan.shard_axis] and not place.get("tp", 0):
+            for value in instr.reads:
+                if value.name == "loss":
+                    pair[0] += reads[value]
         if self.measure_norm or self.plan.clip:
-            for _, grads in self.shards.parts():
-                pair[1] += norm_of(grads).square()
+            # shards of what is no expert's are cut over the experts' ranks as well
+            counts = partial(is_first, self.plan, place={**place, "ep": 0})
+            before = held_before(self.plan, place.get("pp", 0))
+            for b in self.shards.held:
+                if self.shards.blocks[b].units[0] not in before:
+                    for run in self.shards.runs(b, counts):
+                        pair[1] += norm_of(run).square()
         return [pair]
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
@@ -166,28 +185,29 @@ class ZeroKernels(TrainKernels):
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Copies of the rank's own shards, by the number of their block."""
-        parts = self.shards.parts()
-        grads = {str(b): g.clone() for b, (_, g) in enumerate(parts)}
-        return grads, {str(b): w.clone() for b, (w, _) in enumerate(parts)}
+        held, parts = self.shards.held, self.shards.parts()
+        grads = {str(b): g.clone() for b, (_, g) in zip(held, parts, strict=True)}
+        return grads, {str(b): w.clone() for b, (w, _) in zip(held, parts, strict=True)}
 
     @property
     def speaks(self) -> bool:
         """Whether the rank belongs to the first group of shards."""
-        return self.plan.mesh.coordinate(self.rank).get("replica", 0) == 0
+        return self.shards.place.get("replica", 0) == 0
 
     def collect(self, mine: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The first group's shards, joined on rank 0."""
-        group = self.plan.mesh.group(self.rank, self.plan.shard_axis)
-        wholes = []
-        for b in range(len(self.shards.blocks)) if mine else ():
-            own = mine[str(b)]
-            if self.rank:
+        """The first group's shards, joined on its first ranks, whole tensors on rank 0."""
+        whole: dict[int, Tensor] = {}
+        for b in self.shards.held if mine else ():
+            own, block = mine[str(b)], self.shards.blocks[b]
+            first, *others = self.plan.mesh.group(self.rank, block.axis)
+            if self.rank != first:
                 assert self.comm is not None
-                self.comm.hand_over(own, 0)
+                self.comm.hand_over(own, first)
                 continue
-            others = [self._taken(own, rank) for rank in group[1:]]
-            wholes.append(torch.cat([own, *others]))
-        return self.shards.named(wholes) if wholes else {}
+            whole[b] = torch.cat([own, *(self._taken(own, rank) for rank in others)])
+        if self.rank not in first_copy(self.plan):
+            return {}
+        return collect(self.plan, self.rank, self.comm, self.shards.named(whole))
 
     def _taken(self, like: Tensor, rank: int) -> Tensor:
         assert self.comm is not None

@@ -125,7 +125,8 @@ def told(plan: Any, *, slow: str = "") -> list[dict[str, Any]]:
         }  # fmt: skip
     names = [case.name for case in compared.cases(plan)]
     one = {
-        "asked": {}, "apart": 0.0, "counted": counted, "blocks": blocks, "tiles": dict.fromkeys(names, 1e-3),
+        "asked": {}, "apart": 0.0, "counted": counted, "blocks": blocks,
+        "tiles": dict.fromkeys(names, 1e-3),
         "rates": {"flops": 1e9, "bytes_per_s": 1e6},
     }  # fmt: skip
     fast = {

@@ -72,7 +72,7 @@ def test_every_crossing_stands_over_its_rules():
     assert list(drawn["quoted: H100, 400 Gb/s"].x) == [1 / 16]
     assert 5 <= context_measured.quoted_crossing() < 10
     said = context_measured.in_words(report())
-    assert "1 of 2 heads: 50 % (40 to 100), the rule 30 %" in said
+    assert "1 of 2 heads: 50 % (40 to 100); the rule says 30 %, with the way home 20 %" in said
     assert context_measured.rows(report())[0]["a hop of kv"] == "2,048 bytes"
 
 

@@ -219,6 +219,86 @@ def test_without_an_open_queue_the_graph_is_torchs_own(plan):
     assert "_LinearBackward" in _node_names(split.forward(0, split.queues())[-1][1].grad_fn)
 
 
+# ---------------------------------------------------------------------------- experts
+
+MIXED = SMALL.but(experts=4, ffn=24, dtype="float64")
+ROUTED = {
+    "llama": MIXED.but(balance="aux", z_loss=0.01, kv_heads=2),
+    "llama flooded": MIXED.but(top_k=1, skew=30, router="capacity"),
+    "llama shared, sigmoid": MIXED.but(shared_experts=1, score="sigmoid", balance="bias"),
+    "gpt experts choose": MIXED.but(dialect="gpt", router="expert-choice", shared_experts=1),
+    "gpt float32": MIXED.but(dialect="gpt", dtype="float32", tied=True),
+    "llama bfloat16": MIXED.but(dtype="bfloat16", router="capacity"),
+}
+every_routed = pytest.mark.parametrize("plan", ROUTED.values(), ids=ROUTED)
+
+
+@every_routed
+@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("delay", [0, 2])
+def test_experts_and_routers_leave_their_weights_to_w(plan, cuts, delay):
+    """Bit for bit, the losses of the routers' own among them; an expert that nobody asked for has
+    a gradient of zero."""
+    run = Stages(plan, cuts)
+    waiting, inputs = [], []
+    for mb in range(plan.microbatches):
+        waiting.append(run.queues())
+        inputs.append(run.backward(run.forward(mb, waiting[-1])))
+        while len(waiting) > delay:
+            _run_all(waiting.pop(0))
+    for queues in waiting:
+        _run_all(queues)
+    truth = _whole(plan, cuts)
+    _same((inputs, run.grads()), truth)
+    if plan.model.skew:
+        starved = truth[1]["layer0.moe.experts.up.weight"][-1]
+        assert (starved == 0).all()
+
+
+@every_routed
+def test_after_i_experts_and_routers_have_no_gradient(plan):
+    """The queue of a layer holds x and dy of the router, of q, k, v, o, of every product of the
+    experts and of those that are shared: nothing else is alive, and after W nothing at all."""
+    run = Stages(plan)
+    queues = run.queues()
+    with Seen() as seen:
+        run.backward(run.forward(0, queues))
+        made = {name: grad for name, grad in run.grads().items() if grad is not None}
+        assert made.keys() == {name for name in run.grads() if "norm." in name}
+        products = 3 if plan.model.dialect == "llama" else 2
+        shared = products if plan.model.shared_experts else 0
+        assert len(queues[1]) == 4 + 1 + products + shared
+        for moe in run.model.routers.values():
+            moe.routed = None  # the decision, which is told
+        held = {}
+        for queue in queues:
+            for tensor in queue.held_tensors():
+                storage = tensor.untyped_storage()
+                held[storage.data_ptr()] = storage.nbytes()
+        del tensor, storage
+        buffers = [*run.model.parameters(), *run.model.buffers(), *made.values()]
+        assert seen.alive(buffers) == {at: size for at, size in held.items() if size > 8}
+        _run_all(queues)
+        assert seen.alive([*buffers, *run.grads().values()]) == {}
+
+
+@every_routed
+def test_with_experts_nothing_is_computed_twice(plan):
+    """I and W together run the products of a whole backward, each as often."""
+    whole, run = Stages(plan), Stages(plan)
+    queues = run.queues()
+    kept, kept_whole = run.forward(0, queues), whole.forward(0)
+    seen = Seen(), Seen(), Seen()
+    with seen[0]:
+        whole.backward(kept_whole)
+    with seen[1]:
+        run.backward(kept)
+    with seen[2]:
+        _run_all(queues)
+    truth, first, second = (each.ops["mm"] for each in seen)
+    assert first + second == truth and first < truth / 2 + 1 and second > 0
+
+
 # ---------------------------------------------------------------------------- where they end
 
 

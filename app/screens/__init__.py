@@ -44,6 +44,7 @@ SCREENS = (
     Screen("tensor_loom", "Tensor loom", "Methods", "loom", ":material/grid_on:"),
     Screen("memory_river", "Memory river", "Methods", "memory", ":material/water:"),
     Screen("context_ring", "Context ring", "Methods", "context", ":material/donut_large:"),
+    Screen("experts", "Expert exchange", "Methods", "experts", ":material/alt_route:"),
     Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
 )
 

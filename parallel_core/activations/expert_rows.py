@@ -58,23 +58,24 @@ def rows_routed(plan: Plan) -> int:
     return most if m.router == RouterKind.EXPERT_CHOICE else min(most, plan.tokens_here * m.top_k)
 
 
-def route_rows(plan: Plan) -> Callable[[Load], dict[str, int]]:
+def route_rows(plan: Plan, load: Load) -> dict[str, int]:
     """Router and shared experts: what the part of a layer keeps from which tokens leave."""
-    m, n, (b, w) = plan.model, plan.tokens_here, widths(plan)
+    m, n, w = plan.model, plan.tokens_here, widths(plan)[1]
     every = n * m.experts * w
     rows = {"router scores": every, "router mask": n * m.experts}
     if m.router != RouterKind.EXPERT_CHOICE and m.top_k > 1:
         rows["router gates"] = every + 2 * n * w
     extra = (m.balance == Balance.AUX) + (m.z_loss > 0)
-    if extra and plan.context.pads:
+    padded = plan.context.padded > plan.seq
+    if extra and padded:
         rows["router padding"] = plan.seq_here
     if m.balance == Balance.AUX:
         rows["auxiliary loss"] = every + n * w + plan.rows_per_microbatch * m.experts * w
     if m.z_loss:
-        rows["z-loss"] = every + n * w * (2 if plan.context.pads else 1)
+        rows["z-loss"] = every + n * w * (2 if padded else 1)
     if m.shared_experts:
         rows["shared experts"] = _hidden(plan, n, m.shared_width)
-    return lambda load: rows | {"row numbers": 2 * INT64 * load.sent}
+    return rows | {"row numbers": 2 * INT64 * load.sent}
 
 
 def experts_rows(plan: Plan, load: Load) -> dict[str, int]:

@@ -13,6 +13,9 @@ b bytes an element, w bytes in norms, softmax and loss (4 where b is 2, else b).
 With tp = t, heads, F, E and V are a rank's own, H/t and so on; under sequence parallelism norms and
 dropout masks see n/t tokens, and what enters a region is kept as the rank's shard of it.
 
+What experts keep in the place of an MLP says expert_rows.py: it depends on how many rows they get,
+a `Load`, by default an even one.
+
 These are this model's own tensors, in the types really kept, with a fused attention. The classic
 sbh(34 + 5as/h) counts 16-bit unfused attention with dropout (Korthikanti et al. 2022,
 arXiv:2205.05198, section 4.1). The meter (meter.py) measures the same, and a test holds the two
@@ -21,7 +24,12 @@ equal to the byte.
 
 from __future__ import annotations
 
-from parallel_core.plan import Dialect, DType, Plan, Recompute
+from collections.abc import Sequence
+
+from parallel_core.activations import expert_rows
+from parallel_core.activations.expert_rows import Load, LoadOf, even, widths
+from parallel_core.params import EXPERTS, JOIN, ROUTE
+from parallel_core.plan import Dialect, Plan, Recompute
 
 Rows = dict[str, int]
 """What is kept, and its bytes."""
@@ -35,18 +43,46 @@ CORE = frozenset(
 """What selective recomputation does not keep."""
 
 
-def saved_bytes(plan: Plan, unit: str) -> int:
+def saved_bytes(plan: Plan, unit: str, load: Load | None = None) -> int:
     """Bytes one microbatch of `unit` keeps on a rank until its backward."""
-    return sum(saved_rows(plan, unit).values())
+    return sum(saved_rows(plan, unit, load).values())
 
 
-def offloaded_bytes(plan: Plan, unit: str) -> int:
+def piece_bytes(plan: Plan, units: Sequence[str], loads: LoadOf | None = None, mb: int = 0) -> int:
+    """The same of all that one instruction runs. Only the first unit's input is a leaf."""
+    kept = sum(saved_bytes(plan, unit, load_of(plan, unit, loads, mb)) for unit in units)
+    return kept - sum(_held_input(plan, unit) for unit in units[1:])
+
+
+def piece_away(plan: Plan, units: Sequence[str], loads: LoadOf | None = None, mb: int = 0) -> int:
+    """Bytes of it that offloading takes to the host."""
+    return sum(offloaded_bytes(plan, unit, load_of(plan, unit, loads, mb)) for unit in units)
+
+
+def load_of(plan: Plan, unit: str, loads: LoadOf | None, mb: int) -> Load | None:
+    """The load of a unit, or part of a layer, in a microbatch; None where nobody says."""
+    layer = unit.split(".")[0].removeprefix("layer")
+    return loads(mb, int(layer)) if loads and plan.model.experts and layer.isdigit() else None
+
+
+def offloaded_bytes(plan: Plan, unit: str, load: Load | None = None) -> int:
     """The part of it that offloading takes to the host: what a leaf holds is let go for good."""
-    leaf = 0 if plan.recompute_in(unit) == Recompute.FULL else sum(_leaf(plan).values())
-    return saved_bytes(plan, unit) - leaf
+    return saved_bytes(plan, unit, load) - _held_input(plan, unit)
 
 
-def again_bytes(plan: Plan, unit: str) -> int:
+def _held_input(plan: Plan, unit: str) -> int:
+    """Bytes of a unit's input that are held for its gradient alone."""
+    none = unit == "embed" or unit.endswith((EXPERTS, JOIN))
+    again = recompute_in(plan, unit) == Recompute.FULL
+    return 0 if none or again else sum(_leaf(plan).values())
+
+
+def recompute_in(plan: Plan, unit: str) -> str:
+    """What the backward of a unit, or of a part of a layer, computes again."""
+    return plan.recompute_in(unit.split(".")[0])
+
+
+def again_bytes(plan: Plan, unit: str, load: Load | None = None) -> int:
     """Bytes that recomputation makes for the length of a backward, beside what was kept.
 
     Full: all that the layer would have kept but its input, and under sequence parallelism what
@@ -54,45 +90,42 @@ def again_bytes(plan: Plan, unit: str) -> int:
     it makes again, and where scores are written out q, k and v as the products want them; but by
     then what comes behind it in the layer has been used and let go.
     """
-    kind = plan.recompute_in(unit)
-    rows = _layer(plan)
+    kind = Recompute.NONE if unit.endswith((EXPERTS, JOIN)) else recompute_in(plan, unit)
+    if kind == Recompute.NONE:
+        return 0
+    rows = _layer(plan, unit, load or even(plan))
     if kind == Recompute.FULL:
         others = 0 if plan.overlap_tp else _tokens(plan) - _outside(plan)
-        gathered = 2 * others * plan.model.hidden * _widths(plan)[0]
+        gathered = 2 * others * plan.model.hidden * widths(plan)[0]
         return sum(rows.values()) - _input(plan) + gathered
-    if kind == Recompute.SELECTIVE:
-        made = ("attention output",) if plan.model.fused else ("q", "k, v")
-        again = sum(size for name, size in rows.items() if name in CORE or name in made)
-        return max(again - sum(size for name, size in rows.items() if _behind_core(name)), 0)
-    return 0
+    made = ("attention output",) if plan.model.fused else ("q", "k, v")
+    again = sum(size for name, size in rows.items() if name in CORE or name in made)
+    before = {*_before_core(plan), *_leaf(plan)}
+    return max(again - sum(size for name, size in rows.items() if name not in before), 0)
 
 
-def _behind_core(row: str) -> bool:
-    """Whether a backward has let go of a row when it comes to the attention core."""
-    return row.startswith("mlp") or row in ("attention dropout", "attention output")
+def _before_core(plan: Plan) -> Rows:
+    """What a backward still holds when it comes to the attention core."""
+    rows = _norm(plan, "attn norm") | _attention(plan)
+    return {name: size for name, size in rows.items() if name != "attention output"}
 
 
-def saved_rows(plan: Plan, unit: str) -> Rows:
-    """The same, block by block."""
+def saved_rows(plan: Plan, unit: str, load: Load | None = None) -> Rows:
+    """The same, block by block; of a part of a layer ("layer0.route") that part's."""
     if unit == "embed":
         words = {"own words": 8 * _tokens(plan), "foreign": _tokens(plan)} if plan.tp > 1 else {}
         return words | _dropout_mask(plan, "dropout")
     if unit == "head":
         return _head(plan)
-    kind = plan.recompute_in(unit)
+    kind = recompute_in(plan, unit)
     if kind == Recompute.FULL:
         return {INPUT: _input(plan)}
-    rows = _layer(plan)
+    rows = _layer(plan, unit, load or even(plan))
     return {k: v for k, v in rows.items() if kind == Recompute.NONE or k not in CORE}
 
 
 def _tokens(plan: Plan) -> int:
     return plan.tokens_here
-
-
-def _widths(plan: Plan) -> tuple[int, int]:
-    b = DType(plan.dtype).bytes
-    return b, max(b, 4)
 
 
 def _outside(plan: Plan) -> int:
@@ -105,7 +138,7 @@ def _dropout_mask(plan: Plan, name: str) -> Rows:
 
 
 def _norm(plan: Plan, name: str) -> Rows:
-    n, d, (b, w) = _outside(plan), plan.model.hidden, _widths(plan)
+    n, d, (b, w) = _outside(plan), plan.model.hidden, widths(plan)
     if plan.model.dialect == Dialect.GPT:
         return {
             f"{name} input": n * d * b,
@@ -121,7 +154,7 @@ def _norm(plan: Plan, name: str) -> Rows:
 
 
 def _attention(plan: Plan) -> Rows:
-    m, n, (b, w) = plan.model, _tokens(plan), _widths(plan)
+    m, n, (b, w) = plan.model, _tokens(plan), widths(plan)
     heads, kv = m.heads // plan.tp, plan.kv_here * m.head_dim
     q = n * heads * m.head_dim * b
     rows = {"q": q, "k, v": 2 * n * kv * b, "attention output": q}
@@ -141,17 +174,29 @@ def _attention(plan: Plan) -> Rows:
 def _across_ranks(plan: Plan, rows: Rows, heads: int, kv: int) -> Rows:
     """Under context parallelism: the result of the tiles apart from what leaves for `o`; where
     heads are dealt out, several ranks may hold the same key/value head."""
-    rows = rows | {"log-sum-exp": _tokens(plan) * heads * _widths(plan)[1]}
+    rows = rows | {"log-sum-exp": _tokens(plan) * heads * widths(plan)[1]}
     rows["k, v"] *= max(plan.context.ulysses * plan.model.head_dim // kv, 1)
     return rows | {"attention result": rows["attention output"]}
 
 
-def _layer(plan: Plan) -> Rows:
-    n, (b, _) = _tokens(plan), _widths(plan)
-    hidden_tensors = 4 if plan.model.dialect == Dialect.LLAMA else 2
+def _layer(plan: Plan, unit: str, load: Load) -> Rows:
     rows = _norm(plan, "attn norm") | _attention(plan) | _dropout_mask(plan, "attention dropout")
-    rows |= _norm(plan, "mlp norm") | {"mlp": hidden_tensors * n * plan.model.mlp // plan.tp * b}
-    return rows | _leaf(plan) | _dropout_mask(plan, "mlp dropout")
+    rows |= _norm(plan, "mlp norm")
+    last = _dropout_mask(plan, "mlp dropout")
+    if not plan.model.experts:
+        tensors = 4 if plan.model.dialect == Dialect.LLAMA else 2
+        inner = _tokens(plan) * plan.model.mlp // plan.tp * widths(plan)[0]
+        return rows | {"mlp": tensors * inner} | _leaf(plan) | last
+    parts = {
+        ROUTE: rows | expert_rows.route_rows(plan, load) | _leaf(plan),
+        EXPERTS: expert_rows.experts_rows(plan, load),
+        JOIN: expert_rows.join_rows(plan, load) | last,
+    }
+    found: Rows = {}
+    for end, part in parts.items():
+        if "." not in unit or unit.endswith(end):
+            found |= part
+    return found
 
 
 def _leaf(plan: Plan) -> Rows:
@@ -162,11 +207,11 @@ def _leaf(plan: Plan) -> Rows:
 
 
 def _input(plan: Plan) -> int:
-    return _outside(plan) * plan.model.hidden * _widths(plan)[0]
+    return _outside(plan) * plan.model.hidden * widths(plan)[0]
 
 
 def _head(plan: Plan) -> Rows:
-    n, (_, w) = _tokens(plan), _widths(plan)
+    n, (_, w) = _tokens(plan), widths(plan)
     if plan.tp > 1:
         loss = {"softmax": n * plan.vocab_here * w, "target": 8 * n, "masks": 2 * n}
     else:

@@ -84,8 +84,9 @@ def _until(due: float) -> None:
 def sweep(rank: Rank, *, plan: dict[str, Any], sweep: dict[str, Any]) -> dict[str, Any]:
     """Every case, by turns, on one rank; JSON-ready.
 
-    "asked": the settings; "apart": how far the two results stand apart at most; "counted": by case and side the messages;
-    "blocks": by case the turns; "tiles": by case the seconds of pass-KV's tiles; "rates".
+    "asked": the settings; "apart": how far the two results stand apart at most; "counted": by case
+    and side the messages; "blocks": by case the turns; "tiles": by case the seconds of pass-KV's
+    tiles; "rates": FLOPs and bytes a second.
     """
     torch.set_num_threads(1)
     chosen, settings = Plan.of(**plan), Sweep(**sweep)

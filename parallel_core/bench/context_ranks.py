@@ -32,7 +32,7 @@ from parallel_core.lanes import Lanes
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank
 from parallel_core.resident import live_bytes
-from parallel_core.runtime import _loss_and_norm
+from parallel_core.runtime import loss_and_norm
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ class Steps:
         """One step; the notes go to the owner."""
         step = len(self.losses)
         left = self.lanes.run(step, self.kernels.load(step))
-        loss, norm = _loss_and_norm(self.kernels.plan, self.kernels, left)
+        loss, norm = loss_and_norm(self.kernels.plan, self.kernels, left)
         self.losses.append(loss)
         self.norms.append(norm)
         notes, self.lanes.notes = self.lanes.notes, []

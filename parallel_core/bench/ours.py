@@ -13,7 +13,7 @@ from parallel_core.lanes import Lanes
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.resident import live_bytes, state_bytes
-from parallel_core.runtime import _device_hooks, _loss_and_norm, kernels_of
+from parallel_core.runtime import device_hooks, loss_and_norm, kernels_of
 
 CPU = torch.device("cpu")
 
@@ -42,14 +42,14 @@ class Ours:
         self.kernels.measure_norm = norm
         instrs = program_of(plan).ranks[rank.rank]
         rank.describe([instr.label for instr in instrs])
-        reader, hooks = memory or live_bytes(device), _device_hooks(device)
+        reader, hooks = memory or live_bytes(device), device_hooks(device)
         self.lanes = Lanes(instrs, self.kernels.table(), beat=rank.beat, memory=reader, **hooks)
 
     def step(self) -> None:
         """One training step; the loss is the global batch's, the notes go to the owner."""
         step = len(self.losses)
         left = self.lanes.run(step, self.kernels.load(step))
-        loss, norm = _loss_and_norm(self.plan, self.kernels, left)
+        loss, norm = loss_and_norm(self.plan, self.kernels, left)
         self.losses.append(loss)
         if self.kernels.measure_norm:
             self.norms.append(norm)

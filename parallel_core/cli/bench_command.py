@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from parallel_core.bench import BENCHES
-from parallel_core.cli import bench_context, bench_tensor
+from parallel_core.cli import bench_context, bench_experts, bench_tensor
 from parallel_core.cli.bench_options import AS_JSON, Bench, count, run, taken
 from parallel_core.cli.bench_report import measured, progress, show
 from parallel_core.cli.plan_options import given, plan_options
@@ -28,6 +28,7 @@ def command() -> None:
 
 command.add_command(bench_tensor.command)
 command.add_command(bench_context.command)
+command.add_command(bench_experts.command)
 
 
 @command.command("dp")
@@ -262,6 +263,8 @@ def _bench_of_pipelines(name: str, flat: dict[str, Any]) -> Bench:
             return bench_tensor.bench(flat)
         case "cp":
             return bench_context.bench(flat)
+        case "ep":
+            return bench_experts.bench(flat)
         case "pipeline":
             from parallel_core.bench import pipeline
 

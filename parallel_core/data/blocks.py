@@ -9,20 +9,25 @@ stages 2, 3  a unit is a block: reduced, gathered and freed by itself
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from parallel_core.data.bucketed import buckets
-from parallel_core.params import pieces
+from parallel_core.params import held_pieces, pieces, stage_sums
 from parallel_core.plan import Plan
 
 
 @dataclass(frozen=True)
 class Block:
-    """Units that are sharded together, in backward order; elements without and with padding."""
+    """Units that are sharded together, in backward order; elements without and with padding; over
+    how many ranks, along which axis, and over which other groups of them ("" where there is one)
+    their shards are summed."""
 
     units: tuple[int, ...]
     numel: int
     padded: int
     ranks: int
+    axis: str = "dp"
+    replicas: str = ""
 
     @property
     def shard(self) -> int:
@@ -30,15 +35,62 @@ class Block:
         return self.padded // self.ranks
 
 
+@lru_cache(maxsize=256)
 def blocks(plan: Plan) -> tuple[Block, ...]:
-    """The blocks of a plan in backward order."""
-    every, n = pieces(plan), plan.shards
-    runs = buckets(plan) if plan.zero == 1 else [(u,) for u in reversed(range(len(every)))]
-    made = []
-    for run in runs:
-        numel = sum(every[u].numel for u in run)
-        made.append(Block(tuple(run), numel, -(-numel // n) * n, n))
-    return tuple(made)
+    """The blocks of a plan in backward order, of all its stages."""
+    every = pieces(plan)
+    if plan.zero > 1:
+        runs = _piece_by_piece(plan)
+    elif plan.pp > 1:
+        stages = reversed(range(every[-1].stage + 1))
+        runs = [together[::-1] for s in stages for _, _, together in stage_sums(plan, s)]
+    else:
+        runs = [*buckets(plan)]
+    return tuple(_block(plan, tuple(run)) for run in runs)
+
+
+def _piece_by_piece(plan: Plan) -> list[tuple[int, ...]]:
+    """Every piece by itself; one without parameters goes with the dense one before it, whose
+    backward comes after its own."""
+    runs: list[tuple[int, ...]] = []
+    every, empty = pieces(plan), tuple[int, ...]()
+    for u in reversed(range(len(every))):
+        if not every[u].specs:
+            empty = (u,)
+        elif every[u].holds_experts:
+            runs.append((u,))
+        else:
+            runs.append((*empty, u))
+            empty = ()
+    return runs
+
+
+def _block(plan: Plan, run: tuple[int, ...]) -> Block:
+    every = pieces(plan)
+    numel = sum(every[u].numel for u in run)
+    experts = every[run[0]].axis == "edp"
+    axis, n = ("edp", plan.mesh.degree("edp")) if experts else (plan.shard_axis, plan.shards)
+    replicas = "replica" if axis == "shard" else ""
+    return Block(run, numel, -(-numel // n) * n, n, axis, replicas)
+
+
+def held_blocks(plan: Plan, rank: int) -> tuple[int, ...]:
+    """The numbers of the blocks of which a rank has a shard."""
+    held = set(held_pieces(plan, rank))
+    return tuple(b for b, block in enumerate(blocks(plan)) if held & set(block.units))
+
+
+def parts_of_shard(plan: Plan, b: int, place: int, axis: str) -> list[tuple[int, int]]:
+    """The runs of shard number `place` of block b, from its start, that hold parameters whose
+    gradients are parts of a sum over a model axis."""
+    block, runs, at = blocks(plan)[b], [], 0
+    start, stop = place * block.shard, (place + 1) * block.shard
+    for spec in (spec for u in block.units for spec in pieces(plan)[u].specs):
+        low, high = max(at, start), min(at + spec.numel, stop)
+        at += spec.numel
+        if axis in spec.partial and low < high:
+            runs.append((low - start, high - start))
+    return runs
 
 
 def block_of(plan: Plan, u: int) -> int:

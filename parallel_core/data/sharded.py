@@ -9,36 +9,39 @@ al. 2019, ZeRO, arXiv:1910.02054; HSDP: Zhao et al. 2023, PyTorch FSDP, arXiv:23
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.data.blocks import Block, blocks
+from parallel_core.data.blocks import block_of, blocks
+from parallel_core.params import EXPERTS, pieces
+from parallel_core.pipeline.lower import stage_name
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 
 
-def scatter(plan: Plan, b: int, block: Block, mb: int, *, adds: bool) -> list[Instr]:
-    """Sum block b of microbatch mb over the group, each rank its shard; add it to those before."""
+def scatter(plan: Plan, b: int, mb: int, *, before: int | None) -> list[Instr]:
+    """Sum block b of microbatch mb over the group, each rank its shard; add it to what there is
+    since microbatch `before`."""
+    block = blocks(plan)[b]
     mine = tuple(v.grad(u, mb) for u in block.units)
     sums = tuple(v.grad_shard(u, mb) for u in block.units)
-    fresh = tuple(v.grad_part(u, mb) for u in block.units) if adds else sums
+    fresh = sums if before is None else tuple(v.grad_part(u, mb) for u in block.units)
     out = [
         Instr(
             op=Op.REDUCE_SCATTER,
             where=block_name(plan, b),
             mb=mb,
             lane=Lane.COMM,
-            axis=plan.shard_axis,
+            axis=block.axis,
             reads=mine,
             writes=fresh,
             frees=mine,
-            inner=(Message(Op.REDUCE_SCATTER, plan.shard_axis, v.block(b)),),
+            inner=(Message(Op.REDUCE_SCATTER, block.axis, v.block(b)),),
         )
     ]
-    if adds:
-        before = tuple(v.grad_shard(u, mb - 1) for u in block.units)
-        both = (*before, *fresh)
+    if before is not None:
+        both = (*(v.grad_shard(u, before) for u in block.units), *fresh)
         name = block_name(plan, b)
         out.append(
             Instr(op=Op.ADD, where=name, mb=mb, lane=Lane.COMM, reads=both, writes=sums, frees=both)
@@ -46,9 +49,10 @@ def scatter(plan: Plan, b: int, block: Block, mb: int, *, adds: bool) -> list[In
     return out
 
 
-def over_replicas(plan: Plan, b: int, block: Block, mb: int) -> list[Instr]:
+def over_replicas(plan: Plan, b: int, mb: int) -> list[Instr]:
     """Sum the shards of block b over the groups (HSDP); nothing where there is one group."""
-    if plan.shard_axis == "dp":
+    block = blocks(plan)[b]
+    if not block.replicas:
         return []
     mine = tuple(v.grad_shard(u, mb) for u in block.units)
     return [
@@ -56,7 +60,7 @@ def over_replicas(plan: Plan, b: int, block: Block, mb: int) -> list[Instr]:
             op=Op.ALL_REDUCE,
             where=block_name(plan, b),
             lane=Lane.COMM,
-            axis="replica",
+            axis=block.replicas,
             reads=mine,
             writes=tuple(v.gsum(u) for u in block.units),
             frees=mine,
@@ -66,14 +70,18 @@ def over_replicas(plan: Plan, b: int, block: Block, mb: int) -> list[Instr]:
 
 def summed(plan: Plan, u: int) -> Value:
     """The complete shard of u's gradient."""
-    return v.grad_shard(u, plan.microbatches - 1) if plan.shard_axis == "dp" else v.gsum(u)
+    replicas = blocks(plan)[block_of(plan, u)].replicas
+    return v.gsum(u) if replicas else v.grad_shard(u, plan.microbatches - 1)
 
 
 def block_name(plan: Plan, b: int) -> str:
-    """How instructions name block b: the bucket's number, or the unit's name."""
-    if plan.zero == 1:
+    """How instructions name block b: the bucket's number, the stage's name, or the unit's."""
+    if plan.zero == 1 and plan.pp == 1:
         return f"bucket{b}"
-    return step.Shape.of(plan).units[blocks(plan)[b].units[0]]
+    piece = pieces(plan)[blocks(plan)[b].units[-1]]
+    if plan.zero > 1:
+        return piece.name
+    return stage_name(piece.stage) + (EXPERTS if piece.holds_experts else "")
 
 
 def ending(plan: Plan) -> Iterator[Instr]:
@@ -87,7 +95,7 @@ def ending(plan: Plan) -> Iterator[Instr]:
         reads = tuple(summed(plan, u) for u in block.units)
         yield Instr(op=Op.WAIT, where=block_name(plan, b), reads=reads)
     gradients = tuple(summed(plan, u) for u in every)
-    yield from step.tally((*gradients, v.TOTAL_LOSS), (v.TOTAL_LOSS,), plan.shard_axis)
+    yield from step.tally((*gradients, v.TOTAL_LOSS), (v.TOTAL_LOSS,), plan.tally_axis)
     old = tuple((v.shard if plan.zero == 3 else v.weight)(u) for u in every)
     yield Instr(
         op=Op.O,
@@ -100,13 +108,19 @@ def ending(plan: Plan) -> Iterator[Instr]:
 
 def gather_all(plan: Plan) -> Iterator[Instr]:
     """Every rank gets the weights that the others updated, block by block."""
-    for b, block in enumerate(blocks(plan)):
+    yield from gather(plan, range(len(blocks(plan))))
+
+
+def gather(plan: Plan, held: Iterable[int]) -> Iterator[Instr]:
+    """The same of some blocks."""
+    for b in held:
+        block = blocks(plan)[b]
         mine = tuple(map(v.new_shard, block.units))
         yield Instr(
             op=Op.ALL_GATHER,
             where=block_name(plan, b),
             lane=Lane.COMM,
-            axis=plan.shard_axis,
+            axis=block.axis,
             reads=mine,
             writes=tuple(map(v.updated, block.units)),
             frees=mine,

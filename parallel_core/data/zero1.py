@@ -22,7 +22,7 @@ from parallel_core.program import Instr, Program
 def zero1(plan: Plan) -> Program:
     """g[N]+dp -> g[N/dp], update, w[N/dp] -> w[N]."""
     shape, last = step.Shape.of(plan), plan.microbatches - 1
-    closes = {block.units[-1]: (b, block) for b, block in enumerate(blocks(plan))}
+    closes = {block.units[-1]: b for b, block in enumerate(blocks(plan))}
     instrs: list[Instr] = []
     for mb in range(plan.microbatches):
         instrs += step.forward(shape, mb)
@@ -32,7 +32,6 @@ def zero1(plan: Plan) -> Program:
         for u, instr in backward:
             instrs.append(instr)
             if mb == last and u in closes:
-                b, block = closes[u]
-                instrs += scatter(plan, b, block, mb, adds=False)
-                instrs += over_replicas(plan, b, block, mb)
+                instrs += scatter(plan, closes[u], mb, before=None)
+                instrs += over_replicas(plan, closes[u], mb)
     return replicate(plan, [*instrs, *ending(plan), *gather_all(plan)])

@@ -65,7 +65,6 @@ def wait_for_room(plan: Plan, b: int, mb: int) -> list[Instr]:
 
 def reduce_unit(plan: Plan, b: int, mb: int) -> Iterator[Instr]:
     """After the backward of block b: its sum, and in the last microbatch that over replicas."""
-    block = blocks(plan)[b]
-    yield from scatter(plan, b, block, mb, adds=mb > 0)
+    yield from scatter(plan, b, mb, before=mb - 1 if mb else None)
     if mb == plan.microbatches - 1:
-        yield from over_replicas(plan, b, block, mb)
+        yield from over_replicas(plan, b, mb)

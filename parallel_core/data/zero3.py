@@ -15,11 +15,12 @@ An embedding's backward needs no weights, but is gathered as well: every use is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.data.blocks import block_of
+from parallel_core.data.blocks import block_of, blocks
 from parallel_core.data.sharded import block_name, ending, replicate
 from parallel_core.data.zero2 import reduce_unit, wait_for_room
 from parallel_core.plan import Plan
@@ -29,30 +30,37 @@ from parallel_core.program import Instr, Lane, Op, Program, Value
 def zero3(plan: Plan) -> Program:
     """w[u/dp] -> w[u] before each use of u, freed after it; g[u]+dp -> g[u/dp]; update."""
     shape = step.Shape.of(plan)
-    tasks = [
-        instr
-        for mb in range(plan.microbatches)
-        for instr in (*step.forward(shape, mb), *step.backward(shape, mb, fresh=True))
-    ]
-    ahead = plan.prefetch + 1
-    instrs = [gather for t in range(ahead) for gather in _gathers(plan, tasks, t, after=None)]
-    for t, task in enumerate(tasks):
-        b = _number(shape, task)
-        mb = task.mb or 0
-        if task.op == Op.B:
-            instrs += wait_for_room(plan, b, mb)
-        coming = _gathers(plan, tasks, t + ahead, after=t)
-        instrs += [_with_gathered(plan, tasks, t, marks=bool(coming)), *coming]
-        if task.op == Op.F and task.where == shape.units[-1] and mb == plan.microbatches - 1:
+    instrs: list[Instr] = []
+    for mb in range(plan.microbatches):
+        instrs += step.forward(shape, mb)
+        if mb == plan.microbatches - 1:
             instrs.append(step.reduce_loss(shape))
-        if task.op == Op.B:
-            instrs += reduce_unit(plan, b, mb)
-    return replicate(plan, [*instrs, *ending(plan)])
+        for b, task in enumerate(step.backward(shape, mb, fresh=True)):
+            instrs += [*wait_for_room(plan, b, mb), task, *reduce_unit(plan, b, mb)]
+    return replicate(plan, [*with_gathers(plan, instrs), *ending(plan)])
 
 
-def _number(shape: step.Shape, task: Instr) -> int:
-    """The number of the task's block, blocks in backward order."""
-    return shape.head - shape.units.index(task.where)
+def with_gathers(plan: Plan, instrs: Sequence[Instr]) -> Iterator[Instr]:
+    """The instructions, weights gathered for each that uses some, and let go behind it."""
+    uses = [instr for instr in instrs if instr.op in USES and _needs(instr)]
+    ahead, t = plan.prefetch + 1, 0
+    for first in range(ahead):
+        yield from _gathers(plan, uses, first, after=None)
+    for instr in instrs:
+        if instr.op == Op.W:  # what is left of a backward needs no weights
+            yield replace(instr, reads=tuple(x for x in instr.reads if x.name != "w"))
+        elif instr.op in USES and _needs(instr):
+            coming = _gathers(plan, uses, t + ahead, after=t)
+            yield _with_gathered(plan, uses, t, marks=bool(coming))
+            yield from coming
+            t += 1
+        elif instr.op in USES:
+            yield replace(instr, reads=tuple(x for x in instr.reads if x.name != "w"))
+        else:
+            yield instr
+
+
+USES = (Op.F, Op.B, Op.I)
 
 
 def _needs(task: Instr) -> list[int]:
@@ -74,7 +82,7 @@ def _gathers(plan: Plan, tasks: list[Instr], t: int, *, after: int | None) -> li
                 where=block_name(plan, block_of(plan, u)),
                 mb=tasks[t].mb,
                 lane=Lane.COMM,
-                axis=plan.shard_axis,
+                axis=blocks(plan)[block_of(plan, u)].axis,
                 reads=(v.shard(u), *marks),
                 writes=(v.gathered(u, t),),
                 frees=marks if u == needs[-1] else (),

@@ -98,7 +98,7 @@ def _within_reach(by_bse: Tensor, rules: Rules) -> Tensor:
     """Scores of the best groups; a group is worth its two best experts together."""
     if rules.groups == 1:
         return by_bse
-    parts_bsgm = by_bse.unflatten(-1, (rules.groups, -1))
+    parts_bsgm = by_bse.reshape(*by_bse.shape[:-1], rules.groups, -1)
     best_bsg = parts_bsgm.topk(min(2, parts_bsgm.shape[-1]), dim=-1).values.sum(-1)
     near_bsn = best_bsg.topk(rules.reach, dim=-1).indices
     far_bsg = torch.ones_like(best_bsg, dtype=torch.bool).scatter_(-1, near_bsn, False)
@@ -137,24 +137,29 @@ def rows_of(logits_bse: Tensor, choice: Choice, rules: Rules) -> Rows:
     return Rows(tokens, gates_r, kept_en.sum(1), choice.asked.flatten(0, 1).sum(0))
 
 
-def balance_sum(logits_bse: Tensor, asked_be: Tensor, rules: Rules, seq: int) -> Tensor:
+def balance_sum(
+    logits_bse: Tensor, asked_be: Tensor, rules: Rules, seq: int, *, pad_s: Tensor | None = None
+) -> Tensor:
     """The auxiliary loss of sequences of `seq` positions, summed over them: E sum_e f_e P_e each,
     1 where all is even.
 
     `asked_be` [B, E] counts the choices of *all* positions of a sequence; the logits may be those
-    of some, whose share of P this is then. Fedus et al. 2021, section 2.2; by sequence as in
+    of some, whose share of P this is then, and of positions that are no tokens (`pad_s`). Fedus et al. 2021, section 2.2; by sequence as in
     DeepSeek-AI 2024, equation 17.
     """
     scores_bse = rules.scores(logits_bse)
     shares_bse = scores_bse / scores_bse.sum(-1, keepdim=True)
+    if pad_s is not None:
+        shares_bse = shares_bse.masked_fill(pad_s[:, None], 0.0)
     f_be = asked_be.to(shares_bse.dtype) * rules.experts / (rules.top_k * seq)
     return (f_be * shares_bse.sum(1) / seq).sum()
 
 
-def z_sum(logits_bse: Tensor) -> Tensor:
-    """The squared log-sum-exp of every token's logits, summed: what keeps them small. Zoph et al.
-    2022, arXiv:2202.08906, equation 5."""
-    return torch.logsumexp(logits_bse, dim=-1).square().sum()
+def z_sum(logits_bse: Tensor, *, pad_s: Tensor | None = None) -> Tensor:
+    """The squared log-sum-exp of every token's logits, summed: what keeps them small; positions
+    where `pad_s` are none. Zoph et al. 2022, arXiv:2202.08906, equation 5."""
+    z_bs = torch.logsumexp(logits_bse, dim=-1)
+    return (z_bs if pad_s is None else z_bs.masked_fill(pad_s, 0.0)).square().sum()
 
 
 class _Beside(torch.autograd.Function):

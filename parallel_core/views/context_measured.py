@@ -125,8 +125,12 @@ def _says(group: Mapping[str, Any]) -> str:
 
 def in_words(report: Report) -> str:
     """The measured crossings in a sentence."""
-    parts = [f"{_says(each)}, the rule {each['rule']:.3g} %" for each in groups(report)]
-    return f"The times cross at these shares of new tokens: {'; '.join(parts)}."
+    parts = [
+        f"{_says(each)}; the rule says {each['rule']:.3g} %, with the way home"
+        f" {each['rule_with_the_way_home']:.3g} %"
+        for each in groups(report)
+    ]
+    return f"The times cross at these shares of new tokens. {'. '.join(parts)}."
 
 
 def rows(report: Report) -> list[dict[str, str]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from parallel_core.effects import effects
 from parallel_core.ledger import predicted_memory
-from parallel_core.outline import FOLLOWED, KINDS, effects
+from parallel_core.outline import FOLLOWED, KINDS
 from parallel_core.plan import Plan
 from parallel_core.program import Op, Program
 from parallel_core.trace import Kind, Span, Trace
