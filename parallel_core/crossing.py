@@ -147,8 +147,11 @@ def _route(layer: Layer, x_bsd: Tensor, place: Place) -> Flow:
     x_bsd = layer.attended(x_bsd, place)
     h_bsd = layer.enter(layer.mlp_norm(x_bsd))
     routed = layer.moe.route(h_bsd, place)
-    skip = Skip(x_bsd, routed.rows.gates, layer.moe.beside(h_bsd), routed, h_bsd.shape)
-    return Flow(send(h_bsd, routed.rows), skip)
+    rows = routed.rows
+    # how rows go is handed on without the graph of its gates: that goes when its backward has run
+    plain = replace(routed, rows=replace(rows, gates=rows.gates.detach()))
+    skip = Skip(x_bsd, rows.gates, layer.moe.beside(h_bsd), plain, h_bsd.shape)
+    return Flow(send(h_bsd, rows), skip)
 
 
 def _join(layer: Layer, y_rd: Tensor, skip: Skip, place: Place) -> Tensor:

@@ -58,7 +58,7 @@ class _Travel:
 
     def _leaves(self, u: int) -> bool:
         """Whether what piece u makes travels."""
-        return 0 <= u and (self.every[u].routes or self.every[u].holds_experts)
+        return u >= 0 and (self.every[u].routes or self.every[u].holds_experts)
 
     def _forward(self, instr: Instr, u: int) -> Iterator[Instr]:
         mb, piece = instr.mb or 0, self.every[u]

@@ -106,8 +106,8 @@ def collect(
             like = next(iter(mine.values()))
             flat = comm.take_over(like.new_empty(sum(spec.numel for spec in specs)), source)
         for spec, part in zip(specs, torch.split(flat, [s.numel for s in specs]), strict=True):
-            place = plan.mesh.coordinate(source)
-            _put(whole, every[spec.name], part.view(spec.shape), cuts(plan, every[spec.name], place))
+            parts = cuts(plan, every[spec.name], plan.mesh.coordinate(source))
+            _put(whole, every[spec.name], part.view(spec.shape), parts)
     return {name: whole[name] for name in every if name in whole}
 
 

@@ -11,6 +11,7 @@ Norms, nonlinearities and dropout are nothing beside the matrix products, and ar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -89,6 +90,9 @@ def uneven(plan: Plan) -> Callable[[int, Instr], float] | None:
 Stop = tuple[str, float, float]
 """A message: what it is for, FLOPs before it (since the message before), FLOPs under it."""
 
+Core = tuple[list[Stop], float]
+"""Attention's messages, and what of its work is done after the last of them."""
+
 
 def task(plan: Plan, parts: Iterable[str], *, forward: bool, place: int = 0) -> list[Stop]:
     """The messages of a task that runs these units, or parts of them, in order, with shares of its
@@ -148,7 +152,7 @@ def _layer(
     whole = kind == Recompute.FULL
     core = _attention(plan, 2 * w.core, place, backward=True)
     if again:
-        core = [*_attention(plan, w.core, place, backward=False), *core]
+        core = _then(_attention(plan, w.core, place, backward=False), core)
     back = _backward(plan, w, again, keeps_whole=whole and not plan.overlap_tp)
     back = _with_core(back, DENTER if _keeps(plan, whole) else AGAIN, core, last=True)
     total = 2 * w.total + again + (w.total if whole else 0.0)
@@ -163,44 +167,67 @@ def _keeps(plan: Plan, whole: bool) -> bool:
     return not plan.overlap_tp and (whole or not plan.sp)
 
 
-def _with_core(stops: list[Stop], name: str, core: list[Stop], *, last: bool = False) -> list[Stop]:
+def _with_core(stops: list[Stop], name: str, core: Core, *, last: bool = False) -> list[Stop]:
     """The messages of attention put before the first (or last) stop called `name`, whose work
-    before it includes the core's."""
-    if not core:
+    before it includes the core's; what of the core follows them stays there."""
+    messages, after = core
+    if not messages:
         return stops
     at = [i for i, stop in enumerate(stops) if stop[0] == name][-1 if last else 0]
-    done = sum(before + under for _, before, under in core)
+    done = sum(before + under for _, before, under in messages) + after
     what, before, under = stops[at]
-    first, *rest = core
+    first, *rest = messages
     ahead = max(before - done, 0.0)  # what of it comes before attention is not told apart
     return [
         *stops[:at],
         (first[0], first[1] + ahead / 2, first[2]),
         *rest,
-        (what, ahead / 2, under),
+        (what, after + ahead / 2, under),
         *stops[at + 1 :],
     ]
 
 
-def _attention(plan: Plan, core: float, place: int, *, backward: bool) -> list[Stop]:
-    """The messages of attention over cp, and which part of its work `core` is done beside each."""
+def _then(one: Core, other: Core) -> Core:
+    (first, rest), (later, after) = one, other
+    if not later:
+        return other
+    name, before, under = later[0]
+    return [*first, (name, rest + before, under), *later[1:]], after
+
+
+BROUGHT = ("kv", "qkv", "da")
+"""What has to be there before the first tile, where it does not come hop by hop."""
+
+
+def _attention(plan: Plan, core: float, place: int, *, backward: bool) -> Core:
+    """The messages of attention over cp, and which part of its work `core` is done before and
+    beside each; then what is done after them all.
+
+    What has a hop starts after the tiles of the hops before, and is open under its own. Where two
+    are open under the same tiles, one follows the other over the link: each has its part of them,
+    by its bytes.
+    """
     found = context_moves.moves(plan, backward=backward)
     if not found:
-        return []
+        return [], core
     hops = context_moves.shares_of_hops(plan, place) if plan.context.rings > 1 else [1.0]
-    stops, done = list[Stop](), set[int]()
+    beside = Counter[int | None]()  # bytes that travel under the tiles of each hop
     for move in found:
-        hop, name = move.hop, context_moves.value_name(move)
-        hidden = plan.overlap_cp and hop is not None and hop < len(hops) and hop not in done
-        under = 0.0
-        if hidden and hop is not None:
-            done.add(hop)
-            under = core * hops[hop]
-        stops.append((f"{move.op.value} {move.axis} {name}", 0.0, under))
-    left = core * (1.0 - sum(hops[hop] for hop in done))
-    name, before, under = stops[-1]
-    stops[-1] = (name, before + max(left, 0.0), under)
-    return stops
+        beside[move.hop] += move.bytes
+    stops, done = list[Stop](), 0  # tiles: they are computed in the order of the hops
+    for move in found:
+        due = move.hop
+        if due is None:
+            due = 0 if move.what in BROUGHT else len(hops)
+        before = core * sum(hops[done:due])
+        done, under = max(done, due), 0.0
+        if plan.overlap_cp and move.hop is not None:
+            under = core * hops[due] * move.bytes / beside[due]
+            done = due + 1
+        stops.append(
+            (f"{move.op.value} {move.axis} {context_moves.value_name(move)}", before, under)
+        )
+    return stops, core * sum(hops[done:])
 
 
 def _head(plan: Plan, *, forward: bool) -> tuple[list[Stop], float]:

@@ -199,7 +199,8 @@ class Transformer(nn.Module):
     @property
     def routers(self) -> dict[str, MoE]:
         """The layers of experts that are here, by unit."""
-        return {name: unit.moe for name, unit in self.units.items() if hasattr(unit, "moe")}
+        layers = ((name, getattr(unit, "moe", None)) for name, unit in self.units.items())
+        return {name: moe for name, moe in layers if isinstance(moe, MoE)}
 
     def around_unit(self) -> AbstractContextManager[None]:
         """What a unit, or a part of one, runs in."""

@@ -67,7 +67,7 @@ class ModelShape:
     attention: str = choice("fused", AttentionKind, "whether scores are written to memory")
     experts: int = whole(0, 0, 512, "experts a layer, each an MLP of its own; 0 is a dense model")
     top_k: int = whole(2, 1, 64, "experts a token goes to (expert-choice: on average)")
-    router: str = choice("dropless", RouterKind, "who chooses experts, and if there is room for all")
+    router: str = choice("dropless", RouterKind, "who chooses, and if there is room for all")
     score: str = choice("softmax", Score, "how a router's logits become scores")
     balance: str = choice("none", Balance, "what keeps experts evenly loaded")
     capacity: float = real(1.25, 0.01, 64.0, "places of an expert, times its even share")

@@ -73,7 +73,7 @@ class Stages:
     def opened(self, instr: Instr) -> Iterator[Instr]:
         """An instruction of a stage as those of its pieces."""
         if instr.op not in COMPUTES:
-            yield replace(instr, **_renamed(instr, self._at_end))
+            yield _flowing(instr, self._at_end)
             return
         mb, s = instr.mb or 0, int(instr.where.removeprefix("stage"))
         mine = self.of[s] if instr.op == Op.F else self.of[s][::-1]
@@ -110,22 +110,24 @@ class Stages:
                     return (value,) if u == self.last else ()
             return (value,)
 
-        flow = _renamed(instr, own)
+        made = replace(_flowing(instr, own), where=self.every[u].name)
+        if instr.op == Op.W:
+            return made
         comes = not first or any(x.name in ("act", "dact") for x in instr.reads)
         goes = not last or any(x.name in ("act", "dact") for x in instr.writes)
-        if instr.op != Op.W and comes:
-            flow["reads"] = (between[0], *flow["reads"])
-            flow["frees"] = (between[0], *flow["frees"])
-        if instr.op != Op.W and goes:
-            flow["writes"] = (*flow["writes"], between[1])
-        return replace(instr, where=self.every[u].name, **flow)
+        if comes:
+            reads, frees = (between[0], *made.reads), (between[0], *made.frees)
+            made = replace(made, reads=reads, frees=frees)
+        return replace(made, writes=(*made.writes, between[1])) if goes else made
 
 
-def _renamed(
-    instr: Instr, names: Callable[[Value], tuple[Value, ...]]
-) -> dict[str, tuple[Value, ...]]:
-    flow = {"reads": instr.reads, "writes": instr.writes, "frees": instr.frees}
-    return {side: tuple(chain.from_iterable(map(names, values))) for side, values in flow.items()}
+def _flowing(instr: Instr, names: Callable[[Value], tuple[Value, ...]]) -> Instr:
+    """The instruction with other names for what it reads, writes and frees."""
+    reads, writes, frees = (
+        tuple(chain.from_iterable(map(names, values)))
+        for values in (instr.reads, instr.writes, instr.frees)
+    )
+    return replace(instr, reads=reads, writes=writes, frees=frees)
 
 
 def _pair(first: Task, second: Task) -> bool:

@@ -50,7 +50,8 @@ def lowering_of(plan: Plan, rank: int) -> Lowering:
     def to_rank(place: int) -> int:
         return group[place]
 
-    return Lowering(plan.pipeline, peer=to_rank, tied=plan.model.tied, fresh=plan.asynchronous or plan.zero > 1)
+    fresh = plan.asynchronous or plan.zero > 1
+    return Lowering(plan.pipeline, peer=to_rank, tied=plan.model.tied, fresh=fresh)
 
 
 class Step:

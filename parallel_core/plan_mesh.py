@@ -62,6 +62,8 @@ def divisions(plan: Plan) -> dict[str, tuple[int, int]]:
             found["edp"] = (plan.ep, total)
     if plan.shard_axis == "shard":
         found |= {"shard": (1, plan.shards), "replica": (plan.shards, total)}
+        if plan.ep > 1:
+            found["expert_shard"] = (plan.ep, plan.shards)
     if plan.cp > 1 and plan.dp > 1:
         found["batch"] = (plan.cp, total)
     return found | {"dp": (1, total)}
@@ -72,7 +74,7 @@ def _summed(plan: Plan) -> tuple[Axes, Joins]:
     ways = divisions(plan)
     marks = sorted({stride for way in ways.values() for stride in way})
     axes: list[tuple[str, int]] = []
-    for way in zip(marks, marks[1:], strict=False):
+    for way in pairwise(marks):
         name = next((n for n, other in ways.items() if other == way), f"dp{way[0]}")
         axes.append((name, way[1] // way[0]))
     axes = axes or [("dp", 1)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from parallel_core import plan_mesh
+from parallel_core import plan_clashes, plan_mesh
 from parallel_core.choices import MOST_TASKS, NONE, OWN, Recompute, Server
 from parallel_core.fields import PlanError, nearest_where, shown
 from parallel_core.model_shape import AttentionKind
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def check(plan: Plan) -> None:
     """PlanError for the first rule that the plan breaks."""
-    for rule in (_batch, _sharding, _server, _context, _tensor, _experts, _activations, _pipeline):
+    for rule in (plan_clashes.check, _batch, _sharding, _server, _context, _tensor, _experts, _activations, _pipeline):
         rule(plan)
 
 
@@ -48,8 +48,6 @@ def _usual(plan: Plan, name: str) -> object:
 
 
 def _sharding(plan: Plan) -> None:
-    if plan.zero and plan.pp > 1:
-        _sharded_pipeline(plan)
     if plan.shard is None:
         return
     if not plan.zero:
@@ -60,28 +58,12 @@ def _sharding(plan: Plan) -> None:
         raise PlanError("shard", plan.shard, rule, nearest_where(plan.shard, fits))
 
 
-def _sharded_pipeline(plan: Plan) -> None:
-    if plan.asynchronous:
-        rule = f"does not work with {plan.schedule}, which updates after every microbatch"
-        raise PlanError("zero", plan.zero, rule, 0)
-    if plan.model.tied:
-        rule = "does not work with ZeRO and a pipeline yet: its table would have two copies"
-        raise PlanError("tied", True, rule, False)
-    if plan.keep_gathered:
-        rule = "would keep every stage whole through all microbatches in flight"
-        raise PlanError("keep_gathered", True, rule, False)
-
-
 def _server(plan: Plan) -> None:
     if plan.parameter_server == Server.OFF:
         for name in ("staleness_bound", "speeds", "pace_ms"):
             if (value := getattr(plan, name)) is not None:
                 raise PlanError(name, shown(value), "needs a parameter_server", NONE)
         return
-    for name in ("zero", "pp", "microbatches", "clip", "offload"):
-        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
-            rule = "does not work with a parameter server"
-            raise PlanError(name, value, rule, NONE if usual is None else usual)
     if plan.staleness_bound is not None and plan.parameter_server == Server.SYNC:
         rule = "says nothing of a synchronous server"
         raise PlanError("staleness_bound", plan.staleness_bound, rule, NONE)
@@ -117,10 +99,6 @@ def _context(plan: Plan) -> None:
                 rule = "needs context-parallel ranks, cp of 2 or more"
                 raise PlanError(name, value, rule, NONE if usual is None else usual)
         return
-    for name in ("parameter_server",):
-        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
-            rule = "does not work with cp yet"
-            raise PlanError(name, value, rule, NONE if usual is None else usual)
     if plan.model.dropout:
         rule = "does not work with cp yet: a rank would draw bits for scores of others"
         raise PlanError("dropout", plan.model.dropout, rule, 0.0)
@@ -147,8 +125,11 @@ def _heads(plan: Plan) -> None:
     if plan.cp_method == "hybrid":
         asked, name = plan.ulysses or 2, "ulysses"
         rule = f"must divide cp={plan.cp}, {rule.removeprefix('must divide ')}"
-    most = plan.cp if name == "ulysses" else 256
-    good = [u for u in range(1, most + 1) if fits(u) and (name == "cp" or plan.cp % u == 0)]
+    least, most = (1, plan.cp) if name == "ulysses" else (2, 256)  # one rank trades with nobody
+    good = [u for u in range(least, most + 1) if fits(u) and (name == "cp" or plan.cp % u == 0)]
+    if not good:
+        rule = f"needs a head for every rank of cp, and a rank has {heads}"
+        raise PlanError("cp_method", plan.cp_method, rule, "zigzag")
     if asked not in good:
         raise PlanError(name, asked, rule, nearest_where(asked, good))
 
@@ -158,9 +139,6 @@ def _tensor(plan: Plan) -> None:
         if plan.sp:
             raise PlanError("sp", True, "needs tensor-parallel ranks, tp of 2 or more", False)
     else:
-        for name in ("parameter_server",):
-            if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
-                raise PlanError(name, value, "does not work with tp yet", usual)
         m, fits = plan.model, [n for n in range(1, plan.tp + 1) if _tensor_fits(plan, n)]
         if plan.tp not in fits:
             cut = f", seq={plan.seq}" if plan.cp == 1 else f", a rank's {plan.seq_here} positions"
@@ -183,20 +161,12 @@ def _experts(plan: Plan) -> None:
         if plan.ep > 1:
             raise PlanError("ep", plan.ep, "needs experts to share out, as in experts=8", 1)
         return
-    for name in ("parameter_server", "overlap_tp"):
-        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
-            raise PlanError(name, value, "does not work with experts yet", usual)
-    if plan.asynchronous:
-        raise PlanError("schedule", plan.schedule, "does not work with experts yet", "1f1b")
     if plan.ep == 1:
         return
-    if plan.recompute == Recompute.FULL:
-        rule = "would run a layer again whose tokens travel in its middle; not with ep yet"
-        raise PlanError("recompute", plan.recompute, rule, Recompute.SELECTIVE)
-    for name in ("shard", "offload"):
-        if (value := getattr(plan, name)) != (usual := _usual(plan, name)):
-            near = NONE if usual is None else usual
-            raise PlanError(name, value, "does not work with ep yet", near)
+    if plan.shard is not None and plan.shard % plan.ep:
+        fits = [n for n in range(plan.ep, plan.dp + 1, plan.ep) if plan.dp % n == 0]
+        rule = f"must be a multiple of ep={plan.ep}, so that a group of shards has every expert"
+        raise PlanError("shard", plan.shard, rule, nearest_where(plan.shard, fits or [plan.ep]))
     fits = plan_mesh.expert_ranks(plan)
     if plan.ep not in fits:
         ranks = f"dp*cp={plan.dp}*{plan.cp} ranks" if plan.cp > 1 else f"dp={plan.dp}"
@@ -211,18 +181,7 @@ def _activations(plan: Plan) -> None:
     if plan.recompute_every > plan.model.layers:
         rule = f"must be at most layers={plan.model.layers}"
         raise PlanError("recompute_every", plan.recompute_every, rule, plan.model.layers)
-    if plan.recompute == Recompute.FULL and plan.asynchronous:
-        rule = f"would use newer weights than the forward did, under {plan.schedule}"
-        raise PlanError("recompute", plan.recompute, rule, Recompute.SELECTIVE)
-    if plan.offload:
-        _offload(plan)
-
-
-def _offload(plan: Plan) -> None:
-    for name, most in (("pp", 1), ("zero", 1)):
-        if (value := getattr(plan, name)) > most:
-            raise PlanError(name, value, "does not work with offload yet", most)
-    if plan.model.layers == 1:
+    if plan.offload and plan.model.layers == 1:
         rule = "leaves nothing to offload: the last layer's backward follows at once"
         raise PlanError("layers", 1, rule, 2)
 
@@ -242,16 +201,6 @@ def _pipeline(plan: Plan) -> None:
         rule = f"does not fit the {plan.pipeline.p} ranks of the order"
         raise PlanError("pp", plan.pp, rule, plan.pipeline.p)
     split(plan.model.layers, stages, plan.stage_layers)
-    if plan.asynchronous:
-        for name in ("tp", "cp"):
-            if (value := getattr(plan, name)) > 1:
-                raise PlanError(name, value, f"does not work with {plan.schedule} yet", 1)
-    if plan.asynchronous and plan.model.tied:
-        rule = "has two copies that asynchronous updates would let drift apart"
-        raise PlanError("tied", True, rule, False)
-    if plan.asynchronous and plan.clip is not None:
-        rule = f"needs the norm of all stages at once, and {plan.schedule} updates each alone"
-        raise PlanError("clip", plan.clip, rule, NONE)
     most = max(Counter(s for held in plan.pipeline.held for s in held).values())
     if most > 2:
         rule = f"puts a stage on {most} ranks; two copies of the weights are the most"

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from parallel_core import values as v
 from parallel_core.comm import Comm
+from parallel_core.crossing import Kept
 from parallel_core.deferred import Deferred
 from parallel_core.flat import TABLE
-from parallel_core.crossing import Kept
 from parallel_core.kernels import Reads, TrainKernels, activation_shape
 from parallel_core.lanes import Kernel
 from parallel_core.pipeline_step import TABLE as TABLE_NAME

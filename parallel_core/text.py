@@ -73,7 +73,7 @@ class Columns:
 
     def of(self, batch: Batch) -> Batch:
         """Those of a batch; what is padding repeats the last token and counts in no loss."""
-        if len(self.positions) == batch.ids.shape[1]:
+        if self.real == len(self.positions) == batch.ids.shape[1]:  # no part of it, and no padding
             return batch
         # take copies in rows; an index would lay columns together
         ids, labels = (x.take(self.positions, axis=1) for x in (batch.ids, batch.labels))

@@ -72,9 +72,9 @@ def pair(request: Request) -> None:
         [{"figure": name, **{who: each[name] for who, each in columns.items()}} for name in names]
     )
     st.markdown(
-        "Bias and loss teach the router, step by step, and drop nothing. Capacity evens at once "
-        "and pays with tokens. Where experts choose, each has as many; but a token may have none, "
-        "and an expert looks at tokens that come later."
+        "Bias and loss teach the router, step by step, and drop nothing. Capacity limits the "
+        "fullest at once and pays with tokens. Where experts choose, each has as many; but a token "
+        "may have none, and an expert looks at tokens that come later."
     )
 
 

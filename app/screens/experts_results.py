@@ -28,14 +28,13 @@ def waited_for(here: Ran | None) -> tuple[int | None, str]:
     found = here.shares()
     last = times.slowest(found)
     mean = sum(share.work_ns for share in found) / len(found)
-    place = here.plan.mesh.coordinate(last.rank)["ep"]
     why = (
         f"In your run rank {last.rank} had {last.rows:,} of {sum(s.rows for s in found):,} rows "
         f"of a typical step, and its experts took {last.work_ns / mean:.2f} times the mean."
     )
     if last.work_ns < 1.25 * mean:
         return 3, f"{why} That is nearly even: your router leans little, or something evens it."
-    return (0 if place == 0 else 2 if place == here.plan.ep - 1 else 1), why
+    return (0 if last.home == 0 else 2 if last.home == here.plan.ep - 1 else 1), why
 
 
 def proof(here: Ran) -> None:

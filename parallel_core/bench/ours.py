@@ -13,7 +13,7 @@ from parallel_core.lanes import Lanes
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.resident import live_bytes, state_bytes
-from parallel_core.runtime import device_hooks, loss_and_norm, kernels_of
+from parallel_core.runtime import device_hooks, kernels_of, loss_and_norm
 
 CPU = torch.device("cpu")
 

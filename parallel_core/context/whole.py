@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 class WholeSequence:
-    """The way between a rank's positions and all of them. `mine` [S/cp] says which a rank has, `real`
-    which of them are no padding."""
+    """The way between a rank's positions and all of them.
+
+    `mine` [S/cp] says which a rank has, `real` which of them are no padding.
+    """
 
     def __init__(self, comm: Comm, layout: Layout) -> None:
         self.comm = comm

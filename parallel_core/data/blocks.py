@@ -68,9 +68,10 @@ def _piece_by_piece(plan: Plan) -> list[tuple[int, ...]]:
 def _block(plan: Plan, run: tuple[int, ...]) -> Block:
     every = pieces(plan)
     numel = sum(every[u].numel for u in run)
-    experts = every[run[0]].axis == "edp"
-    axis, n = ("edp", plan.mesh.degree("edp")) if experts else (plan.shard_axis, plan.shards)
-    replicas = "replica" if axis == "shard" else ""
+    hybrid, axis = plan.shard_axis == "shard", plan.shard_axis
+    if every[run[0]].holds_experts:
+        axis = "expert_shard" if hybrid else "edp"
+    n, replicas = plan.mesh.degree(axis), "replica" if hybrid else ""
     return Block(run, numel, -(-numel // n) * n, n, axis, replicas)
 
 

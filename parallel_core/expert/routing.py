@@ -83,7 +83,8 @@ def choose(logits_bse: Tensor, rules: Rules, bias_e: Tensor | None = None) -> Ch
     with torch.no_grad():
         scores_bse = rules.scores(logits_bse)
         if rules.router == EXPERT_CHOICE:
-            taken_bes = scores_bse.mT.topk(rules.places(scores_bse.shape[1]), dim=-1).indices
+            order_bes = firm(scores_bse.mT).sort(dim=-1, descending=True, stable=True).indices
+            taken_bes = order_bes[..., : rules.places(scores_bse.shape[1])]
             kept = torch.zeros_like(scores_bse.mT, dtype=torch.bool).scatter_(-1, taken_bes, True)
             return Choice(kept.mT, kept.mT)
         by_bse = scores_bse if bias_e is None else scores_bse + bias_e
@@ -92,6 +93,18 @@ def choose(logits_bse: Tensor, rules: Rules, bias_e: Tensor | None = None) -> Ch
         if rules.router == DROPLESS:
             return Choice(asked, asked)
         return Choice(asked, _taken(best_bsk, rules))
+
+
+def firm(x: Tensor) -> Tensor:
+    """`x` with half of its digits, rounded: what is equal but for a sum's rounding is equal then.
+
+    Words that repeat at the start of a sequence give tokens that are alike; which of them an expert
+    takes must not depend on how a layout adds up. Dekker 1971, doi:10.1007/BF01397083.
+    """
+    digits = -round(math.log2(torch.finfo(x.dtype).eps))
+    large = x * (2 ** (digits // 2) + 1)
+    few: Tensor = large - (large - x)
+    return few
 
 
 def _within_reach(by_bse: Tensor, rules: Rules) -> Tensor:
@@ -144,8 +157,8 @@ def balance_sum(
     1 where all is even.
 
     `asked_be` [B, E] counts the choices of *all* positions of a sequence; the logits may be those
-    of some, whose share of P this is then, and of positions that are no tokens (`pad_s`). Fedus et al. 2021, section 2.2; by sequence as in
-    DeepSeek-AI 2024, equation 17.
+    of some, whose share of P this is then, and of positions that are no tokens (`pad_s`). Fedus et
+    al. 2021, section 2.2; by sequence as in DeepSeek-AI 2024, equation 17.
     """
     scores_bse = rules.scores(logits_bse)
     shares_bse = scores_bse / scores_bse.sum(-1, keepdim=True)

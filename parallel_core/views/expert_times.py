@@ -31,10 +31,12 @@ WORK = frozenset({Op.F, Op.B, Op.I, Op.W})
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One rank in one step: rows of its experts, nanoseconds they took, nanoseconds it waited in
-    dispatches and combines, and how much of those messages was under other work."""
+    """One rank in one step, the `home`-th of its ep group: rows of its experts, nanoseconds they
+    took, nanoseconds it waited in dispatches and combines and others for it there, and how much of
+    those messages was under other work."""
 
     rank: int
+    home: int
     rows: int
     work_ns: int
     wait_ns: int
@@ -61,6 +63,7 @@ def shares(plan: Plan, own: Trace, rows: Sequence[int], step: int) -> list[Share
         found.append(
             Share(
                 rank=rank,
+                home=plan.mesh.coordinate(rank)["ep"],
                 rows=rows[rank],
                 work_ns=sum(s.cpu_ns for s in work),
                 wait_ns=waited[rank],
@@ -89,7 +92,7 @@ def figure(found: Sequence[Share], ranks: int, badge: str, *, dark: bool = False
         x=[share.work_ns / 1e6 for share in found],
         orientation="h",
         name="computes its experts",
-        marker={"color": [paint.colour(s.rank % ranks) for s in found], "line": edge},
+        marker={"color": [paint.colour(s.home) for s in found], "line": edge},
         hovertext=[f"{s.rows:,} rows in {time_text(s.work_ns)}" for s in found],
         hoverinfo="text",
         showlegend=False,  # its swatch would take the first rank's colour
@@ -112,7 +115,7 @@ def figure(found: Sequence[Share], ranks: int, badge: str, *, dark: bool = False
     )  # fmt: skip
     drawn.update_layout(barmode="stack", bargap=0.25)
     drawn.update_yaxes(autorange="reversed", type="category")
-    drawn.update_xaxes(title="ms of the step: computes its experts, then waits", rangemode="tozero")
+    drawn.update_xaxes(title="ms of the step", rangemode="tozero")
     return framed(drawn, [badge], height=150 + 30 * len(found), dark=dark)
 
 

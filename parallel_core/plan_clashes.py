@@ -1,0 +1,102 @@
+"""What cannot be combined, and why: one line a pair.
+
+Every other product of axes is legal, as far as its sizes divide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parallel_core.choices import NONE, Recompute, Server
+from parallel_core.fields import PlanError, shown
+
+if TYPE_CHECKING:
+    from parallel_core.plan import Plan
+
+
+@dataclass(frozen=True)
+class Clash:
+    """A field that must keep its default, or take `instead`, where `when` holds."""
+
+    field: str
+    when: Callable[[Plan], bool]
+    why: str
+    instead: object = None
+    only: object = None  # the one value of the field that clashes; None for all but the default
+
+
+def _served(plan: Plan) -> bool:
+    return plan.parameter_server != Server.OFF
+
+
+CLASHES = (
+    Clash("zero", _served, "does not work with a parameter server"),
+    Clash("pp", _served, "does not work with a parameter server"),
+    Clash("microbatches", _served, "does not work with a parameter server"),
+    Clash("clip", _served, "does not work with a parameter server"),
+    Clash("offload", _served, "does not work with a parameter server"),
+    Clash("tp", _served, "does not work with a parameter server"),
+    Clash("cp", _served, "does not work with a parameter server"),
+    Clash("experts", _served, "does not work with a parameter server"),
+    Clash("tp", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
+    Clash("cp", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
+    Clash("zero", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
+    Clash("experts", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
+    Clash(
+        "clip",
+        lambda p: p.asynchronous,
+        "needs the norm of all stages at once, and each is updated alone",
+    ),
+    Clash(
+        "tied",
+        lambda p: p.asynchronous,
+        "has two copies that asynchronous updates would let drift apart",
+    ),
+    Clash(
+        "recompute",
+        lambda p: p.asynchronous,
+        "would use newer weights than the forward did",
+        instead=Recompute.SELECTIVE,
+        only=Recompute.FULL,
+    ),
+    Clash(
+        "tied",
+        lambda p: p.zero > 0 and p.pp > 1,
+        "does not work with ZeRO and a pipeline yet: its table would have two copies in shards",
+    ),
+    Clash(
+        "keep_gathered",
+        lambda p: p.pp > 1,
+        "would keep every stage whole through all microbatches in flight",
+    ),
+    Clash(
+        "overlap_tp",
+        lambda p: p.model.experts > 0,
+        "does not work with experts: a router sees its input whole before any product",
+    ),
+    Clash(
+        "recompute",
+        lambda p: p.ep > 1,
+        "would run a layer again whose tokens travel in its middle; not with ep yet",
+        instead=Recompute.SELECTIVE,
+        only=Recompute.FULL,
+    ),
+    Clash("offload", lambda p: p.pp > 1, "does not work with a pipeline yet"),
+    Clash("offload", lambda p: p.zero > 1, "does not work with zero=2 or 3 yet"),
+    Clash("offload", lambda p: p.ep > 1, "does not work with ep yet"),
+)
+
+
+def check(plan: Plan) -> None:
+    """PlanError for the first two choices that do not go together."""
+    fields = {**type(plan.model).__dataclass_fields__, **type(plan).__dataclass_fields__}
+    for clash in CLASHES:
+        usual = fields[clash.field].default
+        value = getattr(plan.model if hasattr(plan.model, clash.field) else plan, clash.field)
+        chosen = value != usual if clash.only is None else value == clash.only
+        if chosen and clash.when(plan):
+            near = usual if clash.instead is None else clash.instead
+            told = shown(value) if fields[clash.field].metadata["kind"] is str else value
+            raise PlanError(clash.field, told, clash.why, NONE if near is None else near)
