@@ -20,15 +20,16 @@ from torch import Tensor
 from parallel_core import values as v
 from parallel_core.comm import Comm
 from parallel_core.context.whole import WholeSequence
-from parallel_core.crossing import Arrival, Flow, run_part, splits
+from parallel_core.crossing import Arrival, Flow, Kept, run_part, splits
 from parallel_core.expert_step import COMBINE, DISPATCH, layer_of
-from parallel_core.kernels import Reads, TrainKernels
+from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.moe import Routed
 from parallel_core.params import ROUTE
 from parallel_core.plan import Balance, Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.stage_kernels import StageKernels
+from parallel_core.summing import Reads
 from parallel_core.zero3_kernels import GatherKernels
 from parallel_core.zero_kernels import ZeroKernels
 
@@ -75,6 +76,9 @@ class ExpertKernels(TrainKernels):
         """As without experts; a layer that was run again has routed again."""
         made = super().run_back(instr, reads)
         self._forget()
+        if self.pieces[self.numbers[instr.where]].joins:
+            kept: Kept = next(reads[value] for value in instr.reads if value.name in v.KEPT)
+            self.keeper.leaving(kept.x)
         return made
 
     def _forget(self) -> None:
@@ -169,7 +173,7 @@ SHOWN_TOKENS = 64
 
 @dataclass(frozen=True)
 class Decision:
-    """What of a router's decision is told: rows by expert, kept and asked for, and a few choices."""
+    """What of a router's decision is told: rows by expert, kept and asked for, a few choices."""
 
     counts: list[int]
     asked: Tensor

@@ -71,9 +71,7 @@ def parts_over(flat: Flat, axis: str) -> list[Tensor]:
     ]
 
 
-def sum_together(
-    parts: Sequence[Tensor], like: Tensor, comm: Comm, instr: Instr
-) -> Sequence[Any]:
+def sum_together(parts: Sequence[Tensor], like: Tensor, comm: Comm, instr: Instr) -> Sequence[Any]:
     """x+ax -> x of tensors that lie apart, in one message, be it empty; in the type of `like`."""
     assert instr.axis is not None
     joined = torch.cat([like.new_empty(0), *(part.flatten() for part in parts)])
@@ -83,9 +81,7 @@ def sum_together(
     return [joined.nbytes, *[None] * len(instr.writes)]
 
 
-def collect(
-    plan: Plan, rank: int, comm: Comm | None, mine: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def collect(plan: Plan, rank: int, comm: Comm | None, mine: dict[str, Tensor]) -> dict[str, Tensor]:
     """Whole tensors by name on rank 0, from the ranks of the first copy of the model, one message
     each; a rank that has nothing yet gives nothing."""
     if not mine or comm is None:

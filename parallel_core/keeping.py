@@ -4,6 +4,8 @@ Autograd hands every tensor that it saves to `Keeper.pack` and takes it back fro
 the two a tensor may be
 
     looked at   a meter counts its storage (meter.py, gauge.py)
+    named       a gathered weight, or a view of one, held as its place in a block that is gathered
+                again for the backward (ZeRO-3)
     shelved     held as a place in a storage, so that the storage may leave for the host and return
                 (offload): all views of one storage travel once
 
@@ -109,7 +111,9 @@ class Keeper:
         self.look_at_host: Look = nobody
         self.over: Callable[[], object] = nobody  # told when a forward is over
         self.over_again: Callable[[], object] = nobody  # when one that a backward runs again is
+        self.leaving: Look = nobody  # told of what a message has brought and a backward drops
         self.shelf: Shelf | None = None
+        self.wholes: dict[int, Tensor] = {}  # gathered blocks, by the unit they were gathered for
         self._others: set[int] = set()
 
     @property
@@ -139,7 +143,11 @@ class Keeper:
 
     def pack(self, tensor: Tensor) -> Tensor | Place:
         """What autograd holds in place of the tensor."""
-        if self.busy and tensor.untyped_storage().data_ptr() not in self._others:
+        storage = tensor.untyped_storage().data_ptr()
+        for u, whole in self.wholes.items():
+            if whole.untyped_storage().data_ptr() == storage:
+                return Place.taken(tensor, u)
+        if self.busy and storage not in self._others:
             self.look_at(tensor)
             if self.shelf is not None:
                 return self.shelf.pack(tensor)
@@ -149,5 +157,7 @@ class Keeper:
         """The tensor again."""
         if isinstance(packed, Tensor):
             return packed
+        if isinstance(packed.of, int):
+            return packed.within(self.wholes[packed.of])
         assert isinstance(packed.of, Parcel) and packed.of.flat is not None
         return packed.within(packed.of.flat)

@@ -14,7 +14,7 @@ Every loss is divided by the global count of valid tokens, once: ranks then sum,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,22 +29,19 @@ from parallel_core.context import attending
 from parallel_core.crossing import Flow, Kept, edges, gradients, run_part, watched
 from parallel_core.deferred import install
 from parallel_core.flat import TABLE, Flat
-from parallel_core.gathering import collect, counted, first_copy, parts_over, sum_together
+from parallel_core.gathering import collect, counted, first_copy
 from parallel_core.grads import norm_of, settle_in
-from parallel_core.inner_step import COPIES, LOADS, WHOLE
 from parallel_core.keeping import Keeper, Shelf
 from parallel_core.lanes import Kernel
-from parallel_core.ledger import CONTROL
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
 from parallel_core.params import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
+from parallel_core.summing import Reads, SumKernels
 from parallel_core.tensor.block import TensorTransformer
 from parallel_core.tensor.conjugate import Region
 from parallel_core.text import Sampler, columns_of, rows_of
 from parallel_core.update import Update, clip_factor
-
-Reads = Mapping[Value, Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Microbatch:
     valid_tokens: int
 
 
-class TrainKernels:
+class TrainKernels(SumKernels):
     """The state of one rank's training (model, gradients, optimizer) and the ops that move it."""
 
     computes = True
@@ -68,8 +65,8 @@ class TrainKernels:
         self.pieces = pieces(plan)
         self.numbers = {piece.name: u for u, piece in enumerate(self.pieces)}
         self.keeper = Keeper()
-        mine = [unit.split(".")[0] for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
-        self.model = self.make_model(mine).to(device)
+        units = [unit for u in held_pieces(plan, rank) for unit in self.pieces[u].units]
+        self.model = self.make_model([unit.split(".")[0] for unit in units]).to(device)
         self.split = install(self.model) if plan.pp > 1 and plan.pipeline.splits else None
         if comm is not None and plan.cp > 1:
             attending.install(self.model, plan, comm)
@@ -272,53 +269,9 @@ class TrainKernels:
                 self._begun.add(id(weight))
                 weight.grad = None
 
-    def all_reduce(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """x+ax -> x: scalars, parts that lie in many pieces, each parameter of a piece in turn, or
-        a slice of many pieces."""
-        assert self.comm is not None and instr.axis is not None
-        if instr.where == LOADS:
-            return self.sum_loads(instr)
-        if instr.where in CONTROL:
-            total = reads[instr.reads[0]].clone()
-            self.comm.all_reduce(total, instr.axis, name=instr.where, control=True)
-            return total.nbytes, total
-        if instr.where in (WHOLE, COPIES):
-            return sum_together(self.parts(instr.axis), self.flat.grads, self.comm, instr)
-        if instr.inner:
-            tensors = [self.flat.views[m.value.at[0]][m.value.at[1]] for m in instr.inner]
-        else:
-            tensors = [self.gradient(instr)]
-        for tensor in tensors:
-            self.comm.all_reduce(tensor, instr.axis, name=instr.where)
-        return sum(t.nbytes for t in tensors), *([True] * len(instr.writes))
-
-    def parts(self, axis: str) -> list[Tensor]:
-        """The gradients that are parts of a sum over a model axis."""
-        return parts_over(self.flat, axis)
-
     def routing(self, step: int) -> list[dict[str, Any]]:
         """What routers decided in a step; nothing without experts."""
         return []
-
-    def sum_loads(self, instr: Instr) -> Sequence[Any]:
-        """How many tokens of the step asked for each expert, over all ranks."""
-        raise NotImplementedError("a router's loads are summed by ExpertKernels")
-
-    def tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """[loss, squared norm]: float64; what several ranks of a model hold counts on one."""
-        pair = torch.zeros(2, dtype=torch.float64, device=self.device)
-        place = self.plan.mesh.coordinate(self.rank)
-        if not place.get("tp", 0) and not (self.plan.ep > 1 and place["ep"]):
-            for value in instr.reads:
-                if value.name == "loss":
-                    pair[0] += reads[value]
-        for start, stop in self.counted if self.measure_norm or self.plan.clip else ():
-            pair[1] += norm_of(self.flat.grads[start:stop]).square()
-        return [pair]
-
-    def gradient(self, instr: Instr) -> Tensor:
-        """The slice of the flat gradients that an all-reduce sums."""
-        return self.flat.span(tuple(value.at[0] for value in instr.writes))
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Summed gradients -> new weights, in place; also the global gradient norm."""

@@ -22,13 +22,14 @@ from parallel_core.comm import Comm
 from parallel_core.data.server_step import paced
 from parallel_core.flat import Flat
 from parallel_core.grads import norm_of, settle_in
-from parallel_core.kernels import Microbatch, Reads, TrainKernels
+from parallel_core.kernels import Microbatch, TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.model import IGNORED, Place
 from parallel_core.params import units
 from parallel_core.plan import DType, Plan, Server
 from parallel_core.program import Instr, Op, Value
 from parallel_core.sizes import flops
+from parallel_core.summing import Reads
 from parallel_core.text import rows_of
 from parallel_core.update import Update
 

@@ -265,9 +265,7 @@ def held_pieces(plan: Plan, rank: int) -> tuple[int, ...]:
     if plan.pp == 1:
         return tuple(range(len(pieces(plan))))
     parts = stage_pieces(plan)
-    return tuple(
-        u for s in plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]] for u in parts[s]
-    )
+    return tuple(u for s in plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]] for u in parts[s])
 
 
 def copies_table(plan: Plan, rank: int) -> bool:

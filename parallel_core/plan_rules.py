@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
 def check(plan: Plan) -> None:
     """PlanError for the first rule that the plan breaks."""
-    for rule in (plan_clashes.check, _batch, _sharding, _server, _context, _tensor, _experts, _activations, _pipeline):
+    for rule in (
+        plan_clashes.check,
+        _batch,
+        _sharding,
+        _server,
+        _context,
+        _tensor,
+        _experts,
+        _activations,
+        _pipeline,
+    ):
         rule(plan)
 
 

@@ -88,11 +88,9 @@ def train(
     kernels = (make or kernels_of(chosen))(chosen, rank.rank, comm, device)
     instrs = program_of(chosen).ranks[rank.rank]
     rank.describe([*(instr.label for instr in instrs), *AFTERWARDS])
-    lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **device_hooks(device))
     witness = Witness(kernels)
-    lanes.gauge = witness.note
-    if comm is not None:
-        lanes.inside = partial(stamps, comm)
+    lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **device_hooks(device))
+    lanes.gauge, lanes.inside = witness.note, partial(stamps, comm)
     snaps, peak, wire = Snapshots(), 0, 0
     try:
         for step in range(steps):
@@ -102,9 +100,8 @@ def train(
             peak = max(peak, sum(state_bytes(kernels).values()))
             _snapshot(snaps, kernels, step)
             snaps.metrics.append(metrics)
-            if routed := kernels.routing(step):
-                rank.emit({"event": "routing", "rank": rank.rank, "rows": routed})
             _tell(rank, lanes, metrics, steps)
+            _tell_routing(rank, kernels, step)
             witness.tell(rank, step)
     finally:
         lanes.close()
@@ -154,8 +151,10 @@ def device_hooks(device: torch.device) -> dict[str, Any]:
     }
 
 
-def stamps(comm: Comm) -> list[Stamp]:
+def stamps(comm: Comm | None) -> list[Stamp]:
     """The messages that this thread has brought to their end since it last asked."""
+    if comm is None:
+        return []
     return [(sent.op, sent.axis, sent.bytes, sent.start, sent.done) for sent in comm.booked.since()]
 
 
@@ -229,6 +228,11 @@ def _tell(rank: Rank, lanes: Lanes, metrics: Mapping[str, Any], steps: int) -> N
     rank.emit({"event": "notes", "rank": rank.rank, "notes": notes})
     if rank.rank == 0:
         rank.emit({"event": "progress", "steps": steps, **metrics})
+
+
+def _tell_routing(rank: Rank, kernels: TrainKernels, step: int) -> None:
+    if routed := kernels.routing(step):
+        rank.emit({"event": "routing", "rank": rank.rank, "rows": routed})
 
 
 def measurements(

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from parallel_core.expert_kernels import ExpertKernels
-from parallel_core.kernels import Reads
 from parallel_core.program import Instr, Op
 from parallel_core.stage_kernels import StageKernels
+from parallel_core.summing import Reads
 from parallel_core.zero3_kernels import GatherKernels
 from parallel_core.zero_kernels import ZeroKernels
 

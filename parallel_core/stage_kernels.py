@@ -22,11 +22,12 @@ from parallel_core.comm import Comm
 from parallel_core.crossing import Kept
 from parallel_core.deferred import Deferred
 from parallel_core.flat import TABLE
-from parallel_core.kernels import Reads, TrainKernels, activation_shape
+from parallel_core.kernels import TrainKernels, activation_shape
 from parallel_core.lanes import Kernel
 from parallel_core.pipeline_step import TABLE as TABLE_NAME
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
+from parallel_core.summing import Reads
 
 
 class StageKernels(TrainKernels):

@@ -19,11 +19,11 @@ from torch import nn
 from parallel_core import values as v
 from parallel_core.comm import Comm
 from parallel_core.grads import norm_of, settle_in
-from parallel_core.kernels import Reads
 from parallel_core.model import IGNORED
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Value
 from parallel_core.stage_kernels import StageKernels
+from parallel_core.summing import Reads
 
 
 class StashKernels(StageKernels):

@@ -52,5 +52,6 @@ def _gauge(kernels: TrainKernels) -> Gauge | None:
     keeper = kernels.keeper
     keeper.look = partial(alive.notice, "activations")
     keeper.over, keeper.over_again = alive.bytes, alive.look
+    keeper.leaving = alive.leaving
     keeper.look_at_host = partial(alive.watch, "host")
     return Gauge(alive, kernels.update.tensors)

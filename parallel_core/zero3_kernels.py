@@ -1,8 +1,8 @@
 """ZeRO-3 on real tensors: weights are gathered for a use and freed after it.
 
 A forward's graph saves weights, and views of them, for its backward; they would keep the gathered
-block alive. So what autograd saves of a gathered block is packed as its place in that block (unit,
-offset, shape, strides), and unpacked from the block that is gathered for the backward.
+block alive. So the keeper packs what autograd saves of a gathered block as its place in that block
+(unit, offset, shape, strides), and unpacks it from the block that is gathered for the backward.
 Zhao et al. 2023, PyTorch FSDP, arXiv:2304.11277, section 3.
 """
 
@@ -15,11 +15,10 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from parallel_core.keeping import Place
-from parallel_core.kernels import Reads
 from parallel_core.model import draw, draw_part
 from parallel_core.params import param_specs
 from parallel_core.program import Instr
+from parallel_core.summing import Reads
 from parallel_core.zero_kernels import ZeroKernels
 
 
@@ -28,7 +27,7 @@ class GatherKernels(ZeroKernels):
 
     def fill(self) -> None:
         """This rank's shard of every block; no weight is whole."""
-        self.wholes: dict[int, Tensor] = {}
+        self.wholes = self.keeper.wholes
         self.nothing = self.shards.params.new_zeros(1)
         whole = {spec.name: spec for spec in param_specs(self.plan)}
         for b in self.shards.held:
@@ -97,7 +96,7 @@ class GatherKernels(ZeroKernels):
     @contextmanager
     def saving(self) -> Iterator[None]:
         """What lies in a gathered block is saved as its place there."""
-        with super().saving(), saved_tensors_hooks(self._pack, self._unpack):
+        with super().saving(), saved_tensors_hooks(self.keeper.pack, self.keeper.unpack):
             yield
 
     def no_activations(self) -> list[Tensor]:
@@ -117,15 +116,3 @@ class GatherKernels(ZeroKernels):
         yield
         for unit in needed:
             self._let_go(unit)
-
-    def _pack(self, tensor: Tensor) -> Tensor | Place:
-        storage = tensor.untyped_storage().data_ptr()
-        for u, whole in self.wholes.items():
-            if whole.untyped_storage().data_ptr() == storage:
-                return Place.taken(tensor, u)
-        return self.keeper.pack(tensor)
-
-    def _unpack(self, saved: Tensor | Place) -> Tensor:
-        if isinstance(saved, Tensor) or not isinstance(saved.of, int):
-            return self.keeper.unpack(saved)
-        return saved.within(self.wholes[saved.of])

@@ -20,11 +20,12 @@ from parallel_core import values as v
 from parallel_core.gathering import collect, first_copy, held_before, is_first
 from parallel_core.gauge import Alive
 from parallel_core.grads import move_on_arrival, norm_of, settle_in
-from parallel_core.kernels import Reads, TrainKernels
+from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.model import init_weights
 from parallel_core.program import Instr, Op, Value
 from parallel_core.shards import Shards, padded
+from parallel_core.summing import Reads
 from parallel_core.update import Update
 
 

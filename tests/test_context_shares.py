@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import cached_property
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from parallel_core import context_moves
 from parallel_core import inner_shares as shares
 from parallel_core.assemble import program as program_of
 from parallel_core.context import METHODS
-from parallel_core.context.layout import work
+from parallel_core.context.attention import attention
+from parallel_core.context.context import Context
+from parallel_core.context.layout import Tile, Travels, work
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op
 
@@ -32,31 +39,101 @@ def tiles(plan: Plan, place: int) -> list[float]:
 @pytest.mark.parametrize(("method", "overlap"), list(product(METHODS, (True, False))))
 @pytest.mark.parametrize("forward", [True, False])
 def test_a_hop_starts_when_the_tiles_before_it_are_done(method, overlap, forward):
-    """A block is used after it has come, never before; a hop is open under its own tile, with
-    overlap, and under nothing without; results leave when all tiles are done."""
+    """A block is used after it has come, never before; with overlap the messages of a hop share its
+    tile by their bytes, and without it nothing is computed under any. Results leave at the end."""
     plan = Plan.of(**LONG, cp=4, cp_method=method, overlap_cp=overlap)
     w = shares.work(plan)
     core = w.core / w.total  # backward both are twice as much
-    for place, instrs in enumerate(program_of(plan).ranks):
-        hops, done, taken = tiles(plan, place), 0.0, set[int]()
+    for place, task in enumerate(tasks(plan, forward=forward)):
+        hops, done = tiles(plan, place), 0.0
         moves = context_moves.moves(plan, backward=not forward)
-        op = Op.F if forward else Op.B
-        (task,) = [i for i in instrs if i.op == op and i.where == "layer0"]
+        ahead = Counter[int]()  # bytes of the same hop whose part of the tile is done
         for move, message in zip(moves, task.inner, strict=True):
             name, before, under = message.value.name, message.before, message.under
             assert name == context_moves.value_name(move)
             hop = move.hop
             if hop is None:
                 hop = 0 if move.what in BROUGHT else len(hops)
+            share = 0.0
+            if overlap and move.hop is not None:
+                share = hops[hop] / sum(other.bytes for other in moves if other.hop == hop)
             done += before
-            # a tile is drawn under one message: a second one of the same hop comes after it
-            due = core * sum(hops[: hop + (hop in taken)])
-            assert done == pytest.approx(due, abs=NEAR), (place, name)
-            fresh = overlap and move.hop is not None and hop < len(hops) and hop not in taken
-            assert under == pytest.approx(core * hops[hop] if fresh else 0.0, abs=2e-3), name
-            taken |= {hop} if fresh else set()
+            due = sum(hops[:hop]) + share * ahead[hop]
+            assert done == pytest.approx(core * due, abs=NEAR), (place, name)
+            assert under == pytest.approx(core * share * move.bytes, abs=2e-3), (place, name)
+            ahead[hop] += move.bytes if move.hop is not None else 0
             done += under
         assert done <= 1.0 + 1e-9
+
+
+@pytest.mark.parametrize("method", ["ring", "zigzag", "pass-q"])
+@pytest.mark.parametrize("forward", [True, False])
+def test_what_is_open_while_a_tile_is_computed_is_open_under_it(method, forward):
+    """The code that runs, taken down: a message that is posted before the tiles of a hop and
+    waited for after them is drawn under them, and no other is."""
+    plan = Plan.of(**LONG | {"seq": 64}, cp=4, cp_method=method)
+    for place, task in enumerate(tasks(plan, forward=forward)):
+        open_under = {
+            (hop, f"cp_{what}")
+            for hop, what in taken_down(plan, place, forward=forward)
+            if tiles(plan, place)[hop]
+        }
+        moves = context_moves.moves(plan, backward=not forward)
+        drawn = {
+            (move.hop, message.value.name)
+            for move, message in zip(moves, task.inner, strict=True)
+            if message.under
+        }
+        assert drawn == open_under, place
+
+
+def tasks(plan: Plan, *, forward: bool) -> list[Instr]:
+    """The first layer's forward or backward, rank by rank."""
+    op = Op.F if forward else Op.B
+    found = [
+        [i for i in instrs if i.op == op and i.where == "layer0"]
+        for instrs in program_of(plan).ranks
+    ]
+    return [task for (task,) in found]
+
+
+class Taken(Context):
+    """A rank whose messages come back as they went; what it does is taken down."""
+
+    def pass_on(self, x: torch.Tensor, what: str) -> Any:
+        self.steps.append(f"post {what}")
+        return SimpleNamespace(wait=lambda: self.steps.append(f"wait {what}") or x)
+
+    def tiles(self, hop: int, travels: Travels = Travels.KV) -> tuple[Tile, ...]:
+        self.steps.append(f"tile {hop}")
+        return super().tiles(hop, travels)
+
+    @cached_property
+    def steps(self) -> list[str]:
+        return []
+
+
+def taken_down(plan: Plan, place: int, *, forward: bool) -> set[tuple[int, str]]:
+    """(hop, what is under way while its tiles are computed), by the layer's own code."""
+    comm: Any = SimpleNamespace(mesh=plan.mesh, rank=place, all_to_all=lambda x, *_: x)
+    context = Taken(comm, plan.context, method=plan.cp_method)
+    m = plan.model
+    shape = (1, m.heads, plan.seq_here, m.head_dim)
+    leaves = [torch.zeros(shape, requires_grad=True) for _ in "qkv"]
+    a = attention(*leaves, context)
+    if not forward:
+        context.steps.clear()
+        a.sum().backward()
+    found, open_now = set[tuple[int, str]](), set[str]()
+    for step in context.steps:
+        do, what = step.split()
+        if do == "tile":
+            found |= {(int(what), each) for each in open_now}
+        elif do == "post":
+            open_now = open_now | {what}
+        else:
+            open_now = open_now - {what}
+    return found
 
 
 def test_every_hop_but_the_last_has_a_tile_to_hide_under():

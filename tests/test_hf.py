@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from parallel_core.hf import from_hf, save_batch, save_grads, save_weights, to_hf
+from parallel_core.hf import config, from_hf, save_batch, save_grads, save_weights, to_hf
 from parallel_core.model import Place, Transformer, init_weights, loss_sum
 from parallel_core.oracle import relative_error, train
 from parallel_core.params import units
-from parallel_core.plan import Plan
+from parallel_core.plan import Plan, PlanError
 from parallel_core.text import Sampler
 
 SMALL = Plan.of(hidden=32, layers=2, heads=4, seq=16, global_batch=4, dtype="float64", vocab=256)
@@ -21,6 +21,9 @@ SHAPES = {
     "llama mqa": SMALL.but(kv_heads=1, ffn=40),
     "gpt": SMALL.but(dialect="gpt", seed=3),
     "gpt tied": SMALL.but(dialect="gpt", tied=True, ffn=48),
+    "mixtral": SMALL.but(experts=4, ffn=24, kv_heads=2),
+    "mixtral tied, 3 of 6": SMALL.but(experts=6, top_k=3, ffn=24, tied=True, balance="aux"),
+    "mixtral, all of 2": SMALL.but(experts=2, ffn=40, kv_heads=1, z_loss=0.1),
 }
 every_shape = pytest.mark.parametrize("plan", SHAPES.values(), ids=SHAPES)
 
@@ -36,6 +39,8 @@ def _ours(plan, weights):
     batch = Sampler(plan).batch(0)
     x, labels = torch.from_numpy(batch.ids), torch.from_numpy(batch.labels)
     place = Place(0, 0, torch.arange(4), torch.arange(plan.seq))
+    for moe in model.routers.values():
+        moe.owed = []  # what a router's own losses would add: theirs has none
     for unit in units(plan.model):
         x = model.forward_unit(unit, x, place)
     (loss_sum(x, labels) / labels.numel()).backward()
@@ -45,23 +50,54 @@ def _ours(plan, weights):
 def _theirs(plan, folder, dtype):
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    how = {"attn_implementation": "sdpa"}
+    if plan.model.experts and dtype is torch.float64:
+        how["experts_implementation"] = "eager"  # their one kernel for all experts has no float64
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     batch = Sampler(plan).batch(0)
     labels = torch.from_numpy(batch.labels)
     logits = model(torch.from_numpy(batch.ids)).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
-    return logits.detach(), {name: w.grad for name, w in model.named_parameters()}
+    grads = {name: w.grad for name, w in model.named_parameters()}
+    return logits.detach(), _as_in_files(grads) if plan.model.experts else grads
+
+
+def _as_in_files(grads):
+    """Mixtral's names in files, from those in memory, where gate and up of all experts are one."""
+    found = {}
+    for name, grad in grads.items():
+        at = name.rpartition(".mlp.")[0] + ".block_sparse_moe"
+        if name.endswith("mlp.gate.weight"):
+            found[f"{at}.gate.weight"] = grad
+        elif name.endswith("gate_up_proj"):
+            for e, (gate, up) in enumerate(each.chunk(2) for each in grad):
+                found[f"{at}.experts.{e}.w1.weight"] = gate
+                found[f"{at}.experts.{e}.w3.weight"] = up
+        elif name.endswith("experts.down_proj"):
+            found |= {f"{at}.experts.{e}.w2.weight": down for e, down in enumerate(grad)}
+        else:
+            found[name] = grad
+    return found
 
 
 def _wide_rms_norm(monkeypatch):
-    """Theirs narrows to float32 inside RMSNorm, whatever the dtype; the formula, kept wide."""
+    """Theirs narrows to float32 inside RMSNorm, whatever the dtype; the formula, kept wide. So does
+    their router's softmax."""
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.mixtral.modeling_mixtral import MixtralRMSNorm, MixtralTopKRouter
+
+    def route(self, x):
+        logits = torch.nn.functional.linear(x.reshape(-1, self.hidden_dim), self.weight)
+        best = logits.softmax(-1).topk(self.top_k, dim=-1)
+        return logits, best.values / best.values.sum(-1, keepdim=True), best.indices
 
     def forward(self, x):
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
         return self.weight * x
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+    monkeypatch.setattr(MixtralRMSNorm, "forward", forward)
+    monkeypatch.setattr(MixtralTopKRouter, "forward", route)
 
 
 @every_shape
@@ -119,6 +155,42 @@ def test_nothing_is_missing_or_left_over_when_it_loads(tmp_path):
         assert model.config.tie_word_embeddings is plan.model.tied
         assert model.config.max_position_embeddings == plan.seq
         assert sorted(f.name for f in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+EXPERTS = SMALL.but(experts=4, ffn=24)
+OTHERS = {
+    "dialect": EXPERTS.but(dialect="gpt"),
+    "shared_experts": EXPERTS.but(shared_experts=1),
+    "router": EXPERTS.but(router="capacity"),
+    "score": EXPERTS.but(score="sigmoid"),
+    "balance": EXPERTS.but(balance="bias"),
+    "skew": EXPERTS.but(skew=2.0),
+    "group_limit": EXPERTS.but(expert_groups=2, group_limit=1),
+    "top_k": EXPERTS.but(top_k=1),
+}
+
+
+@pytest.mark.parametrize(("field", "plan"), OTHERS.items(), ids=OTHERS)
+def test_experts_that_compute_as_no_mixtral_are_no_mixtral(field, plan):
+    """The sentence names what it would take, and that works."""
+    with pytest.raises(PlanError, match="Mixtral") as error:
+        config(plan)
+    assert error.value.field == field
+    nearest = None if field == "group_limit" else error.value.nearest
+    assert config(plan.but(**{field: nearest}))["model_type"] == "mixtral"
+
+
+def test_gradients_of_any_llamas_experts_have_names():
+    """Whatever the router: a file of gradients says nothing of how a model computes."""
+    plan = EXPERTS.but(router="capacity", score="sigmoid", balance="bias", dtype="float32")
+    run = train(plan, 1)
+    names = to_hf(run.grads, plan.model)
+    assert names["model.layers.1.block_sparse_moe.experts.3.w2.weight"].shape == (32, 24)
+    assert names["model.layers.0.block_sparse_moe.gate.weight"].shape == (4, 32)
+    assert not any(".moe." in name for name in names)
+    for other in (EXPERTS.but(dialect="gpt"), EXPERTS.but(shared_experts=2)):
+        with pytest.raises(PlanError, match="no names"):
+            to_hf(run.grads, other.model)
 
 
 def test_dropout_is_written_where_gpt_2_reads_it(tmp_path):

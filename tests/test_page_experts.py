@@ -15,7 +15,7 @@ from parallel_core.trace import Kind
 
 open_page = partial(pages.open_page, "experts")
 no_run_is_left = pages.no_run_is_left  # the fixture, for this file
-SMALL = {"layers": 2, "hidden": 32, "seq": 32, "global_batch": 4, "steps": 4}
+SMALL = {"layers": 2, "hidden": 32, "seq": 32, "global_batch": 8, "steps": 4}
 OPEN = ["Who goes where", "Bytes of the all-to-alls", "Ways to dispatch", "Uncured and cured"]
 RAN = [
     "Counted in the run", "Who goes where", "Over the steps", "The slowest rank",
@@ -28,6 +28,11 @@ def grids(at):
     """What the grids on the page were given."""
     every = [json.loads(found.proto.bytes) for found in at.get("bidi_component")]
     return [data for data in every if "says" in data]
+
+
+def runs_of(at):
+    """How many runs the page has kept."""
+    return len(at.session_state["experts.runs"]) if "experts.runs" in at.session_state else 0
 
 
 def test_the_answers_stay_hidden_until_both_guesses_are_settled():
@@ -58,7 +63,7 @@ def test_every_preset_is_drawn_before_any_run(name):
     assert not at.exception and not at.error and headings(at) == OPEN
     (grid,) = grids(at)
     assert len(grid["says"]) > 30 and "modelled" in fragments(at)
-    assert list(table(at, "dispatch")["dispatch"])[0] == "flat"
+    assert next(iter(table(at, "dispatch")["dispatch"])) == "flat"
 
 
 def test_fields_show_up_where_they_say_something():
@@ -108,12 +113,11 @@ def test_a_pair_differs_in_its_cure_alone():
 
 @pytest.mark.live
 def test_a_pair_of_runs_is_laid_side_by_side():
-    """Four real ranks, twice: equal to one process, bytes as predicted, rank 0 flooded, then not."""
+    """Four real ranks, twice: equal to one process, bytes as predicted, rank 0 flooded then not."""
     at = open_page(**{**SMALL, "seq": 64, "steps": 6}, cure="an auxiliary loss", skew=0.5)
     at.session_state["aux_loss"] = 1.0
     button(at, "Run uncured, then cured").click().run()
-    at = until(at, lambda page: len(page.session_state["experts.runs"] if "experts.runs" in
-                                    page.session_state else ()) == 2).run()  # fmt: skip
+    at = until(at, lambda page: runs_of(page) == 2).run()
     assert not at.error and headings(at) == RAN
     assert "Predicted from the routing, and counted by the ranks: **They agree to the byte.**" in (
         words(at)

@@ -34,7 +34,7 @@ MORE = (
 )
 AXES = (
     *("tp", "sp", "overlap_tp", "cp", "cp_method", "zero", "recompute", "offload", "attention"),
-    *("tied", "dropout"),
+    *("experts", "top_k", "ep", "tied", "dropout"),
 )
 
 
@@ -89,7 +89,7 @@ def _own(run: live.Follower | None) -> None:
     values = chrome.plan_controls(MAIN, defaults=defaults)
     with st.expander("Model, batch, optimizer"):
         values |= chrome.plan_controls(MORE, defaults=defaults)
-    with st.expander("Cut more than the batch: matrices, sequences, state; keep less"):
+    with st.expander("Cut more than the batch: matrices, sequences, state, experts; keep less"):
         values |= chrome.plan_controls(AXES, defaults=defaults)
     request = chrome.request(values)
     going = run is not None and not run.state.status.over

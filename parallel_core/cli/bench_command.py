@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
@@ -9,9 +10,23 @@ import click
 
 from parallel_core.bench import BENCHES
 from parallel_core.cli import bench_context, bench_experts, bench_tensor
-from parallel_core.cli.bench_options import AS_JSON, Bench, count, run, taken
+from parallel_core.cli.bench_options import (
+    AS_JSON,
+    MODEL,
+    STEP,
+    Bench,
+    count,
+    plan_fields,
+    run,
+    taken,
+)
 from parallel_core.cli.bench_report import measured, progress, show
-from parallel_core.cli.plan_options import given, plan_options
+from parallel_core.cli.plan_options import given
+
+
+def _own(name: str) -> dict[str, object]:
+    """The sizes that a bench takes by itself."""
+    return dict(importlib.import_module(f"parallel_core.bench.{name}").DEFAULTS)
 
 
 @click.group("bench")
@@ -32,7 +47,7 @@ command.add_command(bench_experts.command)
 
 
 @command.command("dp")
-@plan_options
+@plan_fields("dp", "dp_method", "bucket_mb", *MODEL, "tied", *STEP, own=lambda: _own("dp"))
 @count("rounds", "rounds of four turns  [default: 24]")
 @count("turn-steps", "steps a turn  [default: 1]")
 @count("warmup", "untimed steps a side  [default: 4]")
@@ -72,7 +87,7 @@ def start(as_json: bool, **options: Any) -> None:
 
 
 @command.command("recorder")
-@plan_options
+@plan_fields(own=lambda: _own("dp"))
 @count("rounds", "rounds of the small pairs  [default: 20]")
 @count("real-rounds", "rounds of whole steps, four steps each  [default: 10]")
 @count("warmup", "untimed steps a side  [default: 3]")
@@ -122,7 +137,10 @@ def collectives(as_json: bool, **options: Any) -> None:
 
 
 @command.command("zero")
-@plan_options
+@plan_fields(
+    *("dp", "zero", "bucket_mb", "prefetch", "keep_gathered", *MODEL, *STEP),
+    own=lambda: _own("zero") | {"zero": "1, 2 and 3, one after another"},
+)
 @count("rounds", "rounds of four turns, a peer  [default: 12]")
 @count("memory-rounds", "untimed rounds in which memory is watched  [default: 6]")
 @count("turn-steps", "steps a turn  [default: 1]")
@@ -145,7 +163,10 @@ def zero(as_json: bool, **options: Any) -> None:
 
 
 @command.command("pipeline")
-@plan_options
+@plan_fields(
+    *("pp", "schedule", "virtual_stages", "stage_layers", *MODEL, *STEP),
+    own=lambda: _own("pipeline") | {"schedule": "all of which torch has a peer"},
+)
 @count("rounds", "rounds of four turns, a schedule  [default: 16]")
 @count("turn-steps", "steps a turn  [default: 1]")
 @count("warmup", "untimed steps a side  [default: 3]")
@@ -166,7 +187,7 @@ def pipeline(as_json: bool, **options: Any) -> None:
 
 
 @command.command("bubble")
-@plan_options
+@plan_fields(own=lambda: _own("pipeline") | {"schedule": "all that allow the rest"})
 @count("steps", "steps that are replayed, a schedule  [default: 8]")
 @count("warmup", "steps before them  [default: 2]")
 @AS_JSON

@@ -6,13 +6,36 @@ from typing import Any
 
 import click
 
-from parallel_core.cli.bench_options import AS_JSON, Bench, count, run, taken
-from parallel_core.cli.plan_options import given, plan_options
+from parallel_core.cli.bench_options import (
+    AS_JSON,
+    MODEL,
+    STEP,
+    Bench,
+    count,
+    plan_fields,
+    run,
+    taken,
+)
+from parallel_core.cli.plan_options import given
+
+
+def _own() -> dict[str, object]:
+    from parallel_core.bench import context
+    from parallel_core.bench import context_crossover_cases as compared
+
+    one, other = context.DEFAULTS, compared.DEFAULTS
+    apart = {
+        name: f"{one[name]}, of a crossover {value}"
+        for name, value in other.items()
+        if value != one[name]
+    }
+    every = "as many as heads, of a crossover all, a half, a quarter..."
+    return {**one, **apart, "kv_heads": every}
 
 
 @click.command("cp")
 @click.option("--crossover", is_flag=True, help="pass-Q beside pass-KV behind a cached prompt")
-@plan_options
+@plan_fields("cp", "overlap_cp", *MODEL, "tied", *STEP, own=_own)
 @count("rounds", "rounds in which every side attends twice  [default: 12, of a crossover 6]")
 @count("memory-rounds", "untimed rounds in which memory is watched  [default: 6]")
 @count("step-rounds", "rounds of whole training steps, 0 for none  [default: 6]")

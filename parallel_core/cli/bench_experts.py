@@ -6,12 +6,23 @@ from typing import Any
 
 import click
 
-from parallel_core.cli.bench_options import AS_JSON, Bench, count, run, taken
-from parallel_core.cli.plan_options import given, plan_options
+from parallel_core.cli.bench_options import AS_JSON, Bench, count, plan_fields, run, taken
+from parallel_core.cli.plan_options import given
+
+ROUTING = ("experts", "top_k", "router", "score", "capacity", "expert_groups", "group_limit", "skew")
+
+
+def _own() -> dict[str, object]:
+    from parallel_core.bench import experts
+
+    swept = {name: " and ".join(map(str, each)) for name, each in experts.SWEEP.items()}
+    return {**experts.DEFAULTS, **swept}
 
 
 @click.command("ep")
-@plan_options
+@plan_fields(
+    "ep", *ROUTING, "dialect", "hidden", "heads", "ffn", "global_batch", "seq", "seed", own=_own
+)
 @count("rounds", "rounds a case, every side twice  [default: 8]")
 @count("warmup", "untimed layers a side and case  [default: 2]")
 @AS_JSON

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from parallel_core.cli.bench_options import AS_JSON, Bench, count, run, taken
-from parallel_core.cli.plan_options import given, plan_options
+from parallel_core.cli.bench_options import (
+    AS_JSON,
+    MODEL,
+    STEP,
+    Bench,
+    count,
+    plan_fields,
+    run,
+    taken,
+)
+from parallel_core.cli.plan_options import given
+
+
+def _own() -> Mapping[str, object]:
+    from parallel_core.bench import tensor
+
+    return tensor.DEFAULTS
 
 
 @click.command("tp")
-@plan_options
+@plan_fields("tp", "sp", "overlap_tp", *MODEL, "tied", *STEP, own=_own)
 @count("rounds", "rounds of four turns, with sp and without  [default: 16]")
 @count("memory-rounds", "untimed rounds in which memory is watched  [default: 6]")
 @count("turn-steps", "steps a turn  [default: 1]")

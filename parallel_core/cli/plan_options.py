@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import Field
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -18,25 +19,46 @@ def plan_options(command: Command) -> Command:
     return field_options(command, flat_fields())
 
 
-def field_options(command: Command, specs: Mapping[str, Field[Any]]) -> Command:
+class FieldOption(click.Option):
+    """An option whose help ends with its default, which is looked up when help is asked for."""
+
+    def __init__(self, *args: Any, usual: Callable[[], str], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.usual = usual
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The flag, and what it means."""
+        record, usual = super().get_help_record(ctx), self.usual()
+        if record is None or not usual:
+            return record
+        flag, meaning = record
+        return flag, f"{meaning}  [default: {usual}]"
+
+
+def field_options(
+    command: Command,
+    specs: Mapping[str, Field[Any]],
+    usual: Callable[[str], str] | None = None,
+) -> Command:
     """Add one option a field, in their order; values arrive as typed text.
 
     Parsing is left to the fields (fields.py), so that a wrong word and a wrong number give the
-    same kind of sentence. A field that was not given is absent, and keeps its default.
+    same kind of sentence. A field that was not given is absent, and keeps its default: its own, or
+    what `usual` says of it.
     """
     for name, spec in reversed(list(specs.items())):
         flag = "--" + name.replace("_", "-")
         meta = spec.metadata
+        own = "" if spec.default is None else str(spec.default)
+        told: dict[str, Any] = {"default": None, "help": meta["help"], "cls": FieldOption}
+        told["usual"] = partial(usual, name) if usual else partial(str, own)
         if meta["kind"] is bool:
-            option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=meta["help"])
+            told["usual"] = str
+            flag = f"{flag}/--no-{flag[2:]}"
         else:
-            default = f"  [default: {spec.default}]" if spec.default is not None else ""
             kind = meta["kind"].__name__.upper()
-            metavar = "|".join(meta["choices"]) if "choices" in meta else kind
-            option = click.option(
-                flag, name, default=None, metavar=metavar, help=meta["help"] + default
-            )
-        command = option(command)
+            told["metavar"] = "|".join(meta["choices"]) if "choices" in meta else kind
+        command = click.option(flag, name, **told)(command)
     return command
 
 
