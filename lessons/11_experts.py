@@ -87,7 +87,7 @@ for router in ("dropless", "capacity", "expert-choice"):
 
 model = {"dp": 4, "ep": 4, "experts": 16, "top_k": 2, "layers": 1, "hidden": 64, "heads": 4,
          "ffn": 256, "seq": 128, "global_batch": 4, "lr": 1e-4, "quiet": True}  # fmt: skip
-born = run(**model, steps=4)
+born = run(**model, dtype="float64", steps=4)
 record, layer = born.view.routing, loads(born.view.routing, step=0, layer=0)
 print("expert 5 lies on rank", *static(16, 4).holders[5])
 for token in tokens(record, step=0, layer=0)[:4]:
@@ -117,9 +117,8 @@ answer(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-assert born.parity < 1e-6, f"{born.parity} from one process with all experts"
-tokens_here = 128  # of one sequence, the rank's own
-width = 64 * 4  # bytes of a row, float32
+assert born.parity < 1e-12, f"{born.parity} from one process with all experts"
+width = 64 * 8  # bytes of a row, float64
 rows = [row for row in record.rows if row.step == 0]
 print("rows sent by each rank:", [sum(row.kept) for row in sorted(rows, key=lambda r: r.rank)])
 print("rows that its experts got:", layer.rank_loads, "together", sum(layer.rank_loads))
@@ -135,7 +134,7 @@ print(
 )
 
 off = born.report["parity"]["max_rel_error"]
-print("every gradient is that of one process with all experts, to 1e-4 of it:", off < 1e-4)
+print("every gradient is that of one process with all experts, to 1e-10 of it:", off < 1e-10)
 
 # %% [markdown]
 # ## Explain: three messages, and one divisor
@@ -156,7 +155,7 @@ print("every gradient is that of one process with all experts, to 1e-4 of it:", 
 #
 # Now a router made to lean to the first experts (`skew`). What does a capacity cost, what cures the lean? The *auxiliary loss*
 # pulls at the router's weights; the *bias* does not touch a gradient: after each step an expert that had more than the mean is made
-# a little less attractive.
+# a little less attractive. Watch the ranks' clocks: who computes, and who waits?
 
 # %%
 lean = {**model, "skew": 0.3}
@@ -223,7 +222,7 @@ for row in quoted.drops():
 # skips the layer: it keeps its residual, and nothing else. If tokens chose by chance, the loads would be nearly Poisson, and a factor of
 # 1.25 would lose a per cent or two; the published rates are just that ([`capacity.py`](../parallel_core/expert/capacity.py)). Your
 # newborn router lost ten times as much, *without* leaning: tokens of one text are alike, and alike they choose. **Dropless** loses
-# nothing and lets the step wait. **Expert choice** is even by construction, but some tokens get nobody, and an expert that picks
+# nothing and lets the step wait: see your clocks, where without a cure one rank computed and three stood still. **Expert choice** is even by construction, but some tokens get nobody, and an expert that picks
 # among all positions of a sequence has looked at the future, which a model that writes cannot do.
 #
 # So balance the router. The **auxiliary loss** $E\sum_e f_eP_e$ is 1 when all is even; it works, and its gradient disturbs what the
@@ -275,8 +274,7 @@ for schedule, done in pipes.items():
     assert done.parity < 1e-6, f"{schedule}: {done.parity} from one process"
     under = shares(done.plan, done.view.own_device(link), [0] * 4, 2)
     part = sum(s.hidden_ns for s in under) / sum(s.open_ns for s in under)
-    print(f"{schedule}: a quarter of the all-to-all or more under other work, {part > 0.25}; none,",
-          part == 0)  # fmt: skip
+    print(f"{schedule}: some of the all-to-all under other work, {part > 0}")
 print("loads of step 2 place the experts, step 3 judges; fullest / mean, and ranks a token visits")
 then, later = (record.loads(step=step, layer=0) for step in (2, 3))
 chosen_by = routing_of(tokens(record, step=2, layer=0), 2)[0]
@@ -301,7 +299,8 @@ for drop in (False, True):
 # ## Explain: fewer bytes, hidden bytes, better places
 #
 # An all-to-all sends a copy for each choice that is elsewhere, $k\frac{R-1}R$; an all-gather sends $R-1$ whatever the router does,
-# and needs no counts. They cross at **$k=R$**. With $k=8$ on four ranks it is the all-to-all that wastes: two experts of a token
+# and needs no counts. They cross at **$k=R$** (your counts have
+# all-gather's gates in them besides). With $k=8$ on four ranks it is the all-to-all that wastes: two experts of a token
 # on one rank get two copies. Sending **once a rank** (or once a node, and there once a rank) mends that: never more than all-gather
 # ([`traffic.py`](../parallel_core/expert/traffic.py)). A *node limit* makes it a rule that a token visits few nodes.
 #
@@ -361,7 +360,8 @@ def my_placement(counts):
 for experts, ranks in ((16, 4), (8, 2), (64, 8)):
     found = [home(e, experts, ranks) for e in range(experts)]
     assert found == [r for (r,) in static(experts, ranks).holders], f"{experts} on {ranks}: {found}"
-assert lost(asked, 1.25) == (2.5, 20), f"{lost(asked, 1.25)} of the eight experts"
+for counts, truth in ((asked, (2.5, 20)), ([9, 9, 1, 1], (1.8, 4))):
+    assert lost(counts, 1.25) == truth, f"of {counts} {truth}, not {lost(counts, 1.25)}"
 of_run = routers["leaning, capacity"].view.routing
 both = [lost(row.asked, 1.25) for row in of_run.rows if row.step == 0]  # one sequence a rank
 assert sum(gone for _, gone in both) == of_run.dropped(step=0)[0], "your run dropped others"
@@ -394,10 +394,13 @@ assert sum(late) / 8 <= 1.6, f"the fullest rank has {sum(late) / 8:.2f} times th
 heavy = loads(cured["none"].view.routing, step=0, layer=0).kept
 for counts in (then, later, heavy):
     placed = my_placement(counts)
-    assert isinstance(placed, Placement) and placed.ranks == 4 and placed.experts == 16
+    whole = isinstance(placed, Placement) and placed.ranks == 4 and placed.experts == 16
+    assert whole, f"{placed} is no Placement of 16 experts on 4 ranks"
     assert max(len(slots) for slots in placed.slots) <= 5, f"{placed.slots}: 5 slots a rank"
     gain = imbalance(rank_loads(placed, counts))
-    assert gain <= max(1.1, imbalance(rank_loads(replicating(counts, 4, 5), counts))), f"{gain:.2f}"
+    assert gain <= max(1.1, imbalance(rank_loads(replicating(counts, 4, 5), counts))), (
+        f"the fullest rank has {gain:.2f} times the mean"
+    )
 print(f"All true. {mine.plan.model.balance}: {late[0]:.2f} to {late[-1]:.2f} times the mean")
 
 
@@ -443,7 +446,8 @@ def my_placement(counts):
 for experts, ranks in ((16, 4), (8, 2), (64, 8)):
     found = [home(e, experts, ranks) for e in range(experts)]
     assert found == [r for (r,) in static(experts, ranks).holders], f"{experts} on {ranks}: {found}"
-assert lost(asked, 1.25) == (2.5, 20), f"{lost(asked, 1.25)} of the eight experts"
+for counts, truth in ((asked, (2.5, 20)), ([9, 9, 1, 1], (1.8, 4))):
+    assert lost(counts, 1.25) == truth, f"of {counts} {truth}, not {lost(counts, 1.25)}"
 of_run = routers["leaning, capacity"].view.routing
 both = [lost(row.asked, 1.25) for row in of_run.rows if row.step == 0]  # one sequence a rank
 assert sum(gone for _, gone in both) == of_run.dropped(step=0)[0], "your run dropped others"
@@ -476,8 +480,11 @@ assert sum(late) / 8 <= 1.6, f"the fullest rank has {sum(late) / 8:.2f} times th
 heavy = loads(cured["none"].view.routing, step=0, layer=0).kept
 for counts in (then, later, heavy):
     placed = my_placement(counts)
-    assert isinstance(placed, Placement) and placed.ranks == 4 and placed.experts == 16
+    whole = isinstance(placed, Placement) and placed.ranks == 4 and placed.experts == 16
+    assert whole, f"{placed} is no Placement of 16 experts on 4 ranks"
     assert max(len(slots) for slots in placed.slots) <= 5, f"{placed.slots}: 5 slots a rank"
     gain = imbalance(rank_loads(placed, counts))
-    assert gain <= max(1.1, imbalance(rank_loads(replicating(counts, 4, 5), counts))), f"{gain:.2f}"
+    assert gain <= max(1.1, imbalance(rank_loads(replicating(counts, 4, 5), counts))), (
+        f"the fullest rank has {gain:.2f} times the mean"
+    )
 print(f"All true. {mine.plan.model.balance}: {late[0]:.2f} to {late[-1]:.2f} times the mean")

@@ -14,12 +14,13 @@ Rotary: Su et al. 2021, arXiv:2104.09864, in the half-split order of the Llama c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parallel_core.dropout import Place, dropout, grid
+from parallel_core.dropout import Place, dropout, grid, kept
 from parallel_core.layers import Linear
 from parallel_core.plan import Dialect, Plan
 
@@ -87,10 +88,31 @@ class Attention(nn.Module):
     def _drop(self, p_bhst: Tensor, place: Place) -> Tensor:
         if self.plan.model.dropout == 0:
             return p_bhst
-        at, heads, seq = place.positions, self.plan.model.heads, self.plan.seq
-        here = torch.arange(p_bhst.shape[1], device=at.device) + self.first_head
-        index = grid((place.rows, self.plan.global_batch), (here, heads), (at, seq), (at, seq))
-        return dropout(p_bhst, self.plan.model.dropout, f"{self.name}.probs", place, index)
+        at, heads = place.positions, range(p_bhst.shape[1])
+        index = self._numbered(place, heads, at, at)
+        return dropout(p_bhst, self.plan.model.dropout, self._site, place, index)
+
+    def factor(
+        self, place: Place, heads: range, rows: Sequence[int], cols: Sequence[int]
+    ) -> Tensor:
+        """What dropout multiplies weights by, 0 or 1/(1 - p): float64 [B, H, S, T].
+
+        Of some of the heads that are here, of the queries and keys that stand at these positions.
+        """
+        to = place.positions.device
+        at = (torch.tensor(side, device=to) for side in (rows, cols))
+        index, p = self._numbered(place, heads, *at), self.plan.model.dropout
+        return kept(p, self._site, place, index).double() / (1 - p)
+
+    @property
+    def _site(self) -> str:
+        return f"{self.name}.probs"
+
+    def _numbered(self, place: Place, heads: range, rows: Tensor, cols: Tensor) -> Tensor:
+        """The global index of every weight between them, int64 [B, H, S, T]."""
+        m, seq = self.plan.model, self.plan.seq
+        here = torch.tensor(heads, device=rows.device) + self.first_head
+        return grid((place.rows, self.plan.global_batch), (here, m.heads), (rows, seq), (cols, seq))
 
 
 def rotate(x_bhsk: Tensor, positions: Tensor) -> Tensor:

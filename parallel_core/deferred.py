@@ -35,6 +35,7 @@ from parallel_core.expert.grouped import Counts
 from parallel_core.layers import Linear
 from parallel_core.model import Head, Table
 from parallel_core.moe import Experts, Router
+from parallel_core.tensor.block import TensorHead
 
 Grads = tuple[Tensor, ...]
 
@@ -137,7 +138,7 @@ def install(model: nn.Module) -> Split:
     """Put a Split in the place of every product of `model`. Without it the model is torch's own."""
     split = Split()
     for module in model.modules():
-        if isinstance(module, Linear | Head | Router):
+        if isinstance(module, Linear | Head | TensorHead | Router):
             module.product = split.linear
         elif isinstance(module, Experts):
             module.product = split.grouped

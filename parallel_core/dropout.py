@@ -49,5 +49,9 @@ def dropout(x: Tensor, p: float, site: str, place: Place, index: Tensor) -> Tens
     `index` names the elements globally and has the shape of `x`. The mask is kept as one byte an
     element for the backward.
     """
-    keep = uniform(place.seed, ("dropout", place.step, site), index) >= p
-    return x * keep / (1 - p)
+    return x * kept(p, site, place, index) / (1 - p)
+
+
+def kept(p: float, site: str, place: Place, index: Tensor) -> Tensor:
+    """Which elements are not zeroed: bool, of the shape of `index`."""
+    return uniform(place.seed, ("dropout", place.step, site), index) >= p

@@ -34,7 +34,9 @@ def with_tokens(plan: Plan, program: Program) -> Program:
         if id(instrs) not in known:  # ranks that run the same share one tuple
             known[id(instrs)] = tuple(travel.all(instrs))
     ranks = tuple(known[id(instrs)] for instrs in program.ranks)
-    return replace(program, ranks=ranks, name=f"{program.name} ep={plan.ep}")
+    mine = tuple(u for u, piece in enumerate(travel.every) if piece.holds_experts)
+    name = f"{program.name} ep={plan.ep}"
+    return replace(program, ranks=ranks, name=name, apart=(("ep", mine),))
 
 
 def layer_of(piece: Piece) -> str:

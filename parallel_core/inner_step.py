@@ -66,7 +66,7 @@ def inner_step(plan: Plan, base: Program) -> Program:
     words = [f"tp={plan.tp}"] if plan.tp > 1 else []
     words += ["sp"] if plan.sp else []
     words += [f"cp={plan.cp} {plan.cp_method}"] if plan.cp > 1 else []
-    return Program(plan.mesh, tuple(ranks), base.holds, keeps, " ".join([base.name, *words]))
+    return replace(base, ranks=tuple(ranks), keeps=keeps, name=" ".join([base.name, *words]))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from parallel_core.data.zero3 import with_gathers
 from parallel_core.pipeline_pieces import groups_of
 from parallel_core.pipeline_step import Step
 from parallel_core.plan import Plan
-from parallel_core.program import Instr, Op, Program, Value
+from parallel_core.program import Instr, Op, Program
 
 
 def pipeline_zero(plan: Plan) -> Program:
@@ -40,15 +40,15 @@ def pipeline_zero(plan: Plan) -> Program:
 
 
 class _Sharded(Step):
-    """One rank's step. `since` is the microbatch of a block's newest sum, `scattered` the sums so
-    far in their order."""
+    """One rank's step. `since` is the microbatch of a block's newest sum, `scattered` the blocks
+    that were summed, in order."""
 
     def __init__(self, plan: Plan, rank: int) -> None:
         super().__init__(plan, rank)
         self.blocks, self.numbers = blocks(plan), held_blocks(plan, rank)
         self.closes = {self.blocks[b].units[-1]: b for b in self.numbers}
         self.since: dict[int, int] = {}
-        self.scattered: list[tuple[str, Value]] = []
+        self.scattered: list[int] = []
 
     def instrs(self) -> Iterator[Instr]:
         """The step, first instruction to last."""
@@ -85,8 +85,9 @@ class _Sharded(Step):
     def _room(self) -> Iterator[Instr]:
         """Not more than two pieces' gradients are whole at a time."""
         if len(self.scattered) >= WHOLE:
-            name, done = self.scattered[-WHOLE]
-            yield Instr(op=Op.WAIT, where=name, reads=(done,))
+            b = self.scattered[-WHOLE]
+            newest = self.ready[self.blocks[b].units[0]]  # the one before it may be added to it
+            yield Instr(op=Op.WAIT, where=block_name(self.plan, b), reads=(newest,))
 
     def _scatter(self, b: int, mb: int, *, last: bool) -> Iterator[Instr]:
         units = self.blocks[b].units
@@ -96,7 +97,7 @@ class _Sharded(Step):
         if last and (summed := over_replicas(self.plan, b, mb)):
             yield from summed
             self.ready |= {u: v.gsum(u) for u in units}
-        self.scattered.append((block_name(self.plan, b), self.ready[units[0]]))
+        self.scattered.append(b)
 
     def _swaps(self) -> Iterator[Instr]:
         """Where a stage has a copy on another rank, both end with the sum of both shards."""

@@ -94,7 +94,7 @@ class Plan:
     cp: int = whole(1, 1, 256, "context-parallel ranks: each holds a part of every sequence")
     cp_method: str = choice("zigzag", METHODS, "how parts of a sequence attend to each other")
     ulysses: int | None = whole(None, 1, 256, "ranks that deal out heads (hybrid); default 2")
-    overlap_cp: bool = switch(True, "pass keys on while a tile is computed (ring, zigzag, pass-q)")
+    overlap_cp: bool = switch(True, "pass blocks on beside the tiles (all but allgather, ulysses)")
     ep: int = whole(1, 1, 256, "expert-parallel ranks: those of dp and cp share out the experts")
     pp: int = whole(1, 1, 64, "pipeline ranks")
     schedule: str = choice("1f1b", (*SCHEDULES, OWN), "order in which a pipeline computes")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from parallel_core import plan_clashes, plan_mesh
 from parallel_core.choices import MOST_TASKS, NONE, OWN, Recompute, Server
+from parallel_core.context import METHODS
+from parallel_core.context.layout import Travels
 from parallel_core.fields import PlanError, nearest_where, shown
 from parallel_core.model_shape import AttentionKind
 from parallel_core.pipeline.stages import split
@@ -109,15 +111,15 @@ def _context(plan: Plan) -> None:
                 rule = "needs context-parallel ranks, cp of 2 or more"
                 raise PlanError(name, value, rule, NONE if usual is None else usual)
         return
-    if plan.model.dropout:
-        rule = "does not work with cp yet: a rank would draw bits for scores of others"
-        raise PlanError("dropout", plan.model.dropout, rule, 0.0)
     if plan.model.attention == AttentionKind.UNFUSED:
         rule = "writes out scores that no rank has whole under cp"
         raise PlanError("attention", plan.model.attention, rule, AttentionKind.FUSED)
     if plan.ulysses is not None and plan.cp_method != "hybrid":
         rule = "is a choice of cp_method=hybrid only"
         raise PlanError("ulysses", plan.ulysses, rule, NONE)
+    if not plan.overlap_cp and METHODS[plan.cp_method].travels == Travels.NOTHING:
+        rule = f"changes nothing: with cp_method={plan.cp_method} no hop could overlap"
+        raise PlanError("overlap_cp", False, rule, True)
     _heads(plan)
 
 

@@ -232,7 +232,8 @@ class Program:
     """What every rank does in one step, in order, and the values each rank holds at the start.
 
     `keeps` names the values that may still be alive at the end (updated weights, the loss);
-    anything else that is left over is a leak, and `check` says so.
+    anything else that is left over is a leak, and `check` says so. `apart` lists pieces whose
+    weights differ from rank to rank along a mesh axis, beside tp, where all do: (axis, pieces).
     """
 
     mesh: Mesh
@@ -240,6 +241,7 @@ class Program:
     holds: tuple[tuple[Value, ...], ...]
     keeps: tuple[tuple[Value, ...], ...]
     name: str = ""
+    apart: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         sizes = {len(self.ranks), len(self.holds), len(self.keeps), self.mesh.size}
@@ -256,6 +258,7 @@ class Program:
         joined = [f"{name}={'*'.join(parts)}" for name, parts in self.mesh.joins]
         axes = " ".join([*(f"{axis}={degree}" for axis, degree in self.mesh.axes), *joined])
         lines = [f"program {self.name or 'unnamed'} on {axes}"]
+        lines += [f"# apart {axis} {' '.join(map(str, mine))}" for axis, mine in self.apart]
         for rank, instrs in enumerate(self.ranks):
             lines += [f"# rank {rank} holds {_names(self.holds[rank])}"]
             lines += [f"# rank {rank} keeps {_names(self.keeps[rank])}"]
@@ -274,6 +277,8 @@ class Program:
         )
         ranks: list[list[Instr]] = []
         ends: dict[str, list[tuple[Value, ...]]] = {"holds": [], "keeps": []}
+        apart = [line.split()[2:] for line in lines if line.startswith("# apart ")]
+        lines = [line for line in lines if not line.startswith("# apart ")]
         for number, line in enumerate(lines, start=2):
             try:
                 if match := re.match(r"# rank \d+ (holds|keeps) ?(.*)", line):
@@ -285,7 +290,8 @@ class Program:
                 raise ProgramError(f"line {number}: {error}") from None
         named = "" if name == "unnamed" else name
         every = tuple(tuple(instrs) for instrs in ranks)
-        return cls(mesh, every, tuple(ends["holds"]), tuple(ends["keeps"]), named)
+        cut = tuple((axis, tuple(map(int, mine))) for axis, *mine in apart)
+        return cls(mesh, every, tuple(ends["holds"]), tuple(ends["keeps"]), named, cut)
 
     def to_json(self) -> str:
         """One JSON object: mesh, name, and per rank its instructions as text."""
@@ -294,7 +300,7 @@ class Program:
             for instrs, holds, keeps in zip(self.ranks, self.holds, self.keeps, strict=True)
         ]
         mesh = {"mesh": self.mesh.axes, "joins": self.mesh.joins}
-        return json.dumps({"name": self.name, **mesh, "ranks": ranks})
+        return json.dumps({"name": self.name, **mesh, "apart": self.apart, "ranks": ranks})
 
     @classmethod
     def from_json(cls, text: str) -> Program:
@@ -309,4 +315,5 @@ class Program:
             holds=tuple(_values(rank["holds"]) for rank in data["ranks"]),
             keeps=tuple(_values(rank["keeps"]) for rank in data["ranks"]),
             name=data["name"],
+            apart=tuple((axis, tuple(mine)) for axis, mine in data.get("apart", ())),
         )

@@ -18,15 +18,21 @@ marks that hold each term once which they stand for.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from dataclasses import replace
+from functools import partial
 
 from parallel_core.program import Instr, Op, Program, ProgramError, Value
 from parallel_core.terms import Bag, Term, carry
 from parallel_core.values import COPIES_SUM, GRADIENTS, TABLE, WHOLE_SUM
 
-Piece = tuple[int | str, int]
+Piece = tuple[int | str, tuple[int, ...]]
 """A piece of the model by number, or "tie" (the head's share of a tied embedding), and which
-slice of it: a rank's place along tp."""
+slice of it: a rank's places along tp, and along any other axis that the program names for it."""
+
+Slice = Callable[[int, int | str], tuple[int, ...]]
+"""(rank, piece) -> which slice of the piece it has."""
 
 WEIGHTS = frozenset({"w", "ws"})
 """Names of what an optimizer updates: weights, or this rank's shard of them."""
@@ -38,27 +44,31 @@ def prove(program: Program) -> int:
     """The number of terms proved; raises ProgramError naming the term that is wrong."""
     made: Wanted = defaultdict(set)
 
-    def slice_of(rank: int) -> int:
-        return program.mesh.coordinate(rank).get("tp", 0)
+    slice_of = _slices(program)
 
     def contribute(rank: int, instr: Instr, bag: dict[Value, Bag]) -> None:
         if instr.op == Op.F:
-            _forward((rank, slice_of(rank)), instr, made)
+            _forward(rank, instr, made, slice_of)
         elif instr.op in (Op.B, Op.W):
-            _backward((rank, slice_of(rank)), instr, bag, made)
+            _backward((rank, instr), bag, made, slice_of)
 
     bags = carry(program, [{} for _ in program.ranks], contribute)
     applied: set[Term] = set()
     marks = _sums_in_place(program)
-    proved, updated = 0, _received(program)
+    proved, updated, foreign = 0, _received(program), list[tuple[str, Term]]()
     for rank, index, instr in program:
         if instr.op == Op.O:
             at = f"rank {rank}, instruction {index} ({instr.label})"
-            own = _wanted(instr, made, slice_of(rank))
-            _holds_once(at, "gradient", _read(instr, bags[rank], GRADIENTS), own)
+            own = _wanted(instr, made, partial(_those_of, slice_of, (rank,)))
+            mine = _read(instr, bags[rank], GRADIENTS)
+            _holds_once(at, "gradient", mine, own)
+            foreign += [(at, term) for term in sorted(set(mine) - own)]
+            # a table's copy is cut over tp: nothing of it is a part
+            without_table = replace(instr, reads=tuple(r for r in instr.reads if r != TABLE))
             for mark, axis in marks:
-                slices = {slice_of(member) for member in program.mesh.group(rank, axis)}
-                sources = set().union(*(_wanted(instr, made, place) for place in slices))
+                group = program.mesh.group(rank, axis)
+                whole = replace(instr, reads=tuple(x for x in instr.reads if x != TABLE))
+                sources = _wanted(whole, made, partial(_those_of, slice_of, group))
                 what = f"part ({mark}, over {axis})"
                 _holds_once(at, what, _read(instr, bags[rank], {mark}), sources)
             proved, applied = proved + len(own), applied | own
@@ -66,6 +76,9 @@ def prove(program: Program) -> int:
     if not proved:
         raise ProgramError(f"{program.name}: no optimizer reads a gradient")
     _nothing_is_left(made, applied, updated)
+    for at, (unit, source, mb) in foreign:
+        which = f"{unit} from rank {source}, microbatch {mb}"
+        raise ProgramError(f"{at} holds the gradient of {which}, which belongs to other weights")
     return proved
 
 
@@ -77,6 +90,25 @@ def _nothing_is_left(made: Wanted, applied: set[Term], updated: set[tuple[int, i
                 raise ProgramError(f"rank {rank} never updates {where}, whose gradient it makes")
     for where, rank, mb in sorted(set().union(*made.values()) - applied):
         raise ProgramError(f"no update takes the gradient of {where} from rank {rank}, mb{mb}")
+
+
+def _slices(program: Program) -> Slice:
+    places = [program.mesh.coordinate(rank) for rank in range(program.mesh.size)]
+    axes = {piece: [axis for axis, of in program.apart if piece in of] for piece in _every(program)}
+
+    def slice_of(rank: int, piece: int | str) -> tuple[int, ...]:
+        place = places[rank]
+        return (place.get("tp", 0), *(place[axis] for axis in axes.get(piece, ())))
+
+    return slice_of
+
+
+def _every(program: Program) -> set[int | str]:
+    return {piece for _, mine in program.apart for piece in mine}
+
+
+def _those_of(slice_of: Slice, group: Sequence[int], piece: int | str) -> set[tuple[int, ...]]:
+    return {slice_of(member, piece) for member in group}
 
 
 def _sums_in_place(program: Program) -> list[tuple[str, str]]:
@@ -98,16 +130,18 @@ def _received(program: Program) -> set[tuple[int, int | str]]:
     }
 
 
-def _forward(where: tuple[int, int], instr: Instr, made: Wanted) -> None:
+def _forward(rank: int, instr: Instr, made: Wanted, slice_of: Slice) -> None:
     """What keeps something for a backward wants its gradient, whether or not there is one."""
-    rank, place = where
     for value in instr.writes:
         if value.name == "saved":
-            made[value.at[1], place].add((instr.where, rank, instr.mb or 0))
+            piece = value.at[1]
+            made[piece, slice_of(rank, piece)].add((instr.where, rank, instr.mb or 0))
 
 
-def _backward(where: tuple[int, int], instr: Instr, bag: dict[Value, Bag], made: Wanted) -> None:
-    rank, place = where
+def _backward(
+    which: tuple[int, Instr], bag: dict[Value, Bag], made: Wanted, slice_of: Slice
+) -> None:
+    rank, instr = which
     ties = any(value.name == "tie" for value in instr.writes)
     for value in instr.writes:
         if value.name not in GRADIENTS:
@@ -117,21 +151,25 @@ def _backward(where: tuple[int, int], instr: Instr, bag: dict[Value, Bag], made:
         for source in instr.reads:
             if source.name in takes:
                 before += bag[source]
-        tied = value.name == "tie"
-        term = (f"{instr.where} (tied)" if tied else instr.where, rank, instr.mb or 0)
-        made["tie" if tied else value.at[0], place].add(term)
+        piece: int | str = "tie" if value.name == "tie" else value.at[0]
+        named = f"{instr.where} (tied)" if piece == "tie" else instr.where
+        term = (named, rank, instr.mb or 0)
+        made[piece, slice_of(rank, piece)].add(term)
         bag[value] = before + Counter([term])
 
 
-def _wanted(instr: Instr, made: Wanted, place: int) -> set[Term]:
-    """The terms of one slice of every weight that an optimizer updates."""
+def _wanted(
+    instr: Instr, made: Wanted, slices: Callable[[int | str], set[tuple[int, ...]]]
+) -> set[Term]:
+    """The terms of some slices of every weight that an optimizer updates."""
     pieces: set[int | str] = set()
     for value in instr.reads:
         if value.name in WEIGHTS:
             pieces |= {value.at[0]} | ({"tie"} if value.at[0] == 0 else set())
         elif value == TABLE:
             pieces |= {0, "tie"}
-    wanted = set().union(*(made.get((piece, place), set()) for piece in pieces))
+    found = (made.get((piece, place), set()) for piece in pieces for place in slices(piece))
+    wanted = set().union(*found)
     if instr.mb is not None:  # an asynchronous update takes one microbatch's gradient
         wanted = {term for term in wanted if term[2] == instr.mb}
     return wanted

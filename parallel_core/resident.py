@@ -62,12 +62,13 @@ def activations(kernels: TrainKernels) -> dict[str, int]:
     """
     micro, kept = kernels.load(0)[v.ids(0)], {}
     before: list[Tensor] = []
-    shape = activation_shape(kernels.plan)
+    seeded = torch.Generator().manual_seed(0)  # the same on all ranks; zeros would all go one way
+    noise = torch.randn(activation_shape(kernels.plan), generator=seeded)
     reads: dict[Value, Any] = {}
     for u in sorted(u for u in kernels.flat.specs if u != TABLE):
         piece = kernels.pieces[u]
         if u and not (piece.joins or piece.holds_experts):
-            reads[v.act(0, u - 1)] = kernels.flat.params.new_zeros(shape)
+            reads[v.act(0, u - 1)] = noise.to(kernels.flat.params)
         with kernels.weights_of(u):
             data = [micro.ids, micro.labels, micro.place.positions]
             mine = [*kernels.model.parameters(), *data, *before]

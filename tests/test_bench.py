@@ -4,6 +4,7 @@ how fast is a matter of the machine, that the arithmetic is right is not."""
 from __future__ import annotations
 
 import json
+import re
 from math import comb
 from typing import Any
 
@@ -225,7 +226,7 @@ def test_all_gathers_every_bench(monkeypatch):
         return lambda say: Report(name, name, {"row": Measurement.of([1.0], "s")})
 
     monkeypatch.setattr(bench_command, "_bench", instant)
-    gathered = invoke("all", "--json")
+    gathered = invoke("all", "--json")["benches"]
     assert list(gathered) == list(BENCHES)
     assert all(gathered[name]["bench"] == name for name in BENCHES)
 
@@ -235,6 +236,28 @@ def test_help_has_examples(name):
     """Every bench explains itself, with commands to copy."""
     done = CliRunner().invoke(bench_command.command, [name, "--help"])
     assert done.exit_code == 0 and f"shardlab bench {name}" in done.output
+
+
+@pytest.mark.parametrize("name", ["cp", "dp", "ep", "pipeline", "tp", "zero"])
+def test_help_names_what_the_bench_takes_and_its_own_defaults(name):
+    """Not those of a run: a contest of ranks has two of them. What has one value is no option."""
+    done = CliRunner().invoke(bench_command.command, [name, "--help"])
+    said = " ".join(done.output.split())
+    axis = {"pipeline": "pp", "zero": "dp"}.get(name, name)
+    assert re.search(rf"--{axis} INT [^\[]*\[default: 2( and 4)?\]", said)
+    for flag in ("--parameter-server", "--offload", "--z-loss", "--cap"):
+        assert f"{flag} " not in said
+    refused = CliRunner().invoke(bench_command.command, [name, "--parameter-server=sync"])
+    assert refused.exit_code == 2 and "--parameter-server" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [(["--flops-a-byte=0"], "--crossover"), (["--crossover", "--step-rounds=1"], "--step-rounds")],
+)
+def test_an_option_of_the_other_contest_is_refused(words, flag):
+    done = CliRunner().invoke(bench_command.command, ["cp", *words])
+    assert done.exit_code == 2 and flag in done.output
 
 
 def invoke(*words: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from parallel_core.bench.context_rows import (
     TORCH,
     ZIGZAG,
     order,
+    lost,
     rows_of,
     step_rows,
 )
@@ -112,8 +113,30 @@ def test_doubts_are_said():
     assert "takes 20.0 ms" in said
     waits = [{**r, "blocks": [{**b, "cpu": 0.1} for b in r["blocks"]]} for r in results()]
     assert "trust the rows of the own device" in " ".join(context._doubts(rows_of(waits)))
-    blind = [{**r, "peaks": {side: [0] for side in SIDES}} for r in results()]
-    assert "no peak was measured" in " ".join(context._doubts(rows_of(blind)))
+
+
+def test_a_reading_that_showed_nothing_is_left_out_alone():
+    """Of one side and round; the other rounds, sides and kinds stay, and it is said."""
+    found = results()
+    for rank in found:
+        rank["peaks"][RING] = [0, *rank["peaks"][RING][1:]]
+    rows, (nothing, of) = rows_of(found), lost(found)
+    assert (nothing, of) == (1, 2 * 8 * len(SIDES))
+    for name, n in (("ring: peak", 7), ("zigzag / ring: peak bytes", 7), ("zigzag: peak", 8),
+                    ("ring: kept", 8), ("zigzag / one process: peak bytes", 8)):  # fmt: skip
+        assert rows[name].n == n, name
+    assert rows["ring: peak"].median == pytest.approx(60)
+    (said,) = context._unread(nothing, of)
+    assert said.startswith(f"1 of {of} readings")
+    assert list(context._unread(0, of)) == []
+
+
+def test_an_allocator_that_tells_nothing_is_blamed():
+    """Where no reading of any side showed anything; times are told as ever."""
+    none = {what: {side: [0] * 8 for side in SIDES} for what in ("peaks", "keeps")}
+    blind = [{**r, **none} for r in results()]
+    assert not any("peak" in name or "kept" in name for name in rows_of(blind))
+    assert "no peak was measured" in " ".join(context._unread(*lost(blind)))
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from parallel_core import launch
-from parallel_core.cli import COMMANDS, main, shardlab
+from parallel_core.cli import COMMANDS, main, run_command, shardlab
 from parallel_core.importers.load import load
 from parallel_core.oracle import relative_error
 from parallel_core.trace import Kind, Trace
@@ -101,7 +101,7 @@ def test_the_report_has_the_promised_keys(finished):
     """stdout is one object; its parts are there, and only byte-exact kinds in wire and memory."""
     report, _ = finished
     parts = {"layout", "steps", "ledger", "parity", "trace", "provenance"}
-    assert set(report) == parts | {"replicas", "outline"}
+    assert set(report) == parts | {"replicas", "outline", "experts"}
     assert report["layout"]["dp"] == report["layout"]["world_size"] == 2
     assert [row["step"] for row in report["steps"]] == [0, 1]
     for row in report["steps"]:
@@ -173,6 +173,42 @@ def test_without_json_the_tables_are_on_stdout(typed):
     for words in ("tokens/s", "wire dp all_reduce", "max |parallel - single|", "measured: gloo"):
         assert words in said.out
     assert said.code == 0
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    ("dtype", "error", "equal", "code"),
+    [
+        ("float64", None, True, 0),
+        ("float64", 1e-9, False, 0),
+        ("float64", 3.14, False, 1),
+        ("float64", float("nan"), False, 1),
+        ("float32", 3.14, False, 0),
+    ],
+)
+def test_a_run_says_whether_it_is_the_training_of_one_process(typed, dtype, error, equal, code):
+    """In words and in the object: rounding explains so much. In float64 no more is forgiven."""
+    follow = run_command.follow
+
+    def astray(request: Any) -> Any:
+        view, report = follow(request)
+        if error is not None:
+            report["parity"]["errors"]["gradients"] = error
+        return view, report
+
+    words = ["run", *SMALL, "--steps=1", f"--dtype={dtype}"]
+    with mock.patch.object(run_command, "follow", astray):
+        printed, told = typed(*words), typed(*words, "--json")
+    assert printed.code == told.code == code
+    said = json.loads(told.out, parse_constant=pytest.fail)["parity"]["verdict"]
+    assert said["equal"] == equal and "gradients" in said["judged"]
+    shown = " ".join(printed.out.split())
+    assert said["sentence"] in shown
+    if equal:
+        assert said["sentence"] == "equal to one process to rounding"
+    else:
+        start = "NOT the training of one process: look at the gradients of the first"
+        assert said["sentence"].startswith(start)
 
 
 @pytest.mark.live

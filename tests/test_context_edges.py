@@ -11,6 +11,7 @@ from context_targets import in_order
 from hypothesis import given
 from hypothesis import strategies as st
 from test_context_live import shape_of
+from test_context_shares import WAYS
 
 from parallel_core.assemble import program as program_of
 from parallel_core.choices import IGNORED
@@ -87,8 +88,7 @@ def test_the_ends_of_a_hop_must_agree(kind, on_ranks):
         on_ranks(2, "context_edge_targets:hop_at_odds", kind=kind)
 
 
-@pytest.mark.parametrize("overlap", [True, False])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "overlap"), WAYS)
 def test_a_layer_attends_by_what_the_plan_says(method, overlap, monkeypatch):
     """Its method, its layout, its overlap: what the model is priced by is what runs."""
     plan = Plan.of(cp=4, cp_method=method, seq=50, overlap_cp=overlap)
@@ -133,8 +133,7 @@ def test_the_rule_takes_its_own_threshold_for_hidden():
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
-        ({"cp": 2, "dp": 2, "parameter_server": "sync"}, "parameter_server"),
-        ({"cp": 2, "dp": 4, "zero": 3, "shard": 2}, "shard"),
+        ({"cp": 2, "dp": 2, "parameter_server": "sync"}, "cp"),
         ({"ulysses": 2}, "ulysses"),
         ({"overlap_cp": False}, "overlap_cp"),
         ({"cp": 2, "cp_method": "ulysses", "heads": 6, "kv_heads": 3, "hidden": 96}, "cp"),
@@ -143,7 +142,7 @@ def test_the_rule_takes_its_own_threshold_for_hidden():
     ],
 )
 def test_what_goes_not_with_it_is_named(wrong, field):
-    """Alone, with a server, with groups of shards, with heads that cannot be dealt out."""
+    """Alone, with a server, with heads that cannot be dealt out."""
     with pytest.raises(PlanError) as error:
         Plan.of(**wrong)
     assert error.value.field == field

@@ -152,11 +152,11 @@ def test_a_zigzag_step_is_shorter_than_a_contiguous_one_where_attention_counts()
     ("wrong", "field", "nearest"),
     [
         ({"cp_method": "ring"}, "cp_method", "zigzag"),
-        ({"cp": 2, "dp": 2, "zero": 1, "shard": 2}, "shard", "none"),
-        ({"cp": 2, "dialect": "gpt", "dropout": 0.1}, "dropout", 0.0),
         ({"cp": 2, "attention": "unfused"}, "attention", "fused"),
         ({"cp": 8, "cp_method": "ulysses", "heads": 4}, "cp", 4),
         ({"cp": 4, "cp_method": "ring", "ulysses": 2}, "ulysses", "none"),
+        ({"cp": 2, "cp_method": "allgather", "overlap_cp": False}, "overlap_cp", True),
+        ({"cp": 2, "cp_method": "ulysses", "overlap_cp": False}, "overlap_cp", True),
         ({"cp": 4, "cp_method": "hybrid", "ulysses": 3}, "ulysses", 2),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
-from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +23,13 @@ from parallel_core.program import Instr, Op
 LONG = {"seq": 1 << 14, "hidden": 64, "layers": 1, "global_batch": 1}
 """Attention is nearly all of a layer: what is not is less than NEAR of it."""
 NEAR = 0.035
+WAYS = [
+    (name, overlap)
+    for name, method in METHODS.items()
+    for overlap in (True, False)
+    if overlap or method.travels != Travels.NOTHING
+]
+"""Every method with overlap, and those that have hops without."""
 BROUGHT = {"kv", "qkv", "da"}
 """What, where it does not come hop by hop, is there before the first tile; results come after."""
 
@@ -36,7 +42,7 @@ def tiles(plan: Plan, place: int) -> list[float]:
     return [float(part / (sum(each) or 1)) for part in each]
 
 
-@pytest.mark.parametrize(("method", "overlap"), list(product(METHODS, (True, False))))
+@pytest.mark.parametrize(("method", "overlap"), WAYS)
 @pytest.mark.parametrize("forward", [True, False])
 def test_a_hop_starts_when_the_tiles_before_it_are_done(method, overlap, forward):
     """A block is used after it has come, never before; with overlap the messages of a hop share its

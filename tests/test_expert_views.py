@@ -187,9 +187,7 @@ def test_a_few_tokens_are_as_many_of_every_rank():
 def test_a_sentence_for_each_token():
     """Where it goes, where it stays, what dropped it; the page's script gets one a row."""
     told = sentence(Token(1, 1, 5, ((0, True), (2, True), (4, False))), 2)
-    assert (
-        told == "Token 5 of rank 1: to expert 0 (r0); expert 2 is here; no place in expert 4 (r2)."
-    )
+    assert told == "Token 5 on r1: to expert 0 (r0); expert 2 is here; no place in expert 4 (r2)."
     assert sentence(Token(0, 0, 3, ()), 2).endswith("nobody took it.")
     drawn = picture(plan())
     data = payload(drawn, run="a")

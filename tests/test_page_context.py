@@ -69,6 +69,12 @@ def test_every_method_is_drawn_before_any_run(method):
     assert set(table(at, "messages")["counted in a run"]) == {"not run yet"}
 
 
+def test_the_command_runs_as_many_steps_as_are_chosen():
+    at = skip(open_page(**SMALL | {"steps": 7}))
+    (command,) = [code.value for code in at.code if code.value.startswith("shardlab run")]
+    assert command.endswith("--steps 7")
+
+
 def test_the_readers_choices_move_the_figure():
     """Mask, cut, overlap, the price of a byte, the number of ranks: all in the URL."""
     plain = figure(skip(open_page(**SMALL, cp_method="ring")))

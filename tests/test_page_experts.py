@@ -191,10 +191,10 @@ def test_the_tokens_are_walked_by_keys(tab):
     page.locator(".stage").first.focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert state()["at"] == 1 and "of rank 0" in state()["says"]
+    assert state()["at"] == 1 and "on r0" in state()["says"]
     assert page.locator(".token.here").count() == 1
     page.keyboard.press("End")
-    assert "of rank 3" in state()["says"]
+    assert "on r3" in state()["says"]
     page.keyboard.press("Escape")
     assert state()["at"] == -1 and page.locator(".token.here").count() == 0
     assert tab.errors == []

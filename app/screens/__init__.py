@@ -45,6 +45,8 @@ SCREENS = (
     Screen("memory_river", "Memory river", "Methods", "memory", ":material/water:"),
     Screen("context_ring", "Context ring", "Methods", "context", ":material/donut_large:"),
     Screen("experts", "Expert exchange", "Methods", "experts", ":material/alt_route:"),
+    Screen("parity", "Mesh and parity", "Methods", "parity", ":material/deployed_code:"),
+    Screen("museum", "Bug museum", "Instruments", "museum", ":material/bug_report:"),
     Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
 )
 

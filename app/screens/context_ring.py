@@ -141,7 +141,7 @@ def _open(choice: Choice, idle: Guess, guess: Guess) -> None:
         overlap(here, choice.balance)
     results.crossover(choice)
     rounding()
-    results.take_away(choice.plan, here)
+    results.take_away(choice, here)
 
 
 def least(n: int) -> int:

@@ -22,11 +22,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "Contiguous ring": {"cp_method": "ring"},
     "Zigzag ring": {"cp_method": "zigzag"},
     "Pass-Q": {"cp_method": "pass-q"},
-    "All-gather KV": {"cp_method": "allgather"},
-    "Ulysses": {"cp_method": "ulysses"},
+    "All-gather KV": {"cp_method": "allgather", "overlap_cp": True},
+    "Ulysses": {"cp_method": "ulysses", "overlap_cp": True},
     "Ulysses × ring": {"cp_method": "hybrid"},
 }
-FEW_HEADS = {"cp": 4, "cp_method": "ulysses", "heads": 2, "kv_heads": None, "ulysses": None}
+FEW_HEADS = PRESETS["Ulysses"] | {"cp": 4, "heads": 2, "kv_heads": None, "ulysses": None}
 """The failure a reader can reach: more ranks than heads."""
 MOST_RANKS = 16
 

@@ -143,8 +143,9 @@ def crossover(choice: Choice) -> None:
             theme.badge(Kind.QUOTED, context_quoted.caption(name))
 
 
-def take_away(plan: Plan, here: runs.Kept | None) -> None:
+def take_away(choice: Choice, here: runs.Kept | None) -> None:
     """The run on both clocks, its ledgers, its command; exports."""
+    plan = choice.plan
     if here is not None:
         st.header("The whole step", anchor=False)
         done = here.done
@@ -160,5 +161,5 @@ def take_away(plan: Plan, here: runs.Kept | None) -> None:
         chrome.export(done.trace, f"context_{plan.cp_method}", PAGE)
         return
     st.markdown("The same from a terminal:")
-    st.code(shared.command(plan, 5), language=None, wrap_lines=True)
+    st.code(shared.command(plan, int(choice.values["steps"])), language=None, wrap_lines=True)
     chrome.share(PAGE)

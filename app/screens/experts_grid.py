@@ -19,6 +19,10 @@ from screens.experts_controls import PAGE
 from screens.experts_runs import Ran
 
 ALL = "every rank"
+LEGEND = (
+    "A row is a token, on the rank that its label says; a column is an expert, in the colour of "
+    "its rank. Filled: it goes there; with a dot it is there already. Hollow: no place was left."
+)
 
 
 def grid(plan: Plan, here: Ran | None) -> None:
@@ -74,11 +78,12 @@ def _draw(record: RoutingRecord, kind: Kind, step: int, layer: int) -> None:
         found = _of_rank(found)
         picture = view.Picture(tokens=found, loads=counts, kind=kind, dark=chrome.dark())
         mount(picture, f"{record.plan.layout} {step} {layer}", "grid")
-        st.markdown(
-            "A row is a token, on the rank that its label says; a column is an expert, in the "
-            "colour of its rank. Filled: it goes there; with a dot it is there already. Hollow: "
-            "no place was left."
-        )
+        st.markdown(LEGEND)
+        if record.plan.world_size > record.plan.ep:
+            st.markdown(
+                f"r0 to r{record.plan.ep - 1} are places in a group of ranks that share the "
+                "experts out. The tokens are those of the first group, the loads of all."
+            )
         st.markdown(view.in_words(picture))
     with st.expander("Every expert's rows"):
         chrome.table(_rows(counts))

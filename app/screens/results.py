@@ -13,45 +13,9 @@ from parallel_core.plan import Plan, flat_fields
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Trace
 from parallel_core.views import charts
+from parallel_core.views.equality import ROUNDING, in_words, verdict
 from screens import chrome
 from screens.live import Finished
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """What to expect of an element type: the relative error that rounding explains, and why.
-
-    `judged` are the errors it is held against; empty means all that were counted.
-    """
-
-    bound: float
-    why: str
-    judged: tuple[str, ...] = ()
-    after_steps: float = 0.0  # of the gradient norm, if larger: AdamW's steps amplify rounding
-
-
-ROUNDING = {
-    "float32": Rounding(
-        1e-5, "float32 keeps 24 bits, a relative 2^-24 = 6e-8 per rounding", after_steps=1e-4
-    ),
-    "float64": Rounding(1e-10, "float64 keeps 53 bits, a relative 2^-53 = 1e-16 per rounding"),
-    "bfloat16": Rounding(
-        2**-8,
-        "bfloat16 keeps 8 bits, a relative 2^-8 = 0.004 per rounding. Every layer and partial sum "
-        "rounds anew, so a single gradient may differ by many times that, and by all of itself "
-        "where its terms cancel; the loss and the gradient norm average over the roundings",
-        ("loss", "gradient norm"),
-    ),
-}
-"""The sums of the ranks are rounded in another order than those of one process."""
-
-COUNTED = {
-    "loss": "the loss of the first {steps} steps",
-    "gradient norm": "the gradient norm of the first {steps}",
-    "gradients": "the gradients of the first (rank 0's, after the sum)",
-    "parameters": "the weights after step {steps}",
-}
-"""What a parity report compared, in words."""
 
 
 def show(done: Finished, key: str) -> None:
@@ -78,28 +42,24 @@ def parity(found: dict[str, Any] | None, dtype: str) -> None:
     if not found:
         return
     relative, expected = found["max_rel_error"], ROUNDING[dtype]
-    parts = [COUNTED.get(name, name).format(steps=found["steps"]) for name in found["counted"]]
+    parts = [in_words(name, found["steps"]) for name in found["counted"]]
     meaning = (
         f"the largest difference in any of the {found['tensors']} gradients of the first step "
         "(rank 0's, after the sum) from one process that trained the same. Relative error "
         f"{relative:.1e}, over {', '.join(parts[:-1])} and {parts[-1]}. "
     )
-    judged = expected.judged or tuple(found["counted"])
-    errors = {name: found["errors"][name] for name in judged}
+    judged = verdict(found, dtype)
     if expected.judged:
-        meaning += f"In {' and '.join(judged)} alone: {max(errors.values()):.1e}. "
+        worst = max(judged.judged.values())
+        meaning += f"In {' and '.join(expected.judged)} alone: {worst:.1e}. "
     meaning += f"Rounding explains {expected.bound:.1e} there: {expected.why}."
     if expected.after_steps:
         meaning += f" Gradient norms after AdamW's steps may differ by {expected.after_steps:.1e}."
-    for name, error in errors.items():
-        bound = expected.bound
-        if name == "gradient norm":
-            bound = max(bound, expected.after_steps)
-        if not error <= bound:  # nor is a NaN
-            st.error(
-                f"A relative error of {error:.1e} in {COUNTED[name].format(steps=found['steps'])} "
-                f"is more than the {bound:.1e} that rounding in {dtype} explains."
-            )
+    for one in judged.apart:
+        st.error(
+            f"A relative error of {one.error:.1e} in {one.what} is more than the {one.bound:.1e} "
+            f"that rounding in {dtype} explains."
+        )
     theme.verdict(f"max |parallel − single| = {found['max_abs_error']:.2g}", meaning)
 
 

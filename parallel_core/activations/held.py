@@ -14,7 +14,7 @@ b bytes an element. A product y = x w' needs x and dy; products of the same x sh
     head                b·n(D + V)     input, dlogits
 
 Scores, norms, masks and the loss are gone: their backward needs no weight but a norm's, whose
-gradient is made in I. Token ids count as data, as in saved.py. Counted in a run by
+gradient is made in I. With tp = t, F, V and the widths of heads are a rank's own. Token ids count as data, as in saved.py. Counted in a run by
 `Deferred.bytes` (deferred.py); a test holds the two equal to the byte.
 """
 
@@ -50,9 +50,10 @@ def held_rows(plan: Plan, unit: str, load: Load | None = None) -> Rows:
     tokens = plan.tokens_here
     if unit == "embed":
         gpt = plan.model.dialect == Dialect.GPT
-        return {"dtokens": tokens * width} | ({"dpositions": plan.seq_here * width} if gpt else {})
+        positions = plan.seq_here // (plan.tp if plan.sp else 1)
+        return {"dtokens": tokens * width} | ({"dpositions": positions * width} if gpt else {})
     if unit == "head":
-        logits = tokens * plan.model.vocab * DType(plan.dtype).bytes
+        logits = tokens * plan.vocab_here * DType(plan.dtype).bytes
         return {"head input": tokens * width, "dlogits": logits}
     if not plan.model.experts:
         return _attention(plan, tokens) | _mlp(plan, tokens)
@@ -64,15 +65,15 @@ def held_rows(plan: Plan, unit: str, load: Load | None = None) -> Rows:
 
 def _attention(plan: Plan, tokens: int) -> Rows:
     b = DType(plan.dtype).bytes
-    q = tokens * plan.model.hidden * b
-    kv = tokens * plan.model.kv * plan.model.head_dim * b
-    rows = {"attention input": q, "dq": q, "dk, dv": 2 * kv}
-    return rows | {"attention output": q, "doutput of attention": q}
+    outer = tokens * plan.model.hidden * b
+    q, kv = outer // plan.tp, tokens * plan.kv_here * plan.model.head_dim * b
+    rows = {"attention input": outer, "dq": q, "dk, dv": 2 * kv}
+    return rows | {"attention output": q, "doutput of attention": outer}
 
 
 def _mlp(plan: Plan, tokens: int) -> Rows:
     b = DType(plan.dtype).bytes
-    outer, inner = tokens * plan.model.hidden * b, tokens * plan.model.mlp * b
+    outer, inner = tokens * plan.model.hidden * b, tokens * plan.model.mlp // plan.tp * b
     rows = {"mlp input": outer, "dup": inner, "input of down": inner, "doutput of mlp": outer}
     return rows | ({"dgate": inner} if plan.model.dialect == Dialect.LLAMA else {})
 
@@ -83,7 +84,7 @@ def _router(plan: Plan, tokens: int) -> Rows:
     rows = {"router input": tokens * m.hidden * b, "dlogits of router": tokens * m.experts * b}
     if not m.shared_experts:
         return rows
-    inner, gated = tokens * m.shared_width * b, m.dialect == Dialect.LLAMA
+    inner, gated = tokens * m.shared_width // plan.tp * b, m.dialect == Dialect.LLAMA
     rows |= {"dup of shared": inner, "input of shared down": inner}
     rows |= {"doutput of shared": tokens * m.hidden * b}
     return rows | ({"dgate of shared": inner} if gated else {})
@@ -91,7 +92,7 @@ def _router(plan: Plan, tokens: int) -> Rows:
 
 def _experts(plan: Plan, load: Load) -> Rows:
     m, b = plan.model, DType(plan.dtype).bytes
-    outer, inner = load.here * m.hidden * b, load.here * m.mlp * b
+    outer, inner = load.here * m.hidden * b, load.here * m.mlp // plan.tp * b
     rows = {"expert rows": outer, "dup of experts": inner, "input of experts' down": inner}
     rows |= {"doutput of experts": outer}
     return rows | ({"dgate of experts": inner} if m.dialect == Dialect.LLAMA else {})

@@ -98,7 +98,7 @@ def again_bytes(plan: Plan, unit: str, load: Load | None = None) -> int:
         others = 0 if plan.overlap_tp else _tokens(plan) - _outside(plan)
         gathered = 2 * others * plan.model.hidden * widths(plan)[0]
         return sum(rows.values()) - _input(plan) + gathered
-    made = ("attention output",) if plan.model.fused else ("q", "k, v")
+    made = ("attention output",) if plan.model.fused or plan.cp > 1 else ("q", "k, v")
     again = sum(size for name, size in rows.items() if name in CORE or name in made)
     before = {*_before_core(plan), *_leaf(plan)}
     return max(again - sum(size for name, size in rows.items() if name not in before), 0)
@@ -160,7 +160,7 @@ def _attention(plan: Plan) -> Rows:
     rows = {"q": q, "k, v": 2 * n * kv * b, "attention output": q}
     if m.dialect == Dialect.LLAMA:
         rows["cos, sin"] = 4 * plan.seq_here * m.head_dim * b
-    if m.fused and plan.cp > 1:
+    if plan.cp > 1:
         return _across_ranks(plan, rows, heads, kv)
     if m.fused:
         return rows | {"log-sum-exp": n * heads * w}

@@ -15,6 +15,8 @@
     pipeline.py      our pipelines beside torch.distributed.pipelining's
     bubble.py        replayed bubbles beside those predicted from median task times
     simulate.py      the simulator on large pipelines
+    experts.py       a layer of experts by all-to-all, all-gather, grouped, and in a loop
+    all.py           every one of them in one report
     player.py        frame time of the player in a real browser
 
 `<name>.py` asks and digests and loads no torch; `<name>_ranks.py` is what runs on the ranks
@@ -28,6 +30,7 @@ BENCHES = {
     "zero": "tokens/s and peak bytes of ZeRO beside DDP, ZeroRedundancyOptimizer and fully_shard",
     "tp": "tokens/s and peak bytes of tensor parallelism beside DTensor's parallelize_module",
     "cp": "a layer's attention by zigzag beside the contiguous ring, torch's rings, one process",
+    "ep": "a layer of experts by all-to-all, all-gather, grouped, and in a loop",
     "start": "latency from a request to the first all-reduce and the first step",
     "recorder": "cost of the recorder, an instruction and a message, and its share of a step",
     "collectives": "our all-reduces beside gloo's own, 1 KiB to 64 MiB",

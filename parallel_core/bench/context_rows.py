@@ -30,6 +30,9 @@ PAIRS = (
 )
 """(ours, theirs) for which ratios are given."""
 
+READINGS = ("peaks", "keeps")
+"""What is read of memory: the most that a turn holds, and what it keeps for its backward."""
+
 MIB = 2.0**20
 
 
@@ -68,20 +71,31 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:
 
 
 def _memory(results: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Measurement]]:
-    peaks, keeps = (
-        {side: fullest([result[what][side] for result in results]) for side in SIDES}
-        for what in ("peaks", "keeps")
-    )
-    if any(min(most) <= 0 for each in (peaks, keeps) for most in each.values()):
-        return
-    for ours, peer in PAIRS:
-        yield f"{ours} / {peer}: peak bytes", ratio_of(peaks[peer], peaks[ours])
-    for side in SIDES:
-        yield f"{side}: peak", Measurement.of([p / MIB for p in peaks[side]], "MiB")
-    for side in (ZIGZAG, RING, ONE):
-        yield f"{side}: kept", Measurement.of([k / MIB for k in keeps[side]], "MiB")
-    for side in (ZIGZAG, RING):
-        yield f"{side} / {ONE}: kept bytes", ratio_of(keeps[ONE], keeps[side])
+    """Rows of what a round showed; one in which a side's reading was lost is left out for it."""
+    peaks, keeps = (_fullest(results, what) for what in READINGS)
+    ones = [(f"{side}: peak", peaks[side]) for side in SIDES]
+    ones += [(f"{side}: kept", keeps[side]) for side in (ZIGZAG, RING, ONE)]
+    twos = [(f"{ours} / {peer}: peak bytes", peaks[peer], peaks[ours]) for ours, peer in PAIRS]
+    twos += [(f"{side} / {ONE}: kept bytes", keeps[ONE], keeps[side]) for side in (ZIGZAG, RING)]
+    for name, theirs, ours in twos:
+        both = [(t, o) for t, o in zip(theirs, ours, strict=True) if min(t, o) > 0]
+        if both:
+            yield name, ratio_of([t for t, _ in both], [o for _, o in both])
+    for name, each in ones:
+        if seen := [size / MIB for size in each if size > 0]:
+            yield name, Measurement.of(seen, "MiB")
+
+
+def lost(results: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many readings of memory showed nothing, of how many: one a side, round and kind."""
+    every = [
+        size for what in READINGS for each in _fullest(results, what).values() for size in each
+    ]
+    return sum(size <= 0 for size in every), len(every)
+
+
+def _fullest(results: Sequence[Mapping[str, Any]], what: str) -> dict[str, list[float]]:
+    return {side: fullest([result[what][side] for result in results]) for side in SIDES}
 
 
 def step_rows(tokens: int, results: Sequence[Mapping[str, Any]]) -> dict[str, Measurement]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
 from typing import Any
 
 import click
 
-from parallel_core.bench import BENCHES
-from parallel_core.cli import bench_context, bench_experts, bench_tensor
+from parallel_core.cli import bench_all, bench_context, bench_experts, bench_pipeline, bench_tensor
 from parallel_core.cli.bench_options import (
     AS_JSON,
     MODEL,
@@ -20,7 +18,6 @@ from parallel_core.cli.bench_options import (
     run,
     taken,
 )
-from parallel_core.cli.bench_report import measured, progress, show
 from parallel_core.cli.plan_options import given
 
 
@@ -44,6 +41,8 @@ def command() -> None:
 command.add_command(bench_tensor.command)
 command.add_command(bench_context.command)
 command.add_command(bench_experts.command)
+command.add_command(bench_pipeline.command)
+command.add_command(bench_pipeline.bubble)
 
 
 @command.command("dp")
@@ -162,49 +161,6 @@ def zero(as_json: bool, **options: Any) -> None:
     _run("zero", options, as_json)
 
 
-@command.command("pipeline")
-@plan_fields(
-    *("pp", "schedule", "virtual_stages", "stage_layers", *MODEL, *STEP),
-    own=lambda: _own("pipeline") | {"schedule": "all of which torch has a peer"},
-)
-@count("rounds", "rounds of four turns, a schedule  [default: 16]")
-@count("turn-steps", "steps a turn  [default: 1]")
-@count("warmup", "untimed steps a side  [default: 3]")
-@AS_JSON
-def pipeline(as_json: bool, **options: Any) -> None:
-    """Tokens/s of our pipelines beside torch.distributed.pipelining's, schedule by schedule.
-
-    Both train the same stages on the same ranks, batches and threads, and take turns in one run.
-    Without --schedule: gpipe, 1f1b, interleaved, zb-v and dualpipe-v, one after another.
-
-    \b
-    Examples:
-      shardlab bench pipeline
-      shardlab bench pipeline --schedule zb-v --rounds 40
-      shardlab bench pipeline --pp 4 --layers 8 --json | jq .rows
-    """
-    _run("pipeline", options, as_json)
-
-
-@command.command("bubble")
-@plan_fields(own=lambda: _own("pipeline") | {"schedule": "all that allow the rest"})
-@count("steps", "steps that are replayed, a schedule  [default: 8]")
-@count("warmup", "steps before them  [default: 2]")
-@AS_JSON
-def bubble(as_json: bool, **options: Any) -> None:
-    """The bubble of a real run on the own-device clock, beside its prediction.
-
-    Predicted from the run's median F, B, I and W of each rank and stage; they should be within 2
-    points. Without --schedule: every schedule that allows the ranks and microbatches.
-
-    \b
-    Examples:
-      shardlab bench bubble
-      shardlab bench bubble --pp 4 --layers 8 --schedule zb-h1 --json
-    """
-    _run("bubble", options, as_json)
-
-
 @command.command("simulate")
 @count("repeats", "times each size is simulated  [default: 3]")
 @AS_JSON
@@ -217,24 +173,6 @@ def simulate(as_json: bool, **options: Any) -> None:
       shardlab bench simulate --repeats 1 --json
     """
     _run("simulate", options, as_json)
-
-
-@command.command("all")
-@AS_JSON
-def everything(as_json: bool) -> None:
-    """Every bench in turn, at its defaults; with --json one object, a report by bench.
-
-    \b
-    Examples:
-      shardlab bench all --json > bench.json
-    """
-    with progress() as say:
-        reports = {name: measured(_bench(name, {}), say) for name in BENCHES}
-    if as_json:
-        click.echo(json.dumps(reports))
-        return
-    for report in reports.values():
-        show(report)
 
 
 def _bench(name: str, options: dict[str, Any]) -> Bench:
@@ -287,17 +225,9 @@ def _bench_of_pipelines(name: str, flat: dict[str, Any]) -> Bench:
         case "ep":
             return bench_experts.bench(flat)
         case "pipeline":
-            from parallel_core.bench import pipeline
-
-            race = pipeline.Race(**taken(flat, pipeline.Race))
-            plans = pipeline.plans_of(**flat)
-            return lambda say: pipeline.measure(plans, race, say)
+            return bench_pipeline.bench(flat)
         case "bubble":
-            from parallel_core.bench import bubble
-
-            runs = bubble.Runs(**taken(flat, bubble.Runs))
-            fit, refused = bubble.plans_of(**flat)
-            return lambda say: bubble.measure(fit, refused, runs, say)
+            return bench_pipeline.bench_of_bubbles(flat)
         case "simulate":
             from parallel_core.bench import simulate
 
@@ -308,3 +238,6 @@ def _bench_of_pipelines(name: str, flat: dict[str, Any]) -> Bench:
 
 def _run(name: str, options: dict[str, Any], as_json: bool) -> None:
     run(_bench(name, options), as_json=as_json)
+
+
+command.add_command(bench_all.everything(lambda name, options: _bench(name, options)))

@@ -68,6 +68,8 @@ def bench(flat: dict[str, Any]) -> Bench:
     """The bench with these options; a wrong one raises PlanError before anything starts."""
     from parallel_core.bench import context
 
+    if "flops_a_byte" in flat:
+        raise click.UsageError("--flops-a-byte slows the wire of a crossover: add --crossover")
     race = context.Race(**taken(flat, context.Race))
     plan = context.plan_of(**flat)
     return lambda say: context.measure(plan, race, say)
@@ -78,6 +80,10 @@ def bench_of_crossover(flat: dict[str, Any]) -> Bench:
     from parallel_core.bench import context_crossover
     from parallel_core.bench import context_crossover_cases as compared
 
+    for name in ("memory_rounds", "step_rounds", "warmup"):
+        if name in flat:
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} says nothing of a crossover: leave one of the two out")
     sweep = compared.Sweep(**taken(flat, compared.Sweep))
     plan = compared.plan_of(**flat)
     return lambda say: context_crossover.measure(plan, sweep, say)

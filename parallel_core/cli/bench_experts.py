@@ -9,7 +9,8 @@ import click
 from parallel_core.cli.bench_options import AS_JSON, Bench, count, plan_fields, run, taken
 from parallel_core.cli.plan_options import given
 
-ROUTING = ("experts", "top_k", "router", "score", "capacity", "expert_groups", "group_limit", "skew")
+ROUTING = ("top_k", "router", "score", "capacity", "expert_groups", "group_limit", "skew")
+SIZES = ("dialect", "hidden", "heads", "ffn", "global_batch", "seq", "seed")
 
 
 def _own() -> dict[str, object]:
@@ -20,9 +21,7 @@ def _own() -> dict[str, object]:
 
 
 @click.command("ep")
-@plan_fields(
-    "ep", *ROUTING, "dialect", "hidden", "heads", "ffn", "global_batch", "seq", "seed", own=_own
-)
+@plan_fields("ep", "experts", *ROUTING, *SIZES, own=_own)
 @count("rounds", "rounds a case, every side twice  [default: 8]")
 @count("warmup", "untimed layers a side and case  [default: 2]")
 @AS_JSON

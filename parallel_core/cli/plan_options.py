@@ -32,7 +32,8 @@ class FieldOption(click.Option):
         if record is None or not usual:
             return record
         flag, meaning = record
-        return flag, f"{meaning}  [default: {usual}]"
+        bare = meaning.partition("; default")[0]  # what the field says where nobody else does
+        return flag, f"{bare}  [default: {usual}]"
 
 
 def field_options(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from parallel_core.quantities import bytes_text
 from parallel_core.report import RunView
+from parallel_core.views.equality import verdict
 
 console = Console(stderr=True)
 Advance = Callable[[RunView], None]
@@ -53,6 +54,8 @@ def print_summary(view: RunView, report: dict[str, Any]) -> None:
             f" gradients; relative error {parity['max_rel_error']:.3g}"
             f" ({', '.join(parity['counted'])})"
         )
+        said = verdict(parity, report["layout"]["dtype"])
+        out.print(said.sentence, style="" if said.equal else "bold red")
     for sentence in _unlike(report):
         out.print(sentence, style="bold")
     stale = report.get("staleness")

@@ -70,49 +70,47 @@ def _scheduled(*names: str) -> Callable[[Plan], bool]:
     return lambda plan: axes(plan) == ("pp",) and plan.schedule in names
 
 
+def _dp(says: str, figure: str, arrow: str, of: Callable[[Plan], bool]) -> Claim:
+    """A claim against data parallelism alone on as many ranks."""
+    return Claim(says=says, figure=figure, arrow=arrow, of=of, against=plain_dp,
+                 needs="dp={ranks}", same_ranks=True)  # fmt: skip
+
+
+def _one(says: str, figure: str, arrow: str, of: Callable[[Plan], bool]) -> Claim:
+    """A claim against one process."""
+    return Claim(says=says, figure=figure, arrow=arrow, of=of, against=alone)
+
+
 _TP, _PP, _CP = only("tp"), only("pp"), only("cp")
 _ZB = _scheduled("zb-h1", "zb-h2", "zb-v", "zb-auto", "dualpipe-v", "v-half", "v-min")
-_DP = {"against": plain_dp, "needs": "dp={ranks}", "same_ranks": True}
-_1F1B = {"against": _scheduled("1f1b"), "needs": "pp={ranks}", "same_ranks": True}
+_OWN_SPEED, _SPEED, _STATE, _SENT = "own_tokens_per_s", "tokens_per_s", "state_bytes", "sent_bytes"
 
 CLAIMS = (
-    Claim(says="data parallelism multiplies throughput", figure="own_tokens_per_s", arrow=UP,
-          of=plain_dp, against=alone),
-    Claim(says="and so it does by the wall clock", figure="tokens_per_s", arrow=UP,
-          of=plain_dp, against=alone),
-    Claim(says="every data-parallel rank holds the whole state", figure="state_bytes", arrow=SAME,
-          of=plain_dp, against=alone),
-    Claim(says="ZeRO divides the state", figure="state_bytes", arrow=DOWN,
-          of=_sharded(1, 2, 3), **_DP),
-    Claim(says="ZeRO's stages 1 and 2 send no more", figure="sent_bytes", arrow=SAME,
-          of=_sharded(1, 2), **_DP),
-    Claim(says="ZeRO's stage 3 sends more", figure="sent_bytes", arrow=UP, of=_sharded(3), **_DP),
-    Claim(says="tensor parallelism shortens the step", figure="own_step_ms", arrow=DOWN,
-          of=_TP, against=alone),
-    Claim(says="tensor parallelism divides the state", figure="state_bytes", arrow=DOWN,
-          of=_TP, against=alone),
-    Claim(says="it communicates in every layer, more of the step than data parallelism does",
-          figure="comm_share", arrow=UP, of=_TP, **_DP),
-    Claim(says="tensor parallelism on fewer ranks, with data parallelism beside, talks less",
+    _one("data parallelism multiplies throughput", _OWN_SPEED, UP, plain_dp),
+    _one("data parallelism multiplies throughput by the wall clock too", _SPEED, UP, plain_dp),
+    _one("every data-parallel rank holds the whole state", _STATE, SAME, plain_dp),
+    _dp("ZeRO divides the state", _STATE, DOWN, _sharded(1, 2, 3)),
+    _dp("ZeRO's stages 1 and 2 send no more", _SENT, SAME, _sharded(1, 2)),
+    _dp("ZeRO's stage 3 sends more", _SENT, UP, _sharded(3)),
+    _one("tensor parallelism shortens the step", "own_step_ms", DOWN, _TP),
+    _one("tensor parallelism divides the state", _STATE, DOWN, _TP),
+    _dp("tensor parallelism communicates for more of the step", "comm_share", UP, _TP),
+    Claim(says="with data parallelism beside it, tensor parallelism communicates for less of it",
           figure="comm_share", arrow=DOWN, of=only("dp", "tp"), against=_TP, needs="tp={ranks}",
           same_ranks=True),
-    Claim(says="a pipeline divides the state", figure="state_bytes", arrow=DOWN,
-          of=_PP, against=alone),
-    Claim(says="a pipeline sends least", figure="sent_bytes", arrow=DOWN, of=_PP, **_DP),
-    Claim(says="a pipeline pays with a bubble", figure="utilisation", arrow=DOWN,
-          of=_PP, against=alone),
+    _one("a pipeline divides the state", _STATE, DOWN, _PP),
+    _dp("a pipeline sends less than data parallelism", _SENT, DOWN, _PP),
+    _one("a pipeline pays with a bubble", "utilisation", DOWN, _PP),
     Claim(says="cutting the backward in two fills the bubble", figure="utilisation", arrow=UP,
-          of=_ZB, **_1F1B),
-    Claim(says="1F1B lets activations go sooner", figure="peak_bytes", arrow=DOWN,
+          of=_ZB, against=_scheduled("1f1b"), needs="pp={ranks}", same_ranks=True),
+    Claim(says="1F1B lets activations go sooner than GPipe", figure="peak_bytes", arrow=DOWN,
           of=_scheduled("1f1b"), against=_scheduled("gpipe"), needs="pp={ranks},schedule=gpipe",
           same_ranks=True),
-    Claim(says="context parallelism divides activations", figure="peak_bytes", arrow=DOWN,
-          of=_CP, against=alone),
-    Claim(says="but not the state", figure="state_bytes", arrow=SAME, of=_CP, against=alone),
-    Claim(says="expert parallelism divides the state of the experts", figure="state_bytes",
-          arrow=DOWN, of=only("dp", "ep"), **_DP),
-    Claim(says="the loss does not know how a step was split", figure="loss", arrow=SAME,
-          of=lambda plan: not alone(plan) and not plan.asynchronous, against=alone),
+    _one("context parallelism divides activations", "peak_bytes", DOWN, _CP),
+    _one("context parallelism leaves the state whole", _STATE, SAME, _CP),
+    _dp("expert parallelism divides the state of the experts", _STATE, DOWN, only("dp", "ep")),
+    _one("the loss does not know how a step was split", "loss", SAME,
+         lambda plan: not alone(plan) and not plan.asynchronous),
 )  # fmt: skip
 """What textbooks and surveys of these methods expect, as arrows."""
 
@@ -150,9 +148,7 @@ def findings(found: Sequence[Contender], figures: Mapping[str, Samples]) -> Iter
         for ours in found:
             if claim.of(ours.plan):
                 other = next((c for c in found if _fits(claim, ours, c)), None)
-                yield _missing(claim, ours) if other is None else judge(
-                    claim, ours, other, figures
-                )
+                yield _missing(claim, ours) if other is None else judge(claim, ours, other, figures)
 
 
 def _fits(claim: Claim, ours: Contender, other: Contender) -> bool:
@@ -176,11 +172,10 @@ def judge(
         ratio = Measurement.of([a / b for a, b in zip(mine, theirs, strict=True)], "x")
     gap = Measurement.of([a - b for a, b in zip(mine, theirs, strict=True)], "")
     seen = _seen(claim, gap, ratio, ALIKE[DType(ours.plan.dtype)])
-    names = {"claim": claim, "layout": ours.name, "against": other.name, "ratio": ratio}
-    if seen:
-        return Finding(**names, seen=True)
-    because = _because(claim, gap, (ours, other), figures)
-    return Finding(**names, seen=False, because=because)
+    because = "" if seen else _because(claim, gap, (ours, other), figures)
+    return Finding(
+        claim=claim, layout=ours.name, against=other.name, seen=seen, ratio=ratio, because=because
+    )
 
 
 def _seen(claim: Claim, gap: Measurement, ratio: Measurement | None, alike: float) -> bool:

@@ -38,14 +38,23 @@ BANDWIDTH = {
 }
 
 BATCH = {
-    "dp": "a row for every rank at least; grows with the ranks or each has less",
+    "dp": "a row a rank at least: it grows with the ranks, or each has less to do",
     "tp": "any; one row is enough",
     "cp": "any; the sequence is divided",
     "pp": "many microbatches, or the bubble shows",
     "ep": "enough tokens that every expert gets some",
 }
 
-SHARDED = "state too: ZeRO"
+SHARDED = {
+    1: "the optimizer",
+    2: "optimizer and gradients",
+    3: "optimizer, gradients and weights",
+}
+"""What is cut by ZeRO's stage."""
+
+GATHERS = "weights before every use of a layer, gradients once"
+
+SHARES = "gradients, then updated weights, once a step"
 
 
 def rows(
@@ -62,7 +71,7 @@ def _row(who: Contender, run: LiveRun, figures: Mapping[str, Samples]) -> dict[s
     weights = max(run.report["ledger"]["memory"]["predicted"]["params"])
     return {
         "layout": who.name,
-        "synchronises": _said(SYNC, mine),
+        "synchronises": _synchronises(plan, mine),
         "messages": messages_a_step(run),
         "divides": _divides(plan, mine),
         "state_bytes": figures[who.name]["state_bytes"][0],
@@ -84,15 +93,22 @@ def messages_a_step(run: LiveRun) -> float:
         for op, row in ops.items()
         if op != "recv"  # the other end of a send
     ]
-    return sum(each) / run.plan.world_size / max(len(run.report["steps"]), 1)
+    return float(sum(each)) / run.plan.world_size / max(len(run.report["steps"]), 1)
 
 
 def _divides(plan: Plan, mine: Sequence[str]) -> str:
     words = [DIVIDES[axis] for axis in mine]
     if plan.zero and "dp" in mine:
-        words[mine.index("dp")] = f"the batch, and {SHARDED} stage {plan.zero}"
+        words[mine.index("dp")] = f"the batch and, by ZeRO-{plan.zero}, {SHARDED[plan.zero]}"
     return "; ".join(words) or "nothing"
 
 
+def _synchronises(plan: Plan, mine: Sequence[str]) -> str:
+    words = [SYNC[axis] for axis in mine]
+    if plan.zero and "dp" in mine:
+        words[mine.index("dp")] = GATHERS if plan.zero == 3 else SHARES
+    return "; ".join(words) or "never"
+
+
 def _said(table: Mapping[str, str], mine: Sequence[str]) -> str:
-    return "; ".join(table[axis] for axis in mine) or "nothing to ask of it"
+    return "; ".join(table[axis] for axis in mine) or "nothing"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from parallel_core.context.layout import AXIS, Layout, Tile, Travels, meets
-from parallel_core.context.tile import wide
+from parallel_core.context.tile import Factors, wide
 from parallel_core.context.traffic import heads_axis, ring_axis
 from parallel_core.ring_exchange import Exchange
 
 if TYPE_CHECKING:
     from parallel_core.comm import Comm
+
+
+Factor = Callable[[range, Sequence[int], Sequence[int]], Tensor]
+"""What dropout multiplies weights by, [B, H, S, T]: by heads of those that the rank has, positions
+of queries, positions of keys."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Context:
 
     With `overlap` the next hop is posted before this hop's tiles and waited for after them, else
     it is waited for at once. `merge` is the type in which parts of several ranks are summed and
-    sent, by default float32 or wider. `spans`, if a list, takes down messages and tiles.
+    sent, by default float32 or wider. `spans`, if a list, takes down messages and tiles. `factor`
+    is that of dropout, None for none; it knows no cached keys.
     """
 
     comm: Comm
@@ -50,6 +56,7 @@ class Context:
     overlap: bool = True
     merge: torch.dtype | None = None
     spans: list[Span] | None = None
+    factor: Factor | None = None
     ring_axis: str = field(init=False)
     heads_axis: str = field(init=False)
 
@@ -58,6 +65,8 @@ class Context:
         self.ring_axis, self.heads_axis = ring_axis(layout), heads_axis(layout)
         if layout.ulysses > 1 and self.method not in ("ulysses", "hybrid"):
             raise ValueError(f"{self.method} deals out no heads: its layout must have ulysses=1")
+        if self.factor is not None and layout.cached:
+            raise ValueError("dropout is for training, where no keys are cached")
         needed = {AXIS: layout.ranks}
         if layout.rings > 1:
             needed[self.ring_axis] = layout.rings
@@ -88,6 +97,21 @@ class Context:
         """What this rank computes at a hop."""
         queries, keys = meets(self.member, hop, self.layout.rings, travels)
         return self.layout.tiles(queries, keys, self.causal)
+
+    def factors(self, hop: int, q_bhsk: Tensor, travels: Travels = Travels.KV) -> Factors | None:
+        """What dropout multiplies the weights of these tiles by, for the heads that `q` has."""
+        factor, layout, heads = self.factor, self.layout, q_bhsk.shape[1]
+        if factor is None:
+            return None
+        first = self.me % layout.ulysses * heads
+        queries, keys = meets(self.member, hop, layout.rings, travels)
+        rows, cols = layout.block_positions(queries), layout.block_positions(keys)
+
+        def of_tile(tile: Tile) -> Tensor:
+            here = rows[tile.rows.start : tile.rows.stop]
+            return factor(range(first, first + heads), here, cols[tile.cols.start : tile.cols.stop])
+
+        return of_tile
 
     def source(self, hop: int) -> int:
         """Whose block has come to this member of the ring at a hop."""

@@ -37,7 +37,8 @@ class _GatherKV(Function):
         running = Running(q, context.summed_in(q.dtype))
         with context.noting("tile"):
             for hop in range(context.n):
-                running.meet(q, kv[context.source(hop)], context.tiles(hop))
+                kv_here, factors = kv[context.source(hop)], context.factors(hop, q)
+                running.meet(q, kv_here, context.tiles(hop), factors)
         a = running.out_bhsk.to(q.dtype)
         ctx.context = context
         ctx.save_for_backward(q, k, v, a, running.lse_bhs)
@@ -52,9 +53,10 @@ class _GatherKV(Function):
         dq, dkv = torch.zeros_like(q, dtype=summed), torch.zeros_like(kv, dtype=summed)
         with context.noting("tile"):
             for hop in range(context.n):
-                source = context.source(hop)
+                source, factors = context.source(hop), context.factors(hop, q)
                 for tile in context.tiles(hop):
-                    backward_into(queries, kv[source], tile, dq=dq, dkv=dkv[source])
+                    here = {"dq": dq, "dkv": dkv[source], "factors": factors}
+                    backward_into(queries, kv[source], tile, **here)
         dk, dv = _own_sum(dkv, context)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None
 

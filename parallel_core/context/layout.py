@@ -141,13 +141,13 @@ class Layout:
 
         From `cached + seq` on they are padding.
         """
-        block = [
-            self.cached + chunk * self.chunk + i
-            for chunk in self.chunks(rank // self.ulysses)
-            for i in range(self.chunk)
-        ]
         start = rank % self.ulysses * self.share
-        return tuple(block[start : start + self.share])
+        return self.block_positions(rank // self.ulysses)[start : start + self.share]
+
+    def block_positions(self, ring: int) -> tuple[int, ...]:
+        """The same of a member's whole block."""
+        starts = (self.cached + chunk * self.chunk for chunk in self.chunks(ring))
+        return tuple(start + i for start in starts for i in range(self.chunk))
 
     def cached_positions(self, rank: int) -> tuple[int, ...]:
         """Where the cached tokens of a rank stand; from `cached` on they are padding."""
@@ -181,7 +181,7 @@ class Layout:
             new = Tile(rows, new.cols, diagonal=True)
         elif causal and self.zigzag and queries > keys:
             # both q chunks stand after the first k chunk and before the second
-            new = Tile(rows, range(at, min(at + self.chunk, stop)))
+            new = Tile(rows, range(at, at + self.chunk))
         elif causal and self.zigzag:
             # only the second q chunk stands after the k chunks, and after both
             new = Tile(range(self.chunk, len(rows)), new.cols)
@@ -190,9 +190,9 @@ class Layout:
         return tuple(tile for tile in (old, new) if tile.rows and tile.cols)
 
     def rows(self, queries: int, keys: int, causal: bool = True) -> range:
-        """The rows that any of these tiles has: those of the largest one."""
-        every = [tile.rows for tile in self.tiles(queries, keys, causal)]
-        return max(every, key=len, default=range(0))
+        """The rows that any of these tiles has: those of the first, which has what others have."""
+        found = self.tiles(queries, keys, causal)
+        return found[0].rows if found else range(0)
 
 
 def meets(ring: int, hop: int, rings: int, travels: Travels) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from parallel_core.context.layout import Tile
-from parallel_core.context.tile import attend
+from parallel_core.context.tile import Factors, attend
 
 
 class Running:
@@ -47,9 +47,16 @@ class Running:
         mine -= weight * (mine - out)
         before.copy_(torch.logaddexp(before, lse))
 
-    def meet(self, q_bhsk: Tensor, kv: Tensor, tiles: tuple[Tile, ...]) -> None:
+    def meet(
+        self,
+        q_bhsk: Tensor,
+        kv: Tensor,
+        tiles: tuple[Tile, ...],
+        factors: Factors | None = None,
+    ) -> None:
         """Attend to tiles of kv[2, B, G, T, K], and merge."""
         for tile in tiles:
             rows, cols = (slice(side.start, side.stop) for side in (tile.rows, tile.cols))
             k, v = kv[:, :, :, cols]
-            self.add(tile.rows, *attend(q_bhsk[:, :, rows], k, v, diagonal=tile.diagonal))
+            factor, q = factors(tile) if factors else None, q_bhsk[:, :, rows]
+            self.add(tile.rows, *attend(q, k, v, diagonal=tile.diagonal, factor=factor))

@@ -44,7 +44,8 @@ class _PassQ(Function):
             coming = context.pass_on(guest, "q") if hop < context.n - 1 else None
             with context.noting("tile"):
                 running = Running(guest, summed)
-                running.meet(guest, kv, context.tiles(hop, Travels.Q))
+                factors = context.factors(hop, q, Travels.Q)
+                running.meet(guest, kv, context.tiles(hop, Travels.Q), factors)
             found[context.source(hop)] = _with_lse(running)
             if coming is not None:
                 guest = coming.wait()
@@ -68,9 +69,9 @@ class _PassQ(Function):
                 coming = context.pass_on(guest, "q_a_da"), context.pass_on(lse, "lse")
             with context.noting("tile"):
                 guests = Queries(guest[0], guest[1], guest[2], lse)
-                dq = found[context.source(hop)]
+                dq, factors = found[context.source(hop)], context.factors(hop, q, Travels.Q)
                 for tile in context.tiles(hop, Travels.Q):
-                    backward_into(guests, kv, tile, dq=dq, dkv=dkv)
+                    backward_into(guests, kv, tile, dq=dq, dkv=dkv, factors=factors)
             if coming is not None:
                 guest, lse = (message.wait() for message in coming)
         dq = _home(found, "dq", context).sum(0)

@@ -44,7 +44,7 @@ class _Ring(Function):
         for hop in range(last + 1):
             coming = context.pass_on(kv, "kv") if hop < last else None
             with context.noting("tile"):
-                running.meet(q, kv, context.tiles(hop))
+                running.meet(q, kv, context.tiles(hop), context.factors(hop, q))
             if coming is not None:
                 kv = coming.wait()
         a = running.out_bhsk.to(q.dtype)
@@ -63,8 +63,9 @@ class _Ring(Function):
             coming = context.pass_on(kv, "kv") if hop < last else None
             dkv = torch.zeros_like(kv, dtype=summed)
             with context.noting("tile"):
+                factors = context.factors(hop, q)
                 for tile in context.tiles(hop):
-                    backward_into(queries, kv, tile, dq=dq, dkv=dkv)
+                    backward_into(queries, kv, tile, dq=dq, dkv=dkv, factors=factors)
             if behind is not None:
                 dkv += behind.wait()  # what the ranks before have found for the same kv
             behind = context.pass_on(dkv, "dkv")

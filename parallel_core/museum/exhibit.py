@@ -17,6 +17,9 @@ LOSS, NORM, PROBE = "loss", "gradient norm", "probe"
 WITNESSES = (LOSS, NORM, PROBE)
 """Who may notice: two curves that every training logs, and the comparison with one process."""
 
+PROBE_ALONE, AND_NORM = frozenset({PROBE}), frozenset({NORM, PROBE})
+GITHUB = "https://github.com"
+
 MODEL: Mapping[str, Any] = MappingProxyType(
     {"layers": 2, "hidden": 32, "heads": 4, "seq": 32, "global_batch": 16, "dtype": "float64"}
 )
@@ -60,6 +63,17 @@ class Exhibit:
         lr = {"lr": self.lr[optimizer]} if optimizer in self.lr else {}
         return Plan.of(**{**MODEL, **self.fields, **lr, "optimizer": optimizer, **more})
 
+    @property
+    def sleeps(self) -> str:
+        """The change of the layout that puts it to sleep, as fields."""
+        return ", ".join(f"{name}={value}" for name, value in self.asleep.items())
+
     def suspected(self, tensor: str) -> bool:
         """Whether the bug makes this tensor's gradient wrong."""
         return any(word in tensor for word in self.suspects)
+
+
+def github(repository: str, number: int, said: str, *, kind: str = "issues") -> Source:
+    """An issue of a public repository, or with kind="pull" a change to it."""
+    name = f"{repository.split('/')[1]} #{number}"
+    return Source(name=name, url=f"{GITHUB}/{repository}/{kind}/{number}", said=said)

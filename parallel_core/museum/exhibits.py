@@ -1,19 +1,22 @@
-"""draft"""
-from parallel_core.museum.exhibit import *
-S=()
-def E(name, fields, asleep, notices=(), **k):
-    return Exhibit(name=name,title=name,wrong="",silent="",shows="",cure="",fields=fields,asleep=asleep,notices=frozenset(notices),sources=S, **k)
-EXHIBITS={e.name:e for e in (
- E("context-unsummed",dict(cp=2),dict(dp=2)),
- E("microbatches-undivided",dict(pp=2,microbatches=4),dict(pp=1)),
- E("norms-unsummed",dict(tp=2,sp=True),dict(sp=False)),
- E("experts-times-ep",dict(dp=2,ep=2,experts=4),dict(ep=1)),
- E("router-unsummed",dict(dp=2,ep=2,experts=4),dict(ep=1)),
- E("loss-times-cp",dict(cp=2),dict(cp=1,dp=2)),
- E("tied-too-late",dict(dp=2,pp=2,tied=True,microbatches=2),dict(dp=1)),
- E("bucket-early",dict(dp=2,microbatches=4),dict(microbatches=1)),
- E("positions-contiguous",dict(cp=2),dict(cp=1,dp=2)),
- E("last-microbatch-only",dict(dp=2,microbatches=4),dict(microbatches=1)),
- E("norm-counted-twice",dict(pp=2,tied=True,clip=0.5,microbatches=2),dict(tied=False)),
- E("stages-seeded-alike",dict(pp=2,layers=4,microbatches=2),dict(pp=1)),
-)}
+"""The catalogue of the museum: famous silent bugs of parallel training, each with its source.
+
+Every one was found in code that people trained with. What an exhibit says of itself (`shows`,
+`notices`, `suspects`, `asleep`) is held against real runs by a test.
+"""
+
+from __future__ import annotations
+
+from parallel_core.museum.exhibit import Exhibit
+from parallel_core.museum.exhibits_places import PLACES
+from parallel_core.museum.exhibits_scales import SCALES
+from parallel_core.museum.exhibits_sums import SUMS
+
+ROOMS: dict[str, tuple[Exhibit, ...]] = {
+    "Sums that are not made": SUMS,
+    "Factors too many": SCALES,
+    "Things out of place": PLACES,
+}
+"""The exhibits as the page hangs them."""
+
+EXHIBITS: dict[str, Exhibit] = {each.name: each for room in ROOMS.values() for each in room}
+"""The reading list: every bug by the name that the command and the page know it by."""

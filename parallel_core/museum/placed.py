@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from parallel_core import values as v
-from parallel_core.kernels import Reads, TrainKernels
+from parallel_core.kernels import TrainKernels
 from parallel_core.model import draw
 from parallel_core.program import Instr, Value
+from parallel_core.summing import Reads
 
 
 class PositionsContiguous(TrainKernels):

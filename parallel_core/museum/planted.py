@@ -51,7 +51,8 @@ def planted(kernels: type[TrainKernels], name: str) -> type[TrainKernels]:
     if name not in SWITCHES:
         rule = f"is no bug of the museum; there are {', '.join(SWITCHES)}"
         raise PlanError("bug", name, rule, next(iter(SWITCHES)))
-    made: Any = type(f"{kernels.__name__}With{SWITCHES[name].__name__}", (SWITCHES[name], kernels), {})
+    switch = SWITCHES[name]
+    made: Any = type(f"{kernels.__name__}With{switch.__name__}", (switch, kernels), {})
     made.planted = name
     found: type[TrainKernels] = made
     return found

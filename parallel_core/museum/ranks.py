@@ -14,7 +14,7 @@ from torch import Tensor
 from parallel_core import oracle, runtime
 from parallel_core.kernels import TrainKernels
 from parallel_core.museum.planted import planted
-from parallel_core.museum.request import OTHER, PLANTED, RIGHT, Visit
+from parallel_core.museum.request import OTHER, PLANTED, Visit
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank
 
@@ -22,14 +22,14 @@ from parallel_core.rank import Rank
 def visit(rank: Rank, *, request: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every training of a Visit in turn; per training what rank 0 found.
 
-    Emits {"event": "training", "optimizer", "which"} before each, and runtime's own events.
+    Emits {"event": "training", "rank", "optimizer", "which"} before each, and runtime's own events.
     """
     asked, found = Visit(**request), []
     for optimizer in asked.optimizers:
         for which in asked.trainings:
             plan = asked.plan(optimizer, which)
-            if not rank.rank:
-                rank.emit({"event": "training", "optimizer": optimizer, "which": which})
+            told = {"rank": rank.rank, "optimizer": optimizer, "which": which}
+            rank.emit({"event": "training", **told})
             found.append(
                 {"optimizer": optimizer, "which": which, **_train(rank, asked, plan, which)}
             )
@@ -77,19 +77,21 @@ class Watched(TrainKernels):
 
 
 def by_tensor(ours: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Each gradient beside the truth: its relative error (as oracle.relative_error has it), and the
-    factor on the truth that fits it best, in forward order."""
+    """Each gradient beside the truth, in forward order: its relative error (as
+    oracle.relative_error has it), the factor on the truth that fits it best, and what of its size
+    that factor leaves unexplained."""
     largest = max(float(b.abs().max()) for b in truth.values())
     rows = []
     for name, b in truth.items():
         a, b = ours[name].double().cpu().flatten(), b.double().flatten()
         size = max(float(b.abs().max()), 1e-3 * largest)
-        square = float(b @ b)
+        factor = float(a @ b) / (float(b @ b) or 1.0)
         rows.append(
             {
                 "name": name,
                 "error": float((a - b).abs().max()) / size,
-                "factor": float(a @ b) / square if square else 0.0,
+                "factor": factor,
+                "rest": float((a - factor * b).norm() / (a.norm() or 1.0)),
             }
         )
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from parallel_core.fields import choice, validate, whole
+from parallel_core.fields import choice, switch, validate, whole
 from parallel_core.machine import check_bears
 from parallel_core.museum.exhibit import Exhibit
 from parallel_core.museum.exhibits import EXHIBITS
@@ -30,6 +30,7 @@ class Visit:
     steps: int = whole(20, 1, 500, "training steps of each run")
     optimizer: str = choice("both", OPTIMIZERS, "AdamW hides errors of scale; SGD shows them")
     seed: int = whole(0, 0, 2**31 - 2, "seed of weights and data; the yardstick has the next")
+    asleep: bool = switch(False, "change the layout to one on which the same wrong code is right")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -51,7 +52,8 @@ class Visit:
 
     def plan(self, optimizer: str, which: str) -> Plan:
         """The plan of one training; none of its fields knows of the bug."""
-        return self.exhibit.plan(optimizer, seed=self.seed + (which == OTHER))
+        changed = self.exhibit.asleep if self.asleep else {}
+        return self.exhibit.plan(optimizer, seed=self.seed + (which == OTHER), **changed)
 
     def checked(self) -> Visit:
         """The same visit, if this machine bears it; raises PlanError if not."""
@@ -69,4 +71,4 @@ class Visit:
         said = f"shardlab museum --bug {self.bug}"
         for name, usual in (("steps", 20), ("optimizer", "both"), ("seed", 0)):
             said += f" --{name} {getattr(self, name)}" if getattr(self, name) != usual else ""
-        return said
+        return said + " --asleep" * self.asleep

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from parallel_core.crossing import Kept
-from parallel_core.kernels import Reads, TrainKernels
+from parallel_core.kernels import TrainKernels
 from parallel_core.model import Transformer
 from parallel_core.program import Instr
+from parallel_core.summing import Reads
 
 
 class Scaled(TrainKernels):
@@ -59,7 +60,8 @@ class ExpertsTimesRanks(TrainKernels):
         model = super().make_model(units)
         for name, weight in model.named_parameters():
             if ".experts." in name:
-                weight.register_hook(lambda grad: grad * self.plan.ep)
+                hook: Any = weight.register_hook
+                hook(lambda grad: grad * self.plan.ep)
         return model
 
 

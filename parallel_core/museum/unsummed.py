@@ -12,11 +12,12 @@ from torch import Tensor
 
 from parallel_core import values as v
 from parallel_core.flat import TABLE
-from parallel_core.kernels import Reads, TrainKernels
+from parallel_core.kernels import TrainKernels
 from parallel_core.ledger import CONTROL
 from parallel_core.params import ParamSpec
 from parallel_core.pipeline_step import TABLE as TABLE_NAME
 from parallel_core.program import Instr
+from parallel_core.summing import Reads
 
 
 class ContextUnsummed(TrainKernels):
@@ -77,8 +78,8 @@ class RouterUnsummed(LeftOut):
 
 
 class BucketEarly(TrainKernels):
-    """A bucket is summed as soon as every gradient in it has come, which is in the first microbatch.
-    What later ones add stays on its rank."""
+    """A bucket is summed as soon as every gradient in it has come: in the first microbatch. What
+    later ones add stays on its rank."""
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """As ever; after the first microbatch the message leaves."""

@@ -88,7 +88,7 @@ def by_kind(*, paired: bool = False) -> dict[str, tuple[Way, ...]]:
 def _all() -> Iterator[Way]:
     yield from _data()
     yield Way(kind="tp", name="tp", title="tensor parallel", axis="tp")
-    sp = {"sp": True}
+    sp: dict[str, Any] = {"sp": True}
     yield Way(kind="tp", name="sp", title="tensor and sequence parallel", axis="tp", fields=sp)
     over = {**sp, "overlap_tp": True}
     title = "the same, gathers under the products"
@@ -107,8 +107,8 @@ def _all() -> Iterator[Way]:
         if what != Recompute.NONE:
             chosen = {"recompute": str(what)}
             yield Way(kind="memory", name=str(what), title=f"{what} recomputation", fields=chosen)
-    chosen = {"offload": True}
-    yield Way(kind="memory", name="offload", title="activations offloaded", fields=chosen)
+    away = {"offload": True}
+    yield Way(kind="memory", name="offload", title="activations offloaded", fields=away)
     more = {ACCUMULATE: 2}
     yield Way(kind="batch", name="accumulate", title="twice the microbatches", fields=more)
 

@@ -177,7 +177,8 @@ def parse(text: str) -> Cell:
 
 def text_of(plan: Plan) -> str:
     """The fields in which a plan differs from MODEL on one process, as `parse` reads them."""
-    usual = {name: spec.default for name, spec in flat_fields().items()} | MODEL
+    usual = {name: spec.default for name, spec in flat_fields().items()}
+    usual |= MODEL
     usual |= EXPERTS if plan.ep > 1 else {}
     told = {k: x for k, x in plan.flat().items() if x != usual[k]}
     for name in SIZES:

@@ -114,7 +114,8 @@ class Looking(Probe):
         name = unit.removesuffix(JOIN)
         if self.going and name != "head" and "." not in name:
             seen = Passed(self.step, name, mb, out.x.detach().clone(), [])
-            out.x.register_hook(lambda grad: seen.dact.append(grad.detach().clone()))
+            hook: Any = out.x.register_hook
+            hook(lambda grad: seen.dact.append(grad.detach().clone()))
             self.passed.append(seen)
         return out
 

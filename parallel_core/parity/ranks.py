@@ -6,6 +6,7 @@ is seen as well as the copy that others read. Nothing is gathered: what comes ba
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -84,6 +85,7 @@ def _tensors(parts: list[Part], truth: Truth, step: int) -> Iterator[dict[str, A
 def _error(ours: Tensor, true: Tensor, scale: float) -> dict[str, Any]:
     """The largest difference over `scale`; where there is one, what might explain it."""
     error = _largest(ours.double() - true.double()) / scale
+    error = math.inf if math.isnan(error) else error
     if error < 1e-12:
         return {"error": error}
     return {"error": error, "times": _times(ours, true), "sum": [same_sum(ours), same_sum(true)]}

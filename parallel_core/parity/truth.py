@@ -53,7 +53,10 @@ def train(plan: Plan, steps: int, *, look: bool = False) -> Truth:
                 hooks.enter_context(_units_seen(told))
             run = oracle.train(plan.single(), steps)
     told.losses, told.norms = run.losses, run.grad_norms
-    told.grads, told.params = told.grads[updates - 1 :: updates], told.params[updates - 1 :: updates]
+    told.grads, told.params = (
+        told.grads[updates - 1 :: updates],
+        told.params[updates - 1 :: updates],
+    )
     return told
 
 

@@ -27,7 +27,7 @@ def sentence(token: Token, each: int) -> str:
     """Where a token goes, `each` experts on a rank.
 
     >>> sentence(Token(1, 1, 5, ((0, True), (3, False))), 2)
-    'Token 5 of rank 1: to expert 0 (r0); no place in expert 3 (r1).'
+    'Token 5 on r1: to expert 0 (r0); no place in expert 3 (r1).'
     """
     parts = []
     for expert, went in token.choices:
@@ -38,7 +38,7 @@ def sentence(token: Token, each: int) -> str:
             parts.append(f"expert {expert} is here")
         else:
             parts.append(f"to expert {expert} (r{owner})")
-    return f"Token {token.position} of rank {token.rank}: {'; '.join(parts) or 'nobody took it'}."
+    return f"Token {token.position} on r{token.home}: {'; '.join(parts) or 'nobody took it'}."
 
 
 @lru_cache(maxsize=1)

@@ -157,7 +157,7 @@ def _rows(picture: Picture) -> list[str]:
 def _tile(picture: Picture, token: Token, expert: int, went: bool, y: float) -> str:
     owner = expert // picture.loads.each
     x, wide, high = _LEFT + expert * picture.each, picture.each, picture.high
-    says = f"token {token.position} of rank {token.rank}, expert {expert} on rank {owner}: "
+    says = f"token {token.position} on r{token.home}, expert {expert} on r{owner}: "
     says += ("stays" if owner == token.home else "travels") if went else "dropped, no place left"
     dot = ""
     if went and owner == token.home and min(wide, high) >= 7:

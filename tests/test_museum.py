@@ -1,0 +1,275 @@
+"""The bug museum: every bug is red under the probe, silent in the loss, and off unless asked for."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from parallel_core.cases import CASES
+from parallel_core.cli.museum_command import command
+from parallel_core.fields import PlanError
+from parallel_core.museum.exhibit import LOSS, PROBE, WITNESSES
+from parallel_core.museum.exhibits import EXHIBITS, ROOMS
+from parallel_core.museum.report import BOUND, MuseumView, note
+from parallel_core.museum.request import OTHER, PLANTED, RIGHT, Visit
+from parallel_core.museum.words import divergence, witness_rows, wrong_tensors
+from parallel_core.plan import Plan, flat_fields
+from parallel_core.request import Request
+
+STEPS = 8  # the gradient norm needs a few to part from another seed's
+SILENT = 0.01
+"""The share by which no bug moves the mean loss under AdamW."""
+
+every_exhibit = pytest.mark.parametrize("name", EXHIBITS)
+CORE = Path(__file__).parent.parent / "parallel_core"
+
+
+# -- live: one run of every exhibit, and of its twin -----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reports(pool):
+    """The reports by exhibit, awake with both optimizers, and asleep; grouped by world size."""
+    waiting = defaultdict(list)
+    for name in EXHIBITS:
+        for visit in (
+            Visit(bug=name, steps=STEPS, optimizer="adamw"),
+            Visit(bug=name, steps=3, optimizer="sgd"),
+        ):
+            waiting[visit.order[1]].append(visit)
+    found = {}
+    for ranks, visits in waiting.items():
+        views = [MuseumView(visit) for visit in visits]
+        at = {}
+        asked = {"requests": [visit.order[2]["request"] for visit in visits]}
+        with pool.start("museum_targets:visit_all", ranks, asked) as run:
+            for event in run.events():
+                if event["event"] == "visit":
+                    at[event["rank"]] = event["number"]
+                else:
+                    views[at[event.get("rank", 0)]].feed(event)
+            results = run.wait(timeout=120)
+        for number, (visit, view) in enumerate(zip(visits, views, strict=True)):
+            report = view.finish([result[number] for result in results])
+            found.setdefault(visit.bug, {})[visit.optimizer] = report
+    return found
+
+
+@pytest.mark.live
+@every_exhibit
+def test_the_probe_is_red_with_the_bug_and_green_without(name, reports):
+    """Both optimizers: the twin equals one process, the run with the bug is orders away."""
+    for optimizer, report in reports[name].items():
+        found = report["optimizers"][optimizer]
+        probe = found["witnesses"][PROBE]
+        assert probe["right"] <= BOUND < 1e-3 < probe["planted"]
+        assert report["planted"] == name, "the run says which bug is in it"
+        assert PROBE in found["noticed_by"]
+
+
+@pytest.mark.live
+@every_exhibit
+def test_just_the_suspected_tensors_are_wrong(name, reports):
+    """No other gradient is off, and each of those is; the worst of all is the probe's error."""
+    exhibit = EXHIBITS[name]
+    found = reports[name]["adamw"]["optimizers"]["adamw"]
+    wrong = {row["name"] for row in wrong_tensors(found)}
+    every = [row["name"] for row in found["tensors"][PLANTED]]
+    assert wrong == {tensor for tensor in every if exhibit.suspected(tensor)}
+    errors = found["witnesses"][PROBE]["errors"]
+    assert max(row["error"] for row in wrong_tensors(found)) == pytest.approx(errors["gradients"])
+
+
+@pytest.mark.live
+@every_exhibit
+def test_the_loss_says_nothing_under_adamw(name, reports):
+    """It moves by less than one in a hundred, and by less than another seed moves it."""
+    loss = reports[name]["adamw"]["optimizers"]["adamw"]["witnesses"][LOSS]
+    assert loss["relative"] < SILENT and loss["moved"] < loss["seed_moves"]
+
+
+@pytest.mark.live
+@every_exhibit
+def test_an_exhibit_says_truly_who_notices(name, reports):
+    """What its card claims is what the run found."""
+    assert (
+        set(reports[name]["adamw"]["optimizers"]["adamw"]["noticed_by"]) == EXHIBITS[name].notices
+    )
+
+
+@pytest.mark.live
+def test_factors_are_hidden_by_adamw_and_shown_by_sgd(reports):
+    """The same factor on every gradient: AdamW's loss moves a ten-thousandth of SGD's."""
+    for name, factor in (("microbatches-undivided", 4), ("loss-times-cp", 2)):
+        moved = {
+            o: r["optimizers"][o]["witnesses"][LOSS]["moved"] for o, r in reports[name].items()
+        }
+        assert moved["adamw"] < 1e-4 * moved["sgd"]
+        found = reports[name]["sgd"]["optimizers"]["sgd"]
+        assert LOSS in found["noticed_by"]
+        assert [row["factor"] for row in found["tensors"][PLANTED]] == pytest.approx(
+            [factor] * len(found["tensors"][PLANTED])
+        )
+        assert f"each {factor} times the right one and else the same" in divergence(found)
+
+
+@pytest.mark.live
+def test_a_mistake_in_the_forward_is_told_from_one_behind_it(reports):
+    """The first loss gives two of them away, at the far digits; replicas give away three."""
+    first = {n: r["adamw"]["optimizers"]["adamw"] for n, r in reports.items()}
+    assert {n for n, found in first.items() if not found["forward_right"]} == {
+        "positions-contiguous",
+        "stages-seeded-alike",
+    }
+    parted = {
+        name
+        for name, found in first.items()
+        if (told := found["replicas"][PLANTED]) is not None and not told["equal"]
+    }
+    assert parted == {"context-unsummed", "bucket-early"}
+    for found in first.values():
+        assert (found["replicas"][RIGHT] or {"equal": True})["equal"]
+
+
+@pytest.mark.live
+def test_every_badge_says_that_a_bug_is_planted(reports):
+    """In words, with its name."""
+    for name, each in reports.items():
+        badge = each["adamw"]["provenance"]["badge"]
+        assert badge.startswith("measured: gloo") and "a bug is planted on purpose: " in badge
+        assert note(Visit(bug=name)) in badge
+
+
+@pytest.mark.live
+def test_off_by_default_and_asleep_where_the_code_is_right(pool):
+    """train() as everybody calls it, with the usual kernels handed over, and with a bug on the
+    layout where it sleeps: the same losses, gradients and weights, to the bit."""
+    cases = defaultdict(list)
+    for name, exhibit in EXHIBITS.items():
+        plan = exhibit.plan(**exhibit.asleep)
+        cases[plan.world_size] += [[plan.flat(), way] for way in ("plain", "made", name)]
+    awake = EXHIBITS["loss-times-cp"].plan()
+    cases[awake.world_size] += [[awake.flat(), way] for way in ("plain", "made", "loss-times-cp")]
+    for ranks, some in cases.items():
+        with pool.start("museum_targets:prints", ranks, {"cases": some}) as run:
+            for told in run.wait(timeout=120):
+                for at in range(0, len(some), 3):
+                    plain, made, bug = told[at : at + 3]
+                    assert plain == made
+                    is_awake = some[at][0] == awake.flat()
+                    assert (plain == bug) != is_awake, some[at + 2][1]
+
+
+# -- nothing else can switch a bug on --------------------------------------------------------------
+
+
+def test_no_plan_and_no_request_has_a_field_for_a_bug():
+    """What a URL, a command line or a job can say names no bug, and no kernels."""
+    names = {*flat_fields(), *Request.of().args}
+    assert not names & {"bug", "planted", "make", "museum", *EXHIBITS}
+    for name in ("bug", "planted", "make"):
+        with pytest.raises(PlanError):
+            Plan.of(**{name: "loss-times-cp"})
+        with pytest.raises(PlanError):
+            Request.of(**{name: "loss-times-cp"})
+    assert all("museum" not in case.live for case in CASES.values())
+
+
+def test_only_the_museum_knows_its_switches():
+    """In the core nothing outside of the folder imports them but its command; there is no
+    environment variable and no global in them."""
+    for path in CORE.rglob("*.py"):
+        inside, text = path.parent.name == "museum", path.read_text()
+        if not inside and path.name != "museum_command.py":
+            assert "parallel_core.museum" not in text, path
+        if inside:
+            assert "environ" not in text and "getenv" not in text and "global " not in text
+            loads = any(
+                isinstance(node, ast.ImportFrom) and node.module == "parallel_core.museum.planted"
+                for node in ast.walk(ast.parse(text))
+            )
+            assert not loads or path.name == "ranks.py"
+
+
+def test_predicting_pages_never_load_the_switches():
+    """The catalogue, a visit and its report are read without torch."""
+    code = (
+        "import sys, parallel_core.museum.report, parallel_core.cli.museum_command;"
+        "assert 'torch' not in sys.modules;"
+        "assert 'parallel_core.museum.planted' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_exhibit_has_a_switch_and_every_switch_is_shown():
+    """The catalogue and the switches are the same list; a bug nobody knows is refused."""
+    from parallel_core.kernels import TrainKernels
+    from parallel_core.museum.planted import SWITCHES, planted
+
+    assert set(SWITCHES) == set(EXHIBITS)
+    with pytest.raises(PlanError, match="is no bug of the museum"):
+        planted(TrainKernels, "off-by-one")
+    made = planted(TrainKernels, "loss-times-cp")
+    assert made.planted == "loss-times-cp" and not hasattr(TrainKernels, "planted")
+
+
+# -- the catalogue, the command --------------------------------------------------------------------
+
+
+@every_exhibit
+def test_an_exhibit_is_whole(name):
+    """Every sentence is there, its layouts are plans, its sources are public addresses."""
+    exhibit = EXHIBITS[name]
+    for words in (exhibit.wrong, exhibit.silent, exhibit.shows, exhibit.cure):
+        assert words.endswith(".") and "  " not in words and len(words) > 30
+    assert exhibit.plan().world_size in (2, 4) and exhibit.plan(**exhibit.asleep) != exhibit.plan()
+    assert exhibit.sources and exhibit.notices <= set(WITNESSES)
+    for source in exhibit.sources:
+        assert source.url.startswith("https://github.com/") and source.said
+    assert Visit(bug=name).command() == f"shardlab museum --bug {name}"
+    assert Visit(bug=name).plan("sgd", OTHER).seed == 1
+
+
+def test_the_command_lists_every_bug_and_loads_no_run():
+    """By rooms; as JSON too."""
+    said = CliRunner().invoke(command, [])
+    assert said.exit_code == 0
+    assert all(name in said.output for name in EXHIBITS)
+    assert all(room in said.output for room in ROOMS)
+    listed = json.loads(CliRunner().invoke(command, ["--json"]).output)
+    assert [each["bug"] for each in listed] == list(EXHIBITS)
+
+
+@pytest.mark.live
+def test_the_command_runs_one_and_tells_in_json():
+    """Exit code 0 where the probe tells the two apart, and where it sleeps."""
+    words = ["--bug", "norms-unsummed", "--steps", "2", "--optimizer", "adamw"]
+    said = CliRunner().invoke(command, [*words, "--json"], standalone_mode=False)
+    assert said.return_value == 0, said.output
+    report = json.loads(said.stdout)
+    assert report["planted"] == "norms-unsummed"
+    assert report["optimizers"]["adamw"]["noticed_by"] == [PROBE]
+    told = CliRunner().invoke(command, [*words, "--asleep"], standalone_mode=False)
+    assert told.return_value == 0 and "noticed by: nobody" in told.stdout
+
+
+def test_a_bug_that_is_not_shown_is_refused_in_one_sentence():
+    """With the nearest name."""
+    with pytest.raises(PlanError, match="the nearest value that works is experts-times-ep"):
+        Visit(bug="expert-times-ep")
+
+
+@pytest.mark.live
+def test_the_probe_that_judges_is_the_one_of_every_run(reports):
+    """A witness table has the three witnesses, and says no where nothing moved."""
+    found = reports["experts-times-ep"]["adamw"]["optimizers"]["adamw"]
+    rows = witness_rows(found)
+    assert [row["witness"] for row in rows] == list(WITNESSES)
+    assert [row["notices"] for row in rows] == ["no", "no", "yes"]
