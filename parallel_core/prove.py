@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from dataclasses import replace
 from functools import partial
 
 from parallel_core.program import Instr, Op, Program, ProgramError, Value
@@ -63,8 +62,6 @@ def prove(program: Program) -> int:
             mine = _read(instr, bags[rank], GRADIENTS)
             _holds_once(at, "gradient", mine, own)
             foreign += [(at, term) for term in sorted(set(mine) - own)]
-            # a table's copy is cut over tp: nothing of it is a part
-            without_table = replace(instr, reads=tuple(r for r in instr.reads if r != TABLE))
             for mark, axis in marks:
                 group = program.mesh.group(rank, axis)
                 whole = replace(instr, reads=tuple(x for x in instr.reads if x != TABLE))

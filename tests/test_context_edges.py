@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from context_targets import in_order
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +21,7 @@ from parallel_core.choices import IGNORED
 from parallel_core.context import METHODS, attending, layout_of
 from parallel_core.context.context import Context
 from parallel_core.context.crossover import Ring
+from parallel_core.context.layout import Travels
 from parallel_core.launch import RunError
 from parallel_core.plan import Plan, PlanError
 from parallel_core.sizes import step_flops
@@ -104,12 +108,40 @@ def test_a_layer_attends_by_what_the_plan_says(method, overlap, monkeypatch):
     assert context.overlap == overlap and context.causal
 
 
+@given(st.sampled_from(list(METHODS)), st.sampled_from([2, 4]), st.integers(1, 13))
+def test_every_weight_is_dropped_or_kept_on_one_rank(method, cp, seq):
+    """All tiles of all ranks ask for the factor of each weight below the diagonal once: of the
+    right head, query and key, whoever travels."""
+    plan = Plan.of(cp=cp, cp_method=method, seq=seq, heads=4, hidden=32)
+    asked = Counter[tuple[int, int, int]]()
+    travels = METHODS[method].travels if method == "pass-q" else Travels.KV
+    for rank in range(cp):
+
+        def factor(heads: range, rows: Sequence[int], cols: Sequence[int]) -> torch.Tensor:
+            asked.update((h, s, t) for h in heads for s in rows for t in cols if t <= s)
+            return torch.ones(1, len(heads), len(rows), len(cols))
+
+        comm: Any = SimpleNamespace(mesh=plan.mesh, rank=rank)
+        context = Context(comm, plan.context, method=method, factor=factor)
+        q = torch.zeros(1, 4 // plan.context.ulysses, plan.context.block, 8)
+        for hop in range(plan.context.rings):
+            factors = context.factors(hop, q, travels)
+            assert factors is not None
+            for tile in context.tiles(hop, travels):
+                factors(tile)
+    weights = {(h, s, t) for h in range(4) for s in range(seq) for t in range(s + 1)}
+    assert asked == Counter(weights)
+
+
 def test_a_context_that_does_not_fit_its_mesh_is_refused():
     """A layout for other ranks, or with heads dealt out by a method that deals none."""
     mesh = Plan.of(cp=4).mesh
     comm: Any = SimpleNamespace(mesh=mesh, rank=0)
     with pytest.raises(ValueError, match="the layout is for cp=2, the mesh has 4"):
         Context(comm, layout_of("zigzag", 16, ranks=2))
+    with pytest.raises(ValueError, match="dropout is for training"):
+        cached = layout_of("zigzag", 16, ranks=4, cached=8)
+        Context(comm, cached, factor=lambda *_: torch.ones(()))
     with pytest.raises(ValueError, match="zigzag deals out no heads"):
         Context(comm, layout_of("hybrid", 16, ranks=4), method="zigzag")
 

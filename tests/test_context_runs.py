@@ -47,13 +47,28 @@ def plans(world: int) -> list[Plan]:
     return made
 
 
+def dropping(world: int) -> list[Plan]:
+    """Every method with dropout, which must fall where it does in one process: alone, beside other
+    axes, and where attention is computed again."""
+    others: list[dict[str, Any]] = [{}, {"recompute": "selective"}]
+    if world == 4:
+        others = [{"dp": 2, "recompute": "full"}, {"tp": 2}, {"cp": 4, "recompute": "selective"}]
+    common = {**TINY, "dialect": "gpt", "dropout": 0.2, "dtype": "float64", "optimizer": "sgd"}
+    made = []
+    for number, name in enumerate(METHODS):
+        more = {"cp": 2, **others[number % len(others)]}
+        if name == "hybrid" and world == 4:
+            more = {"cp": 4}  # two rings of two
+        made.append(Plan.of(**common, **more, cp_method=name, seq=16 + number % 2))
+    return made
+
+
 @pytest.mark.live
 @pytest.mark.parametrize("world", [2, 4])
 def test_a_run_equals_one_process_and_its_ledger(world, pool):
     """Three steps: loss, norm, gradients and weights in float64 to 1e-10; every byte as predicted,
     in messages, in memory and in what a forward keeps; inside each task the messages it names."""
-    chosen = plans(world)
-    for ran in run_all(pool, chosen):
+    for ran in run_all(pool, [*plans(world), *dropping(world)]):
         name = (ran.plan.layout, ran.plan.model, ran.plan.seq)
         assert ran.parity["max_rel_error"] < 1e-10, name
         wire, memory = ran.ledger["wire"], ran.ledger["memory"]

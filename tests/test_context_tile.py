@@ -17,6 +17,7 @@ from parallel_core.context.tile import (
     Queries,
     attend,
     attend_backward,
+    backward_into,
     written_out,
     written_out_backward,
 )
@@ -51,6 +52,36 @@ def test_the_fused_kernel_is_the_formula(s, t, heads, diagonal):
     torch.testing.assert_close(dq, plain_dq)
     for d, each in zip((dk, dv), plain_dkv, strict=True):
         torch.testing.assert_close(d, each.reshape(2, g, h // g, t, 4).sum(2))
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.sampled_from([(2, 2), (4, 2)]))
+def test_dropped_weights_are_those_of_one_softmax(sizes, heads):
+    """Keys in pieces, some weights dropped after the softmax: result and gradients are autograd's
+    of the formula over all keys, and the lse knows of no dropout."""
+    t, (h, g) = sum(sizes), heads
+    q, da, kv = draw(1, h, 3, 4), draw(1, h, 3, 4, seed=2), draw(2, 1, g, t, 4, seed=1)
+    factor = (draw(1, h, 3, t, seed=3) > 0) / 0.5
+    leaves = [x.clone().requires_grad_() for x in (q, *kv)]
+    k, v = (x.repeat_interleave(h // g, dim=1) for x in leaves[1:])
+    scores = leaves[0] @ k.mT / 2
+    whole = (torch.softmax(scores, -1) * factor) @ v
+    whole.backward(da)
+
+    def factors(tile: Tile) -> torch.Tensor:
+        return factor[:, :, :, tile.cols.start : tile.cols.stop]
+
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    tiles = [Tile(range(3), range(end - n, end)) for n, end in zip(sizes, ends, strict=True)]
+    running = Running(q, torch.float64)
+    running.meet(q, kv, tuple(tiles), factors)
+    torch.testing.assert_close(running.out_bhsk, whole)
+    torch.testing.assert_close(running.lse_bhs, torch.logsumexp(scores, -1))
+    dq, dkv = torch.zeros_like(q), torch.zeros_like(kv)
+    queries = Queries(q, running.out_bhsk, da, running.lse_bhs)
+    for tile in tiles:
+        backward_into(queries, kv, tile, dq=dq, dkv=dkv, factors=factors)
+    for found, leaf in zip((dq, *dkv), leaves, strict=True):
+        torch.testing.assert_close(found, leaf.grad)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.randoms())

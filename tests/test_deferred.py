@@ -14,6 +14,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from parallel_core.activations.expert_rows import Load
 from parallel_core.activations.held import held_bytes
 from parallel_core.activations.meter import metering
 from parallel_core.activations.saved import saved_bytes
@@ -268,7 +269,10 @@ def test_after_i_experts_and_routers_have_no_gradient(plan):
         products = 3 if plan.model.dialect == "llama" else 2
         shared = products if plan.model.shared_experts else 0
         assert len(queues[1]) == 4 + 1 + products + shared
-        for moe in run.model.routers.values():
+        loads = {}
+        for name, moe in run.model.routers.items():
+            sent = sum(moe.routed.counts)
+            loads[name] = Load(sent, sent)
             moe.routed = None  # the decision, which is told
         held = {}
         for queue in queues:
@@ -278,6 +282,8 @@ def test_after_i_experts_and_routers_have_no_gradient(plan):
         del tensor, storage
         buffers = [*run.model.parameters(), *run.model.buffers(), *made.values()]
         assert seen.alive(buffers) == {at: size for at, size in held.items() if size > 8}
+        formula = [held_bytes(plan, name, loads.get(name)) for name in units(plan.model)]
+        assert [queue.bytes for queue in queues] == formula
         _run_all(queues)
         assert seen.alive([*buffers, *run.grads().values()]) == {}
 

@@ -1,4 +1,4 @@
-"""The bug museum: every bug is red under the probe, silent in the loss, and off unless asked for."""
+"""The bug museum: every bug is red under the probe, silent in the loss, off unless asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from parallel_core.cli.museum_command import command
 from parallel_core.fields import PlanError
 from parallel_core.museum.exhibit import LOSS, PROBE, WITNESSES
 from parallel_core.museum.exhibits import EXHIBITS, ROOMS
-from parallel_core.museum.report import BOUND, MuseumView, note
+from parallel_core.museum.report import BOUND, MuseumView, follow, note
 from parallel_core.museum.request import OTHER, PLANTED, RIGHT, Visit
 from parallel_core.museum.words import divergence, witness_rows, wrong_tensors
 from parallel_core.plan import Plan, flat_fields
@@ -26,6 +26,9 @@ from parallel_core.request import Request
 STEPS = 8  # the gradient norm needs a few to part from another seed's
 SILENT = 0.01
 """The share by which no bug moves the mean loss under AdamW."""
+
+FACTORS = {"microbatches-undivided": 4, "loss-times-cp": 2}
+"""Bugs that are one factor on every gradient."""
 
 every_exhibit = pytest.mark.parametrize("name", EXHIBITS)
 CORE = Path(__file__).parent.parent / "parallel_core"
@@ -36,14 +39,13 @@ CORE = Path(__file__).parent.parent / "parallel_core"
 
 @pytest.fixture(scope="module")
 def reports(pool):
-    """The reports by exhibit, awake with both optimizers, and asleep; grouped by world size."""
+    """The reports by exhibit and optimizer; grouped by world size."""
     waiting = defaultdict(list)
     for name in EXHIBITS:
-        for visit in (
-            Visit(bug=name, steps=STEPS, optimizer="adamw"),
-            Visit(bug=name, steps=3, optimizer="sgd"),
-        ):
-            waiting[visit.order[1]].append(visit)
+        visits = [Visit(bug=name, steps=STEPS, optimizer="adamw")]
+        if name in FACTORS:
+            visits.append(Visit(bug=name, steps=3, optimizer="sgd"))
+        waiting[visits[0].order[1]] += visits
     found = {}
     for ranks, visits in waiting.items():
         views = [MuseumView(visit) for visit in visits]
@@ -65,7 +67,7 @@ def reports(pool):
 @pytest.mark.live
 @every_exhibit
 def test_the_probe_is_red_with_the_bug_and_green_without(name, reports):
-    """Both optimizers: the twin equals one process, the run with the bug is orders away."""
+    """The twin equals one process, the run with the bug is orders away."""
     for optimizer, report in reports[name].items():
         found = report["optimizers"][optimizer]
         probe = found["witnesses"][PROBE]
@@ -99,20 +101,18 @@ def test_the_loss_says_nothing_under_adamw(name, reports):
 @every_exhibit
 def test_an_exhibit_says_truly_who_notices(name, reports):
     """What its card claims is what the run found."""
-    assert (
-        set(reports[name]["adamw"]["optimizers"]["adamw"]["noticed_by"]) == EXHIBITS[name].notices
-    )
+    found = reports[name]["adamw"]["optimizers"]["adamw"]
+    assert set(found["noticed_by"]) == EXHIBITS[name].notices
 
 
 @pytest.mark.live
 def test_factors_are_hidden_by_adamw_and_shown_by_sgd(reports):
     """The same factor on every gradient: AdamW's loss moves a ten-thousandth of SGD's."""
-    for name, factor in (("microbatches-undivided", 4), ("loss-times-cp", 2)):
-        moved = {
-            o: r["optimizers"][o]["witnesses"][LOSS]["moved"] for o, r in reports[name].items()
-        }
+    for name, factor in FACTORS.items():
+        both = {o: each["optimizers"][o] for o, each in reports[name].items()}
+        moved = {o: found["witnesses"][LOSS]["moved"] for o, found in both.items()}
         assert moved["adamw"] < 1e-4 * moved["sgd"]
-        found = reports[name]["sgd"]["optimizers"]["sgd"]
+        found = both["sgd"]
         assert LOSS in found["noticed_by"]
         assert [row["factor"] for row in found["tensors"][PLANTED]] == pytest.approx(
             [factor] * len(found["tensors"][PLANTED])
@@ -190,7 +190,7 @@ def test_only_the_museum_knows_its_switches():
         if not inside and path.name != "museum_command.py":
             assert "parallel_core.museum" not in text, path
         if inside:
-            assert "environ" not in text and "getenv" not in text and "global " not in text
+            assert "import os" not in text and "getenv" not in text and "global " not in text
             loads = any(
                 isinstance(node, ast.ImportFrom) and node.module == "parallel_core.museum.planted"
                 for node in ast.walk(ast.parse(text))
@@ -249,15 +249,25 @@ def test_the_command_lists_every_bug_and_loads_no_run():
 
 @pytest.mark.live
 def test_the_command_runs_one_and_tells_in_json():
-    """Exit code 0 where the probe tells the two apart, and where it sleeps."""
-    words = ["--bug", "norms-unsummed", "--steps", "2", "--optimizer", "adamw"]
-    said = CliRunner().invoke(command, [*words, "--json"], standalone_mode=False)
+    """Exit code 0 where the probe tells the two apart."""
+    words = ["--bug", "norms-unsummed", "--steps", "2", "--optimizer", "adamw", "--json"]
+    said = CliRunner().invoke(command, words, standalone_mode=False)
     assert said.return_value == 0, said.output
     report = json.loads(said.stdout)
     assert report["planted"] == "norms-unsummed"
     assert report["optimizers"]["adamw"]["noticed_by"] == [PROBE]
-    told = CliRunner().invoke(command, [*words, "--asleep"], standalone_mode=False)
-    assert told.return_value == 0 and "noticed by: nobody" in told.stdout
+
+
+@pytest.mark.live
+def test_a_visit_to_a_sleeping_bug_finds_nothing(pool):
+    """The bug is in the run, and says so; nobody notices, since the code is right there."""
+    visit = Visit(bug="norms-unsummed", steps=2, optimizer="adamw", asleep=True)
+    report = follow(visit, pool)
+    found = report["optimizers"]["adamw"]
+    assert report["planted"] == "norms-unsummed" and found["noticed_by"] == []
+    assert found["witnesses"][LOSS]["moved"] == 0 and not wrong_tensors(found)
+    assert divergence(found) == "Of 21 gradients of the first step none are wrong."
+    assert visit.command().endswith("--steps 2 --optimizer adamw --asleep")
 
 
 def test_a_bug_that_is_not_shown_is_refused_in_one_sentence():

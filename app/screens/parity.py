@@ -132,7 +132,7 @@ def _detail(cell: Cell) -> None:
     outcome = runs.found().get(cell.name)
     if outcome is not None:
         _outcome(outcome)
-    st.code(f"shardlab parity --layout {cell.layout}", language="bash")
+    st.code(f"shardlab parity --layout {cell.layout}", language=None, wrap_lines=True)
 
 
 def _outcome(outcome: Outcome) -> None:

@@ -23,8 +23,8 @@ MOST_INSTRUCTIONS = 20_000
 
 def choose() -> Plan | None:
     """The plan of the controls, or None after a sentence that says what is wrong."""
-    with st.expander("Layout and model", expanded=True):
-        values = chrome.plan_controls(MAIN, columns=5, defaults=DEFAULTS)
+    values = chrome.plan_controls(MAIN, columns=5, defaults=DEFAULTS)
+    with st.expander("Model and batch"):
         values |= chrome.plan_controls(SIZES, columns=6, defaults={**DEFAULTS, **PLANNED})
     if int(values["ep"] or 1) > 1:
         values["experts"] = 2 * int(values["ep"])
@@ -77,7 +77,7 @@ def cube(plan: Plan) -> None:
         plan=plan, per_node=per_node, axis=str(axis), rank=rank, dark=chrome.dark()
     )
     if plan.world_size <= mesh_cube.MOST:
-        st.html(mesh_cube.drawing(picture))
+        _mount(picture)
     st.markdown(mesh_cube.in_words(picture))
     st.subheader("What each axis carries", anchor=False)
     chrome.table(mesh_cube.axis_rows(plan, per_node, _bytes(plan)))
@@ -92,6 +92,22 @@ def cube(plan: Plan) -> None:
     chrome.table(mesh_holds.rows(plan, rank))
 
 
+def _mount(picture: mesh_cube.Cube) -> None:
+    """The cube on the page; a press on a box picks its rank."""
+    component = st.components.v2.component(
+        "shardlab_mesh", html='<div id="cube"></div>', js=mesh_cube.SCRIPT
+    )
+    component(
+        key=f"{PAGE}.cube", data=mesh_cube.drawing(picture).encode(), on_picked_change=_picked
+    )
+
+
+def _picked() -> None:
+    rank = st.session_state[f"{PAGE}.cube"].get("picked")
+    if isinstance(rank, int):
+        st.session_state["rank"] = rank
+
+
 def _bytes(plan: Plan) -> dict[str, dict[str, int]]:
     """Bytes a step puts on the wire, by axis and op; messages to neighbours belong to pp."""
     program = program_of(plan)
@@ -99,7 +115,8 @@ def _bytes(plan: Plan) -> dict[str, dict[str, int]]:
         return {}
     table = wire(predicted_counts(program, value_bytes(plan), 1), plan.mesh.degree)
     found = {
-        axis: {op: row["wire_bytes"] for op, row in ops.items()} for axis, ops in table.items()
+        axis: {op: row["wire_bytes"] for op, row in ops.items() if row["wire_bytes"]}
+        for axis, ops in table.items()
     }
     if "p2p" in found:
         found["pp"] = {**found.get("pp", {}), **found.pop("p2p")}

@@ -37,8 +37,8 @@ class _GatherKV(Function):
         running = Running(q, context.summed_in(q.dtype))
         with context.noting("tile"):
             for hop in range(context.n):
-                kv_here, factors = kv[context.source(hop)], context.factors(hop, q)
-                running.meet(q, kv_here, context.tiles(hop), factors)
+                factors = context.factors(hop, q)
+                running.meet(q, kv[context.source(hop)], context.tiles(hop), factors)
         a = running.out_bhsk.to(q.dtype)
         ctx.context = context
         ctx.save_for_backward(q, k, v, a, running.lse_bhs)
@@ -54,9 +54,9 @@ class _GatherKV(Function):
         with context.noting("tile"):
             for hop in range(context.n):
                 source, factors = context.source(hop), context.factors(hop, q)
+                kv_there, dkv_there = kv[source], dkv[source]
                 for tile in context.tiles(hop):
-                    here = {"dq": dq, "dkv": dkv[source], "factors": factors}
-                    backward_into(queries, kv[source], tile, **here)
+                    backward_into(queries, kv_there, tile, dq=dq, dkv=dkv_there, factors=factors)
         dk, dv = _own_sum(dkv, context)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None
 

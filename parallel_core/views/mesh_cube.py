@@ -161,7 +161,7 @@ def _box(cube: Cube, rank: int, place: tuple[float, float]) -> str:
     )
     page = PAGES[cube.dark]
     return (
-        f"<g class='{state}'><title>{html.escape(title)}</title>"
+        f"<g class='box {state}' data-rank='{rank}'><title>{html.escape(title)}</title>"
         f"<polygon points='{top}' fill='{mix(fill, '#FFFFFF', 0.75)}'/>"
         f"<polygon points='{side}' fill='{mix(fill, '#000000', 0.7)}'/>"
         f"<rect x='{x}' y='{y}' width='{_WIDE}' height='{_HIGH}' fill='{fill}'/>"
@@ -176,6 +176,7 @@ def _sheet(cube: Cube) -> str:
     return (
         "<style>.cube { overflow-x: auto; } .cube svg { width: 100%; height: auto; display: block;"
         " font-family: inherit; }"
+        ".cube .box { cursor: pointer; }"
         ".cube text { font-size: 14px; text-anchor: middle; dominant-baseline: central;"
         " font-variant-numeric: tabular-nums; font-weight: 600; }"
         f".cube text.node {{ font-size: 9px; font-weight: 400; fill: {letters};"
@@ -213,3 +214,17 @@ def axis_rows(
             }
         )
     return rows
+
+
+SCRIPT = """
+/* The ShardLab mesh cube: a press on a box names its rank. The page has a field for it as well. */
+export default function ({ parentElement, data, setTriggerValue }) {
+  const root = parentElement.querySelector("#cube");
+  root.innerHTML = typeof data === "string" ? data : new TextDecoder().decode(data);
+  root.onclick = (event) => {
+    const box = event.target.closest("[data-rank]");
+    if (box) setTriggerValue("picked", Number(box.dataset.rank));
+  };
+}
+"""
+"""What makes the boxes answer."""

@@ -1,8 +1,8 @@
 """A visit to the bug museum, drawn: two curves that hardly tell, and the probe that does.
 
-    loss |\                          embed.tokens   o                     D
-         | \__  right, with the bug  layer0.attn.q  o                     D
-         |    \___  another seed                    1e-15 ... rounding ... 1
+    loss |-__                        embed.tokens   o                     D
+         |   --__  right, with       layer0.attn.q  o                     D
+         |       -_ another seed                    1e-15 ... rounding ... 1
          +--------- step             o without the bug    D with it
 
 Every function takes what a report of a visit has: `curves` are rows of loss and gradient norm by
