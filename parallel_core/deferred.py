@@ -110,7 +110,7 @@ class Split:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """x[..., in], w[out, in], b[out] -> y[..., out]."""
-        if self.queue is None or not torch.is_grad_enabled():  # a layer that will be run again
+        if not self.deferring() or self.queue is None:  # a layer that will be run again
             return F.linear(x, weight, bias)
         assert (
             x.requires_grad
@@ -118,9 +118,13 @@ class Split:
         apply: Callable[..., Tensor] = _Linear.apply
         return apply(x, self.queue, (weight,) if bias is None else (weight, bias))
 
+    def deferring(self) -> bool:
+        """Whether a forward now leaves its weight halves to a queue."""
+        return self.queue is not None and torch.is_grad_enabled()
+
     def grouped(self, x_ri: Tensor, w_eoi: Tensor, counts: Counts) -> Tensor:
         """x[R, in], w[E, out, in] -> y[R, out], rows expert by expert."""
-        if self.queue is None or not torch.is_grad_enabled():
+        if not self.deferring() or self.queue is None:
             return grouped.product(x_ri, w_eoi, counts)
         assert x_ri.requires_grad  # though there may be no rows
         apply: Callable[..., Tensor] = _Grouped.apply
@@ -142,6 +146,7 @@ def install(model: nn.Module) -> Split:
             module.product = split.linear
         elif isinstance(module, Experts):
             module.product = split.grouped
+            module.deferring = split.deferring
         elif isinstance(module, Table):
             module.look_up = split.look_up
     return split

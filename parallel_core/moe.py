@@ -107,10 +107,13 @@ class Stack(nn.Module):
 class Experts(nn.Module):
     """The experts that are here: x[R, D] -> y[R, D], rows expert by expert.
 
-    `product(x, w, counts)` is grouped.py's, unless the backward is to be split.
+    One expert after another runs through all its products, so that what is between them stays in
+    a core's cache. All experts go through each product `together` where a device has one kernel
+    for that, and where the backward is split: `product(x, w, counts)` is then deferred.py's.
     """
 
     product: Callable[..., Tensor] = staticmethod(grouped.product)
+    deferring: Callable[[], bool] = staticmethod(lambda: False)
 
     def __init__(self, plan: Plan, experts: int, width: int) -> None:
         super().__init__()
@@ -121,12 +124,21 @@ class Experts(nn.Module):
 
     def forward(self, x_rd: Tensor, counts: Sequence[int]) -> Tensor:
         """Every row through its own expert."""
-        up_rf = self.product(x_rd, self.up.weight, counts)
-        if self.gate is None:
-            h_rf = F.gelu(up_rf, approximate="tanh")
-        else:
-            h_rf = F.silu(self.product(x_rd, self.gate.weight, counts)) * up_rf
-        return self.product(h_rf, self.down.weight, counts)
+        stacks = [stack.weight for stack in (self.up, self.down, self.gate) if stack is not None]
+        if self.deferring() or grouped.one_kernel(x_rd):
+            return _mlp(x_rd, stacks, lambda x, w: self.product(x, w, counts))
+        parts = zip(torch.split(x_rd, [*counts]), *(w.unbind() for w in stacks), strict=True)
+        return torch.cat([_mlp(x_e, weights, F.linear) for x_e, *weights in parts])
+
+
+def _mlp(
+    x: Tensor, weights: Sequence[Tensor], product: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """SwiGLU with weights up, down, gate; GELU with the first two."""
+    up, down, *gate = weights
+    h = product(x, up)
+    h = F.silu(product(x, gate[0])) * h if gate else F.gelu(h, approximate="tanh")
+    return product(h, down)
 
 
 class Sequences(Protocol):

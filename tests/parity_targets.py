@@ -73,3 +73,9 @@ def __getattr__(name: str) -> Any:
     if name.removeprefix(PREFIX) in FAULTS:
         return partial(with_fault, fault=name.removeprefix(PREFIX))
     raise AttributeError(name)
+
+
+def breaks(rank: Rank, **_: Any) -> None:
+    """Rank 1 raises at once."""
+    if rank.rank == 1:
+        raise ValueError("on purpose")

@@ -47,6 +47,7 @@ SCREENS = (
     Screen("experts", "Expert exchange", "Methods", "experts", ":material/alt_route:"),
     Screen("parity", "Mesh and parity", "Methods", "parity", ":material/deployed_code:"),
     Screen("museum", "Bug museum", "Instruments", "museum", ":material/bug_report:"),
+    Screen("compare", "Compare", "Instruments", "compare", ":material/table_chart:"),
     Screen("inspector", "Trace inspector", "Instruments", "traces", ":material/search:"),
 )
 

@@ -50,10 +50,11 @@ def question(plan: Plan, per_node: int) -> bool:
     )
     if guess.settled:
         inside = [a for a in axes if "inside" in mesh_cube.crossing(plan, a, per_node)]
-        right = answers.index(inside[0]) if inside else len(axes)
-        why = "Neighbouring numbers share a node, and the innermost axis has neighbouring numbers."
-        more = f" So do {', '.join(inside[1:])}." if inside[1:] else ""
-        reveal_choice(guess, answers, right, why + more)
+        said = None if guess.value is None else answers[int(guess.value)]
+        right = said if said in inside else (*inside, answers[-1])[0]
+        why = f"Inside a node stay: {', '.join(inside) or 'none'}. "
+        why += "Neighbouring numbers share a node, and the innermost axis has neighbouring numbers."
+        reveal_choice(guess, answers, answers.index(right), why)
     return guess.settled
 
 

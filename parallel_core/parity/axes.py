@@ -117,7 +117,7 @@ def _data() -> Iterator[Way]:
     for method in DPMethod:
         chosen = {"dp_method": str(method)}
         title = f"plain, gradients summed {method}"
-        yield Way(kind="dp", name=str(method), title=title, axis="dp", fields=chosen)
+        yield Way(kind="dp", name=f"dp-{method}", title=title, axis="dp", fields=chosen)
     for zero in range(1, int(flat_fields()["zero"].metadata["high"]) + 1):
         title = f"ZeRO stage {zero}"
         yield Way(kind="dp", name=f"zero-{zero}", title=title, axis="dp", fields={"zero": zero})

@@ -35,6 +35,9 @@ ALONE = 4
 """Ranks of a way that runs by itself, where there are so many."""
 
 DEEP = (3, 4, 5)
+RANKED = frozenset({"dp", "tp", "pp", "cp"})
+"""Kinds that each at least double the ranks."""
+
 _STRIDE = 7  # so that neighbours in the list of deep layouts differ in every kind
 
 
@@ -98,8 +101,9 @@ def deep(world: int) -> Iterator[Cell]:
             turn += _STRIDE
             start = turn % len(every)
             found = [cell_of(every[start], world)]
+            large = 2 ** len(RANKED & {*kinds}) > world
             for each in (*every[start + 1 :], *every[:start]):
-                if found[-1].plan:
+                if found[-1].plan or large:
                     break
                 found.append(cell_of(each, world))
             yield found[-1] if found[-1].plan else found[0]
@@ -168,7 +172,7 @@ def parse(text: str) -> Cell:
         name, equals, value = word.partition("=")
         if not equals:
             raise PlanError("layout", repr(word), "must be name=value", "dp=2,tp=2")
-        flat[name.strip()] = value.strip()
+        flat[name.strip()] = None if value.strip() == str(None) else value.strip()
     if not flat:
         raise PlanError("layout", repr(text), "names no field of a plan", "dp=2,tp=2")
     plan, changed = fitted(flat)

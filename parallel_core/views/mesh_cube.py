@@ -2,7 +2,7 @@
 
     to the right    the innermost axis            a box's colour   its group along the chosen axis
     to the back     the next one                  its number       the rank
-    upwards         the third                     the line below   its node
+    upwards         the third                     below that       its node
     beside          every further one
 
 Lines join the ranks of a group: thick inside a node, dashed where they cross between nodes. The
@@ -25,9 +25,9 @@ from parallel_core.views.palette import contrast, mix
 MOST = 64
 """Ranks that are drawn; of more the tables tell."""
 
-_WIDE, _HIGH = 42.0, 30.0  # a box
-_STEP_X, _STEP_Z = 58.0, 74.0  # to the next one to the right, and upwards
-_BACK = (34.0, -30.0)  # to the next one behind
+_WIDE, _HIGH = 42.0, 36.0  # a box
+_STEP_X, _STEP_Z = 96.0, 112.0  # to the next one to the right, and upwards
+_BACK = (52.0, -47.0)  # to the next one behind
 _GAP = 46.0  # between cubes
 
 
@@ -94,11 +94,11 @@ def drawing(cube: Cube) -> str:
     places = {rank: cube.place(rank) for rank in ranks}
     left, top = (min(place[i] for place in places.values()) - 8 for i in (0, 1))
     right = max(x for x, _ in places.values()) + _WIDE + 8
-    below = max(y for _, y in places.values()) + _HIGH + 22
+    below = max(y for _, y in places.values()) + _HIGH + 8
     parts = [*_lines(cube, places)]
     parts += [_box(cube, rank, places[rank]) for rank in sorted(ranks, key=lambda r: places[r][1])]
     size = f"{left:.0f} {top:.0f} {right - left:.0f} {below - top:.0f}"
-    most = 1.6 * (right - left)
+    most = 1.25 * (right - left)
     return (
         f"{_sheet(cube)}<div class='cube'><svg viewBox='{size}' style='max-width:{most:.0f}px'"
         f" role='img' aria-label='{html.escape(in_words(cube))}'>{''.join(parts)}</svg></div>"
@@ -159,14 +159,13 @@ def _box(cube: Cube, rank: int, place: tuple[float, float]) -> str:
         f"{x + _WIDE},{y} {x + _WIDE + 7},{y - 7} {x + _WIDE + 7},{y + _HIGH - 7}"
         f" {x + _WIDE},{y + _HIGH}"
     )
-    page = PAGES[cube.dark]
     return (
         f"<g class='box {state}' data-rank='{rank}'><title>{html.escape(title)}</title>"
         f"<polygon points='{top}' fill='{mix(fill, '#FFFFFF', 0.75)}'/>"
         f"<polygon points='{side}' fill='{mix(fill, '#000000', 0.7)}'/>"
         f"<rect x='{x}' y='{y}' width='{_WIDE}' height='{_HIGH}' fill='{fill}'/>"
-        f"<text x='{x + _WIDE / 2}' y='{y + _HIGH / 2}' fill='{letters}'>{rank}</text>"
-        f"<text class='node' x='{x + _WIDE / 2}' y='{y + _HIGH + 8}' stroke='{page}'>"
+        f"<text x='{x + _WIDE / 2}' y='{y + 13}' fill='{letters}'>{rank}</text>"
+        f"<text class='node' x='{x + _WIDE / 2}' y='{y + 28}' fill='{letters}'>"
         f"n{cube.node(rank)}</text></g>"
     )
 
@@ -179,8 +178,7 @@ def _sheet(cube: Cube) -> str:
         ".cube .box { cursor: pointer; }"
         ".cube text { font-size: 14px; text-anchor: middle; dominant-baseline: central;"
         " font-variant-numeric: tabular-nums; font-weight: 600; }"
-        f".cube text.node {{ font-size: 9px; font-weight: 400; fill: {letters};"
-        " paint-order: stroke; stroke-width: 2.5px; }"
+        ".cube text.node { font-size: 10px; font-weight: 400; }"
         f".cube polygon, .cube rect {{ stroke: {mix(letters, page, 0.45)}; stroke-width: .8; }}"
         f".cube .mine rect {{ stroke: {letters}; stroke-width: 2; }}"
         f".cube .picked rect {{ stroke: {letters}; stroke-width: 4; }}"
