@@ -30,8 +30,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from parallel_core.attention import ROPE_THETA
-from parallel_core.choices import Balance, RouterKind, Score
-from parallel_core.fields import PlanError
 from parallel_core.layers import EPS
 from parallel_core.plan import Dialect, ModelShape, Plan
 
@@ -75,7 +73,7 @@ GPT_LINEARS = {
 def entries(model: ModelShape) -> tuple[Entry, ...]:
     """Every tensor of the Hugging Face model, in forward order; PlanError where one has no name."""
     if model.experts:
-        _named_by_mixtral(model)
+        named_by_mixtral(model)
     table = _llama(model) if model.dialect == Dialect.LLAMA else _gpt(model)
     if not model.tied:
         table.append(Entry("lm_head.weight", ("head.out.weight",)))
@@ -114,33 +112,6 @@ def _gpt(model: ModelShape) -> list[Entry]:
     return table
 
 
-def _named_by_mixtral(model: ModelShape) -> None:
-    """PlanError for weights of a model of experts that Mixtral has no names for."""
-    for name, usual in (("dialect", Dialect.LLAMA), ("shared_experts", 0)):
-        if (value := getattr(model, name)) != usual:
-            rule = "has no names to save experts under: Mixtral's are llama's, none of them shared"
-            raise PlanError(name, value, rule, usual)
-
-
-def _computes_as_mixtral(model: ModelShape) -> None:
-    """PlanError for a model of experts that a MixtralForCausalLM of its weights would not be."""
-    _named_by_mixtral(model)
-    works = {
-        "router": (RouterKind.DROPLESS,),
-        "score": (Score.SOFTMAX,),
-        "balance": (Balance.NONE, Balance.AUX),
-        "skew": (0.0,),
-        "group_limit": (None, model.expert_groups),
-    }
-    for name, good in works.items():
-        if (value := getattr(model, name)) not in good:
-            rule = "cannot be told in Mixtral's config: the weights would compute something else"
-            raise PlanError(name, value, rule, "none" if good[0] is None else good[0])
-    if model.top_k == 1:
-        rule = "weighs one expert by its score, where Mixtral weighs it by 1"
-        raise PlanError("top_k", 1, rule, 2)
-
-
 def to_hf(tensors: Mapping[str, Tensor], model: ModelShape) -> dict[str, Tensor]:
     """Our tensors (weights or gradients, all of them) under their names and shapes, contiguous."""
     theirs = {}
@@ -177,7 +148,7 @@ def config(plan: Plan) -> dict[str, Any]:
     """
     m = plan.model
     if m.experts:
-        _computes_as_mixtral(m)
+        computes_as_mixtral(m)
     shared = {
         "vocab_size": m.vocab,
         "tie_word_embeddings": m.tied,

@@ -9,6 +9,7 @@ from typing import Any
 from parallel_core.cases import case_of
 from parallel_core.fields import PlanError, switch, validate, whole
 from parallel_core.machine import check_bears
+from parallel_core.mixtral import computes_as_mixtral, named_by_mixtral
 from parallel_core.plan import Plan
 
 
@@ -27,6 +28,10 @@ class Request:
         validate(self)
         if self.save_grads and not self.steps:
             raise PlanError("steps", 0, "makes no gradient to save", 1)
+        if self.plan.model.experts and self.save_weights:
+            computes_as_mixtral(self.plan.model)
+        if self.plan.model.experts and self.save_grads:
+            named_by_mixtral(self.plan.model)
 
     @classmethod
     def of(cls, **flat: Any) -> Request:

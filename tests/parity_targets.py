@@ -68,6 +68,14 @@ def with_fault(rank: Rank, *, fault: str, **args: Any) -> Mapping[str, Any]:
     return compare(rank, make=FAULTS[fault], **args)
 
 
+def many(rank: Rank, *, runs: list[list[Any]]) -> list[Mapping[str, Any]]:
+    """(fault or None, plan) one after another in the same processes, everything looked at."""
+    return [
+        compare(rank, plan=plan, steps=3, look=True, make=FAULTS[fault] if fault else None)
+        for fault, plan in runs
+    ]
+
+
 def __getattr__(name: str) -> Any:
     """`parity_targets:with_OneNorm` is the comparison with that fault."""
     if name.removeprefix(PREFIX) in FAULTS:

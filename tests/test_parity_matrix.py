@@ -15,11 +15,11 @@ from parallel_core.choices import DPMethod, Recompute
 from parallel_core.cli import parity_command
 from parallel_core.context import METHODS
 from parallel_core.fields import PlanError
+from parallel_core.params import param_specs, units
 from parallel_core.parity.axes import KINDS, KNOBS, PAIRED_SCHEDULES, by_kind, ways
 from parallel_core.parity.first import first
 from parallel_core.parity.matrix import cells, fitted, parse, sample, text_of
 from parallel_core.parity.sweep import Outcome, State, judge
-from parallel_core.params import param_specs, units
 from parallel_core.pipeline import SCHEDULES
 from parallel_core.plan import LAYOUT
 

@@ -1,4 +1,4 @@
-"""N5, the measurement table: layouts of one model side by side, and their losses over many steps."""
+"""The measurement table: layouts of one model side by side, and their losses over many steps."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _contenders(text: str, base: dict[str, Any], also: tuple[str, ...] = ()) -> 
 def _predict() -> chrome.Guess:
     return chrome.predict(
         PAGE,
-        "Four ranks with a device each, the model cut four ways by data parallelism: how many "
-        "times the throughput of one process will be measured?",
+        "Data parallelism on four ranks (dp=4), each with a device of its own: how many times the "
+        "throughput of one process will it have here?",
         unit="times",
         high=100.0,
     )
@@ -120,9 +120,9 @@ def _table(guess: chrome.Guess) -> None:
 
 def _answer(guess: chrome.Guess, report: dict[str, Any]) -> None:
     claim = "data parallelism multiplies throughput"
-    found = [each for each in report["expectations"] if each["says"] == claim and each["ratio"]]
-    if found:
-        chrome.reveal(guess, found[0]["ratio"]["median"], "times")
+    for each in report["expectations"]:
+        if each["says"] == claim and each["layout"] == "dp=4" and each["ratio"]:
+            chrome.reveal(guess, each["ratio"]["median"], "times")
 
 
 def _curves(base: dict[str, Any], *, going: bool) -> None:

@@ -35,6 +35,20 @@ WORDS = {
     "cp_method": "Attention across ranks",
     "ulysses": "Ranks that deal out heads",
     "overlap_cp": "Overlap hops",
+    "ep": "Ranks (expert parallel)",
+    "experts": "Experts a layer",
+    "top_k": "Experts a token",
+    "router": "Router",
+    "score": "Score",
+    "balance": "Balance by",
+    "capacity": "Capacity factor",
+    "shared_experts": "Shared experts",
+    "aux_loss": "Weight of the balance loss",
+    "bias_rate": "Step of the bias",
+    "z_loss": "Weight of the z-loss",
+    "expert_groups": "Groups of experts",
+    "group_limit": "Groups a token may reach",
+    "skew": "Lean of the router",
     "offload": "Offload to host",
     "pp": "Ranks (pipeline)",
     "microbatches": "Microbatches",
@@ -49,7 +63,7 @@ WORDS = {
 }
 
 EMPTY = {"clip": "any", "staleness_bound": "none", "pace_ms": "none",
-         "cap": "all", "shard": "all of dp"}  # fmt: skip
+         "cap": "all", "shard": "all of dp", "group_limit": "all"}  # fmt: skip
 """What an empty number field means, where nothing is derived from other fields."""
 
 

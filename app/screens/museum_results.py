@@ -41,7 +41,7 @@ def show(done: runs.Kept) -> None:
     for source in exhibit.sources:
         st.markdown(f"- [{source.name}]({source.url}): {source.said}")
     st.caption("The same from a terminal:")
-    st.code(done.visit.command(), language="bash", wrap_lines=True)
+    st.code(done.visit.command(), language=None, wrap_lines=True)
     with st.container(horizontal=True):
         st.download_button(
             "Report, JSON",

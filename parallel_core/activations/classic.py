@@ -87,12 +87,29 @@ WHY = {
     "attention dropout": "no dropout",
     "mlp dropout": "no dropout",
     "log-sum-exp": "fused attention keeps one number a token and head",
+    "attention result": "what the tiles give, beside what leaves for the output projection",
+    "router scores": "the router's scores, a number a token and expert",
+    "router mask": "which experts a token asks for, a byte each",
+    "router gates": "what a token's gates are divided by, so that they are parts of 1",
+    "router padding": "which positions are padding, without a loss",
+    "auxiliary loss": "scores once more, and each expert's part of a sequence",
+    "z-loss": "the logits and their log-sum-exp",
+    "shared experts": "the experts that every token passes",
+    "row numbers": "which token and which expert a row is, two numbers of 8 bytes",
+    "expert rows": "a copy of each token for each of its experts",
+    "experts": "what the experts keep of these rows in the place of an MLP",
+    "expert results": "what they made of each row, for the gradients of its gate",
+    "weights of results": "the gates, a number a row",
+    "shared results": "what the shared experts made, held while rows travel",
+    "past the experts": "the residual stream, held while rows travel",
     INPUT: "the 16-bit input itself, held for its gradient beside the norm's float32 copy",
 }
 """Why a row differs, where it does; both norms alike."""
 
 
 def _why(plan: Plan, row: str) -> str:
+    if row == "mlp" and plan.model.experts:
+        return "experts in its place"
     if row == "mlp":
         count = 4 if plan.model.dialect == Dialect.LLAMA else 2
         return f"{count} tensors {plan.model.mlp:,} wide; the classic MLP keeps 2 of 4h"

@@ -14,8 +14,9 @@ b bytes an element. A product y = x w' needs x and dy; products of the same x sh
     head                b·n(D + V)     input, dlogits
 
 Scores, norms, masks and the loss are gone: their backward needs no weight but a norm's, whose
-gradient is made in I. With tp = t, F, V and the widths of heads are a rank's own. Token ids count as data, as in saved.py. Counted in a run by
-`Deferred.bytes` (deferred.py); a test holds the two equal to the byte.
+gradient is made in I. Token ids count as data, as in saved.py. With tp = t, F, V and the widths of
+heads are a rank's own. Counted in a run by `Deferred.bytes` (deferred.py); a test holds the two
+equal to the byte.
 """
 
 from __future__ import annotations

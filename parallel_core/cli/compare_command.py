@@ -32,7 +32,7 @@ def command(layouts: tuple[str, ...], *, curves: bool, as_json: bool, **options:
 
     Throughput, latency, utilisation, communication, memory, loss, each with its spread; beside
     them what the textbook expects, seen or not, and why not. A layout is fields of a plan,
-    separated by commas; without any, eight common ones. With --curves it may name a dtype.
+    separated by commas; without any, nine common ones. With --curves it may name a dtype.
 
     \b
     Examples:
@@ -107,8 +107,9 @@ def _show_table(report: Mapping[str, Any]) -> None:
         out.print(f"  {says}: {figure}, {of} against {against}: [bold]{here}[/]"
                   + (f", {ratio} times" if ratio else ""))  # fmt: skip
     out.print("Recap", style="bold")
-    for layout, *words in (row.values() for row in view.recap(report)):
-        out.print(f"  [bold]{layout}[/]", *(f"\n    {word}" for word in words), sep="")
+    for row in view.recap(report):
+        words = "\n".join(f"    {name}: {word}" for name, word in list(row.items())[1:])
+        out.print(f"  [bold]{row['layout']}[/]\n{words}")
     for words in (view.mfu_words(report), view.machine_words(report)):
         out.print(words, style="dim")
 
@@ -123,7 +124,9 @@ def _show_curves(report: Mapping[str, Any]) -> None:
 
 
 def _print(out: Console, rows: list[dict[str, str]], title: str) -> None:
-    table = Table(*rows[0], title=title)
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name.replace(" (", "\n("), overflow="fold")
     for row in rows:
         table.add_row(*row.values())
     out.print(table)

@@ -81,7 +81,8 @@ def _layer(name: str, unit: Mapping[str, Any]) -> Table:
 
 
 def _formulas(unit: Mapping[str, Any]) -> str:
-    words = f"here {unit['formula']['text']}; classic {unit['classic']['text']}"
+    here = f"here {unit['formula']['text']}; " if "formula" in unit else ""
+    words = f"{here}classic {unit['classic']['text']}"
     if unit["again_bytes"]:
         words += f"; a backward makes {size_text(unit['again_bytes'])} again while it runs"
     return words

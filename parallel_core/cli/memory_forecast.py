@@ -9,13 +9,15 @@ classic       the count of the textbooks beside it, every difference named (clas
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import gcd
 from typing import Any
 
 from parallel_core.activations.classic import classic_rows, differences
 from parallel_core.activations.formula import Formula, block_of, classic, laid_out, sizes_of
 from parallel_core.activations.saved import (
     again_bytes,
-    offloaded_bytes,
+    piece_away,
+    piece_bytes,
     saved_bytes,
     saved_rows,
 )
@@ -67,7 +69,7 @@ def _beside(size: int, room: float) -> dict[str, Any]:
 def stand_in(plan: Plan) -> Plan:
     """A plan of fewer ranks and microbatches, each rank of which holds what one of `plan` does."""
     whole = not plan.zero and plan.parameter_server == Server.OFF
-    dp = 1 if whole else plan.dp
+    dp = plan.ep // gcd(plan.ep, plan.cp) if whole else plan.dp  # experts are shared out over it
     m = plan.microbatches if plan.pp > 1 else min(plan.microbatches, ENOUGH)
     return plan.but(dp=dp, microbatches=m, global_batch=plan.rows_per_microbatch * dp * m)
 
@@ -80,13 +82,13 @@ def _ranks(plan: Plan) -> Iterator[dict[str, Any]]:
     for rank in range(small.world_size):
         named.setdefault(_who(small, rank), []).append(rank)
     for who, (first, *others) in named.items():
-        mine = [unit for u in held_pieces(small, first) for unit in pieces(small)[u].units]
+        mine = [pieces(small)[u].units for u in held_pieces(small, first)]
         yield {
             "who": who,
             "ranks": (1 + len(others)) * plan.world_size // small.world_size,
             "resident": {kind: sizes[first] for kind, sizes in resident.items()},
             "activations_per_microbatch": (
-                0 if who == SERVER else sum(saved_bytes(plan, unit) for unit in mine)
+                0 if who == SERVER else sum(piece_bytes(plan, units) for units in mine)
             ),
             "microbatches_in_flight": _in_flight(plan, first, who),
             "host_per_microbatch": _host(plan),
@@ -116,10 +118,7 @@ def _who(plan: Plan, rank: int) -> str:
 
 def _host(plan: Plan) -> int:
     """What offloading takes to the host, of one microbatch."""
-    every = enumerate(pieces(plan))
-    return sum(
-        offloaded_bytes(plan, unit) for u, p in every if plan.offloads(u) for unit in p.units
-    )
+    return sum(piece_away(plan, p.units) for u, p in enumerate(pieces(plan)) if plan.offloads(u))
 
 
 def _kinds(plan: Plan) -> dict[str, int]:
@@ -146,8 +145,9 @@ def _unit(plan: Plan, unit: str, times: int) -> dict[str, Any]:
     if plan.recompute_in(unit) != Recompute.NONE:
         found["again_bytes"] = again_bytes(plan, unit)
     textbook = classic(DType(plan.dtype).bytes)
+    if not plan.model.experts:  # of what depends on routing there is no formula in these letters
+        found["formula"] = _evaluated(plan, laid_out(plan, block_of(plan), unit))
     return found | {
-        "formula": _evaluated(plan, laid_out(plan, block_of(plan), unit)),
         "classic": {
             **_evaluated(plan, laid_out(plan, textbook, unit)),
             "rows": classic_rows(plan, unit),

@@ -20,6 +20,7 @@ USUAL = (
     "tp=4",
     "tp=2,dp=2",
     "cp=4",
+    "pp=4,schedule=gpipe",
     "pp=4",
     "pp=4,schedule=zb-h1",
 )

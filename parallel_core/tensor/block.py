@@ -14,7 +14,7 @@ Shoeybi et al. 2019, arXiv:1909.08053; Korthikanti et al. 2022, arXiv:2205.05198
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -177,7 +177,7 @@ class TensorLayer(Layer):
 class TensorHead(nn.Module):
     """The unit "head": x -> logits[B, S, V/tp] of this rank's words."""
 
-    product = Head.product
+    product: Callable[..., Tensor] = staticmethod(Head.product)
 
     def __init__(self, plan: Plan, region: Region) -> None:
         super().__init__()

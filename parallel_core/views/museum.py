@@ -11,6 +11,7 @@ training, `tensors` rows of relative error.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from parallel_core.views.palette import PHASES
 AXES = {"loss": "loss (nats per token)", "grad_norm": "gradient norm"}
 LOOKS = (("F", "circle", "solid", 3), ("I", "diamond", "solid", 2), ("O", "x-thin", "dot", 2))
 """Phase's colour, mark, line and width: right, with the bug, another seed."""
+
+NARROW = 30
+"""Letters of a badge's line beside the names of tensors on a narrow screen."""
 
 LEAST = 1e-17
 """Where an error of exactly 0 is drawn."""
@@ -67,7 +71,7 @@ def probe(tensors: Tensors, bound: float, *, badge: str, dark: bool = False) -> 
     for (name, rows), (phase, symbol, _, _) in zip(tensors.items(), LOOKS, strict=False):
         figure.add_scatter(
             x=[max(row["error"], LEAST) for row in rows],
-            y=[row["name"] for row in rows],
+            y=[row["name"].removesuffix(".weight") for row in rows],
             name=safe(name),
             mode="markers",
             marker={"color": colour(PHASES[phase], dark), "symbol": symbol, "size": 9},
@@ -77,12 +81,14 @@ def probe(tensors: Tensors, bound: float, *, badge: str, dark: bool = False) -> 
     figure.add_vline(x=bound, line={"color": ink(dark), "dash": "dash", "width": 1})
     figure.update_xaxes(
         type="log",
-        title=f"relative error of a gradient (dashed: {bound:.0e})",
+        title="relative error (dashed: rounding)",
+        tickangle=0,
         exponentformat="power",
         dtick=4,
     )
     figure.update_yaxes(autorange="reversed", tickfont={"size": 11}, dtick=1)
-    return framed(figure, [badge], height=190 + 17 * count, dark=dark)
+    narrow = "<br>".join(textwrap.wrap(badge, NARROW))  # names stand beside it
+    return framed(figure, [narrow], height=190 + 17 * count, dark=dark)
 
 
 def told_probe(tensors: Tensors, bound: float) -> str:
