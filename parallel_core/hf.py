@@ -31,6 +31,7 @@ from torch import Tensor
 
 from parallel_core.attention import ROPE_THETA
 from parallel_core.layers import EPS
+from parallel_core.mixtral import computes_as_mixtral, named_by_mixtral
 from parallel_core.plan import Dialect, ModelShape, Plan
 
 

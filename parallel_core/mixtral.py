@@ -1,4 +1,4 @@
-"""Which models of experts Mixtral's names and config can tell: what may be saved, known beforehand."""
+"""Which models of experts Mixtral's names and config can tell: what may be saved, told early."""
 
 from __future__ import annotations
 
