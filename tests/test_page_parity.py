@@ -126,7 +126,7 @@ def test_the_cube_waits_for_a_guess_and_then_says_what_a_rank_holds():
     assert "What rank 3 holds" in [found.value for found in at.subheader]
     rows = table(at, "wire")
     assert list(rows["axis"])[:3] == ["tp", "dp", "pp"]
-    assert list(table(at, "part")["parameter"])[0] == "embed.tokens.weight"
+    assert table(at, "part")["parameter"].iloc[0] == "embed.tokens.weight"
 
 
 def test_a_refused_cell_gives_the_reason_and_no_button():
@@ -172,7 +172,7 @@ def test_one_that_is_off_is_looked_at_before_it_is_told(monkeypatch):
 @pytest.mark.live
 @in_looks((1280, 4200, "light"), (390, 6200, "dark"))
 def test_a_press_on_a_cell_runs_it_and_the_page_is_readable(tab):
-    """Mouse and keyboard reach the cells; axe has nothing to say, nothing is wider than the page."""
+    """Mouse and keyboard reach the cells; axe has nothing to say, and nothing is too wide."""
     page = tab.open("/parity?rank=1", "Mesh and parity")
     page.get_by_role("button", name="Skip this").click()
     page.locator("[data-rank='6']").click()

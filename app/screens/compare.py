@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import streamlit as st
@@ -105,17 +106,28 @@ def _table(guess: chrome.Guess) -> None:
     figure = compare_table.bars(report, [badge], dark=chrome.dark())
     chrome.chart(figure, compare_table.bars_in_words(report), f"{PAGE}.bars")
     st.header("Speed", anchor=False)
-    chrome.table(compare_table.rows(report, compare_table.SPEED), first=16)
+    chrome.table(compare_table.rows(report, compare_table.SPEED), first=0)
     st.markdown(chrome.plain(compare_table.mfu_words(report)))
     st.header("What it costs and brings", anchor=False)
-    chrome.table(compare_table.rows(report, compare_table.PRICE), first=16)
+    chrome.table(compare_table.rows(report, compare_table.PRICE), first=0)
     st.header("What the textbook expects", anchor=False)
     seen = sum(found["seen"] for found in report["expectations"])
     st.markdown(f"{seen} of {len(report['expectations'])} expectations are seen here.")
-    chrome.table(compare_table.expectations(report), first=40)
+    st.markdown("\n".join(_lines(report)))
     st.header("Recap", anchor=False)
-    chrome.table(compare_table.recap(report), first=16)
+    for row in compare_table.recap(report):
+        layout, *words = row.items()
+        lines = [f"- *{name}*: {chrome.plain(said)}" for name, said in words]
+        st.markdown("\n".join([f"**{chrome.plain(layout[1])}**", "", *lines]))
     _download(report, "compare.json", "table")
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    """The expectations as a list: on a narrow screen a table of them would not be read."""
+    for row in compare_table.expectations(report):
+        says, figure, of, against, ratio, here = map(chrome.plain, row.values())
+        times = f", {ratio} times" if ratio else ""
+        yield f"- {says[:1].upper()}{says[1:]}: {figure}, {of} against {against}{times}: **{here}**"
 
 
 def _answer(guess: chrome.Guess, report: dict[str, Any]) -> None:
@@ -152,7 +164,7 @@ def _curves(base: dict[str, Any], *, going: bool) -> None:
         figure = compare_curves.distances(report["lines"], badges, dark=chrome.dark())
         chrome.chart(figure, said, f"{PAGE}.distances")
     st.markdown(said)
-    chrome.table(compare_curves.rows(report["lines"]))
+    chrome.table(compare_curves.rows(report["lines"]), first=0)
     _download(report, "curves.json", "curves")
 
 
