@@ -65,49 +65,6 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """The rows that a rank's experts get: counts of each from each rank of the group, [n][e].
-
-    They come rank by rank; `order` takes them expert by expert, `back` undoes it. Outside of
-    messages they lie expert by expert, so that nobody keeps them twice.
-    """
-
-    counts: list[list[int]]
-    order: Tensor
-    back: Tensor
-
-    @classmethod
-    def of(cls, counts: list[list[int]], device: torch.device) -> Arrival:
-        """The arrival of so many rows."""
-        starts: list[list[int]] = []
-        at = 0
-        for row in counts:
-            starts.append([])
-            for count in row:
-                starts[-1].append(at)
-                at += count
-        runs = [
-            torch.arange(starts[n][e], starts[n][e] + counts[n][e])
-            for e in range(len(counts[0]))
-            for n in range(len(counts))
-        ]
-        order = torch.cat(runs).to(device)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=device)
-        return cls(counts, order, back)
-
-    @property
-    def each(self) -> list[int]:
-        """Rows of each expert."""
-        return [sum(column) for column in zip(*self.counts, strict=True)]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Rows from each rank."""
-        return [sum(row) for row in self.counts]
-
-
-@dataclass(frozen=True)
 class Kept:
     """What a forward keeps for its backward: what came in, the ends of the graph, and whatever a
     kind of kernels adds in `more`."""
@@ -125,9 +82,10 @@ def edges(flow: Flow) -> tuple[Any, ...]:
 
 
 def run_part(
-    model: Transformer, part: str, flow: Flow, place: Place, arrival: Arrival | None
+    model: Transformer, part: str, flow: Flow, place: Place, each: Sequence[int]
 ) -> Flow:
-    """One unit, or part of a layer, of what is under way."""
+    """One unit, or part of a layer, of what is under way; `each` are the rows of every expert that
+    is here, where the part is experts."""
     unit, what = part.split(".")[0], part[part.find(".") :] if "." in part else ""
     if not what:
         return Flow(model.forward_unit(part, flow.x, place), flow.skip)
@@ -137,8 +95,7 @@ def run_part(
         if what == ROUTE:
             return _route(layer, flow.x, place)
         if what == EXPERTS:
-            assert arrival is not None
-            return Flow(layer.moe.experts(flow.x, arrival.each))
+            return Flow(layer.moe.experts(flow.x, each))
         assert what == JOIN and flow.skip is not None
         return Flow(_join(layer, flow.x, flow.skip, place))
 
@@ -176,9 +133,3 @@ def watched(x: Tensor, skip: Skip | None) -> Iterator[Tensor]:
     yield x
     if skip is not None:
         yield from skip.tensors
-
-
-def splits(counts: Sequence[int], ranks: int) -> list[int]:
-    """Rows for each rank of a group, where counts[E] are those for each expert."""
-    each = len(counts) // ranks
-    return [sum(counts[n * each : (n + 1) * each]) for n in range(ranks)]

@@ -20,8 +20,9 @@ from torch import Tensor
 from parallel_core import values as v
 from parallel_core.comm import Comm
 from parallel_core.context.whole import WholeSequence
-from parallel_core.crossing import Arrival, Flow, Kept, run_part, splits
-from parallel_core.expert_step import COMBINE, DISPATCH, layer_of
+from parallel_core.crossing import Flow, Kept, run_part
+from parallel_core.expert.journey import Journey
+from parallel_core.expert_step import journey_of
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.moe import Routed
@@ -37,14 +38,14 @@ from parallel_core.zero_kernels import ZeroKernels
 class ExpertKernels(TrainKernels):
     """One rank of a model of experts.
 
-    `routes` are the decisions of the step by (microbatch, layer), `arrivals` what came of others':
+    `routes` are the decisions of the step by (microbatch, layer), `journeys` the ways of its rows:
     both until they have been told.
     """
 
     def __init__(self, plan: Plan, rank: int, comm: Comm | None, device: torch.device) -> None:
         super().__init__(plan, rank, comm, device)
         self.routes: dict[tuple[int, str], Decision] = {}
-        self.arrivals: dict[tuple[int, str], Arrival] = {}
+        self.journeys: dict[tuple[int, str], Journey] = {}
         if plan.cp > 1:
             assert comm is not None
             for moe in self.model.routers.values():
@@ -57,14 +58,15 @@ class ExpertKernels(TrainKernels):
     def load(self, step: int) -> dict[Value, Any]:
         """What the rank holds at the start of a step; nothing is routed yet."""
         self.routes.clear()
-        self.arrivals.clear()
+        self.journeys.clear()
         return super().load(step)
 
     def run_unit(self, unit: str, flow: Flow, mb: int) -> Flow:
         """One unit, or part of a layer; a route's decision is kept."""
         layer = unit.split(".")[0]
-        arrival = self.arrivals.get((mb, layer))
-        flow = run_part(self.model, unit, flow, self.micro[mb].place, arrival)
+        journey = self.journeys.get((mb, layer))
+        each = [] if journey is None else journey.each
+        flow = run_part(self.model, unit, flow, self.micro[mb].place, each)
         if layer in self.model.routers and (unit == layer or unit.endswith(ROUTE)):
             routed = self.model.routers[layer].routed
             assert routed is not None
@@ -86,38 +88,40 @@ class ExpertKernels(TrainKernels):
         for moe in self.model.routers.values():
             moe.routed = None
 
-    def _announce(self, counts: list[int]) -> Arrival:
+    def _exchange(self, counts: Tensor, axis: str) -> Tensor:
         """Each rank tells each other how many rows come for each of its experts."""
         assert self.comm is not None
-        even, mine = [self.plan.experts_here] * self.plan.ep, torch.tensor(counts)
-        came = self.comm.all_to_all(mine.to(self.device), "ep", even, even)
-        return Arrival.of(came.view(self.plan.ep, -1).tolist(), self.device)
+        ones = [1] * len(counts)
+        return self.comm.all_to_all(counts.to(self.device), axis, ones, ones).cpu()
 
     def all_to_all(self, instr: Instr, reads: Reads) -> Sequence[Any]:
-        """x[R, D] of one's own tokens -> x[R, D] of one's own experts, or the other way."""
-        assert self.comm is not None and instr.mb is not None
+        """x[R, D] of one's own tokens -> x[R, D] of one's own experts, or the other way; of two
+        hops, one."""
+        assert self.comm is not None and instr.mb is not None and instr.axis is not None
         layer, _, way = instr.where.partition(".")
-        value = instr.reads[0]
-        counts, told = self.routes[instr.mb, layer].counts, 0
-        if (way, value.name) == ("dispatch", "rows"):
-            self.arrivals[instr.mb, layer] = self._announce(counts)
-            told = 8 * len(counts)
-        out, arrival = splits(counts, self.plan.ep), self.arrivals[instr.mb, layer]
+        value, key, told = instr.reads[0], (instr.mb, layer), 0
+        forward = value.name in ("rows", "hop")
+        if forward and way == "dispatch":
+            counts = self.routes[key].counts
+            if value.name == "rows":
+                self.journeys[key] = Journey()
+                self.journeys[key].begin(counts, ranks=self.plan.ep, node=self.plan.ep_node)
+            self.journeys[key].hop(self._exchange, instr.axis)
+            told = 8 * len(counts)  # int64
+        journey = self.journeys[key]
+        hop = next(hop for hop in journey.hops if hop.axis == instr.axis)
         x: Tensor = reads[value].contiguous()
-        if (way == "dispatch") == (value.name == "rows"):
-            came = self.comm.all_to_all(x, "ep", out, arrival.sizes)
-            return told + x.nbytes, came.index_select(0, arrival.order)
-        x = x.index_select(0, arrival.back)
-        return x.nbytes, self.comm.all_to_all(x, "ep", arrival.sizes, out)
+        travel = journey.out if forward == (way == "dispatch") else journey.home
+        return told + x.nbytes, travel(x, hop, self.comm.all_to_all)
 
     def handed_on(self, u: int, out: Sequence[Any]) -> dict[Value, Any]:
         """What arrives of a piece's rows, and what went past the experts."""
         piece = self.pieces[u]
         if piece.routes:
             self._past = {v.skip(0, u): out[1]}
-        where = layer_of(piece) + (DISPATCH if piece.routes else COMBINE)
-        message = Instr(op=Op.ALL_TO_ALL, where=where, mb=0, reads=(v.rows(0, u),))
-        _, came = self.all_to_all(message, {v.rows(0, u): out[0]})
+        came = out[0]
+        for message in journey_of(self.plan, u, 0, forward=True):
+            _, came = self.all_to_all(message, {message.reads[0]: came})
         return {v.act(0, u): came, **self._past}
 
     def sum_loads(self, instr: Instr) -> Sequence[Any]:
@@ -163,7 +167,7 @@ class ExpertKernels(TrainKernels):
             for (mb, layer), made in sorted(self.routes.items())
         ]
         self.routes.clear()
-        self.arrivals.clear()
+        self.journeys.clear()
         return told
 
 

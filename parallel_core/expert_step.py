@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from parallel_core import values as v
+from parallel_core.expert.ways import ACROSS, INSIDE, WHOLE
 from parallel_core.params import Piece, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
@@ -28,7 +29,7 @@ def with_tokens(plan: Plan, program: Program) -> Program:
     """The program with the messages of its experts; itself where each rank has all of them."""
     if plan.ep == 1:
         return program
-    travel = _Travel(pieces(plan))
+    travel = _Travel(plan)
     known: dict[int, tuple[Instr, ...]] = {}
     for instrs in program.ranks:
         if id(instrs) not in known:  # ranks that run the same share one tuple
@@ -45,9 +46,9 @@ def layer_of(piece: Piece) -> str:
 
 
 class _Travel:
-    def __init__(self, every: tuple[Piece, ...]) -> None:
-        self.every = every
-        self.numbers = {piece.name: u for u, piece in enumerate(every)}
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.every = plan, pieces(plan)
+        self.numbers = {piece.name: u for u, piece in enumerate(self.every)}
 
     def all(self, instrs: Iterable[Instr]) -> Iterator[Instr]:
         for instr in instrs:
@@ -76,7 +77,7 @@ class _Travel:
         at = writes.index(arrives)
         writes[at : at + 1] = leaving
         yield _with(instr, reads, writes, frees)
-        yield self._message(u, mb, out, arrives)
+        yield from journey_of(self.plan, u, mb, forward=True)
 
     def _backward(self, instr: Instr, u: int) -> Iterator[Instr]:
         mb, piece = instr.mb or 0, self.every[u]
@@ -91,22 +92,36 @@ class _Travel:
             return
         out, arrives = v.drows(mb, u - 1), v.dact(mb, u - 1)
         yield _with(instr, reads, [out if w == arrives else w for w in writes], frees)
-        yield self._message(u - 1, mb, out, arrives)
+        yield from journey_of(self.plan, u - 1, mb, forward=False)
 
-    def _message(self, u: int, mb: int, out: Value, arrives: Value) -> Instr:
-        way = DISPATCH if self.every[u].routes else COMBINE
-        ahead = way == DISPATCH and out.name == "rows"
-        values = (Value("counts", (mb,)), out) if ahead else ()
-        return Instr(
+
+def journey_of(plan: Plan, u: int, mb: int, *, forward: bool) -> Iterator[Instr]:
+    """The messages between piece u and the next one: rows, or their gradients, in one hop or two.
+
+    To the experts first inside a node, then across; home the other way round.
+    """
+    piece = pieces(plan)[u]
+    way = DISPATCH if piece.routes else COMBINE
+    axes = [WHOLE] if plan.ep_node is None else [INSIDE, ACROSS]
+    if forward != (way == DISPATCH):
+        axes.reverse()
+    if forward:
+        values = [v.rows(mb, u), *([v.hop(mb, u)] if len(axes) > 1 else []), v.act(mb, u)]
+    else:
+        values = [v.drows(mb, u), *([v.dhop(mb, u)] if len(axes) > 1 else []), v.dact(mb, u)]
+    counts = (Value("counts", (mb,)),) if forward and way == DISPATCH else ()
+    for axis, out, into in zip(axes, values, values[1:], strict=False):
+        told = (*counts, out) if counts else ()
+        yield Instr(
             op=Op.ALL_TO_ALL,
-            where=layer_of(self.every[u]) + way,
+            where=layer_of(piece) + way,
             mb=mb,
             lane=Lane.TOKENS,
-            axis="ep",
+            axis=axis,
             reads=(out,),
-            writes=(arrives,),
+            writes=(into,),
             frees=(out,),
-            inner=tuple(Message(Op.ALL_TO_ALL, "ep", value) for value in values),
+            inner=tuple(Message(Op.ALL_TO_ALL, axis, value) for value in told),
         )
 
 

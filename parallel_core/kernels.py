@@ -199,7 +199,7 @@ class TrainKernels(SumKernels):
 
     def run_unit(self, unit: str, flow: Flow, mb: int) -> Flow:
         """One unit of the model, or a part of it, for a microbatch."""
-        return run_part(self.model, unit, flow, self.micro[mb].place, None)
+        return run_part(self.model, unit, flow, self.micro[mb].place, ())
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -209,7 +209,7 @@ class TrainKernels(SumKernels):
 
     def no_activations(self) -> list[Tensor]:
         """Tensors that autograd may save and that are weights or data."""
-        return [self.flat.params, *self._data]
+        return [self.flat.params, *self.model.buffers(), *self._data]
 
     def again(self) -> AbstractContextManager[None]:
         """What a forward stands in when its backward runs it again; asked for in the first run."""

@@ -21,6 +21,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
+from parallel_core import own_block
 from parallel_core.cases import PRELOAD
 from parallel_core.cost import Link
 from parallel_core.launch import Pool
@@ -43,6 +44,7 @@ def run(*, quiet: bool = False, **flat: Any) -> LiveRun:
     PlanError for fields that cannot be run here and RunError for a rank that failed, each one
     sentence.
     """
+    own_block.admit(flat)
     request = Request.of(**flat).checked()
     view = view_of(request.plan)
     with _bar(request, quiet) as advance, pool().start(*request.order) as going:

@@ -29,6 +29,7 @@ from parallel_core.choices import IGNORED
 from parallel_core.dropout import Place, dropout, grid
 from parallel_core.layers import GeluMLP, SwiGLU, empty, mlp, norm, wide
 from parallel_core.moe import MoE
+from parallel_core.own_block_live import OwnLayer
 from parallel_core.params import Cut, ParamSpec, cuts, param_specs, units
 from parallel_core.plan import Dialect, Plan
 from parallel_core.rng import normal
@@ -187,7 +188,8 @@ class Transformer(nn.Module):
             self.add_module(first, Borrowed(plan))
         for name in middle:
             if name in chosen:
-                self.add_module(name, Layer(plan, name))
+                own = plan.model.block is not None
+                self.add_module(name, OwnLayer(plan) if own else Layer(plan, name))
         if last in chosen:
             self.add_module(last, Head(plan))
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from parallel_core import expert_rules
+from parallel_core import expert_rules, own_block
 from parallel_core.choices import Balance, RouterKind, Score
-from parallel_core.fields import PlanError, choice, nearest_where, real, switch, validate, whole
+from parallel_core.fields import (
+    PlanError,
+    choice,
+    nearest_where,
+    real,
+    switch,
+    validate,
+    whole,
+    words,
+)
 
 
 class Dialect(StrEnum):
@@ -77,10 +86,13 @@ class ModelShape:
     z_loss: float = real(0.0, 0.0, 1.0, "weight of a loss that keeps a router's logits small")
     expert_groups: int = whole(1, 1, 64, "groups of neighbouring experts, as if each on a node")
     group_limit: int | None = whole(None, 1, 64, "groups a token may reach; default: all")
+    block: str | None = words(None, "a block of yours for every layer, as in my_block.py:Block")
     skew: float = real(0.0, 0.0, 100.0, "how far a router leans towards the first experts")
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.block is not None:
+            object.__setattr__(self, "block", own_block.resolved(self.block))
         if self.hidden % 2 and self.dialect == Dialect.LLAMA:
             raise PlanError("hidden", self.hidden, "must be even", self.hidden + 1)
         if not self._heads_fit(self.heads):

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from parallel_core.own_block import described
 from parallel_core.pipeline.lower import stage_name
 from parallel_core.pipeline.stages import split
 from parallel_core.plan import Dialect, ModelShape, Plan
@@ -290,11 +291,19 @@ def param_specs(plan: Plan) -> tuple[ParamSpec, ...]:
     if m.dialect == Dialect.GPT:
         specs += [_weight("embed.positions.weight", (plan.seq, m.hidden), "embed")]
     for i in range(m.layers):
-        specs += _layer(m, i)
+        specs += _own(plan, f"layer{i}") if m.block else _layer(m, i)
     specs += _norm(m, "head.norm", "head")
     if not m.tied:
         specs += [_weight("head.out.weight", (m.vocab, m.hidden), "head")]
     return tuple(specs)
+
+
+def _own(plan: Plan, unit: str) -> list[ParamSpec]:
+    """The parameters of a layer that is the reader's own block."""
+    return [
+        ParamSpec(name=f"{unit}.block.{w.name}", shape=w.shape, unit=unit, std=w.std, fill=w.fill)
+        for w in described(plan).weights
+    ]
 
 
 def _weight(

@@ -53,7 +53,7 @@ __all__ = [
 LAYOUT = (
     *("dp", "dp_method", "bucket_mb", "microbatches", "zero", "shard", "prefetch", "keep_gathered"),
     *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
-    *("tp", "sp", "overlap_tp", "cp", "cp_method", "ulysses", "overlap_cp", "ep"),
+    *("tp", "sp", "overlap_tp", "cp", "cp_method", "ulysses", "overlap_cp", "ep", "ep_node"),
     *("recompute", "recompute_every", "offload"),
     *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
 )
@@ -88,6 +88,7 @@ class Plan:
     tp: int = whole(1, 1, 256, "tensor-parallel ranks")
     sp: bool = switch(False, "cut what lies outside the matrices along the sequence (with tp)")
     overlap_tp: bool = switch(False, "gather a region's input under its matrix products (with sp)")
+    ep_node: int | None = whole(None, 2, 64, "ranks a node: tokens hop inside it, then across")
     recompute: str = choice("none", Recompute, "what a backward computes again instead of keeping")
     recompute_every: int = whole(1, 1, 256, "recompute in every k-th layer only")
     offload: bool = switch(False, "keep what a forward saves in host memory until its backward")

@@ -31,6 +31,13 @@ def _served(plan: Plan) -> bool:
     return plan.parameter_server != Server.OFF
 
 
+def _own(plan: Plan) -> bool:
+    return plan.model.block is not None
+
+
+OF_OUR_BLOCK = ("tp", "cp", "experts", "offload", "dropout", "parameter_server", "attention")
+"""Choices that say how the lab's own block computes."""
+
 CLASHES = (
     Clash("zero", _served, "does not work with a parameter server"),
     Clash("pp", _served, "does not work with a parameter server"),
@@ -86,6 +93,20 @@ CLASHES = (
     Clash("offload", lambda p: p.pp > 1, "does not work with a pipeline yet"),
     Clash("offload", lambda p: p.zero > 1, "does not work with zero=2 or 3 yet"),
     Clash("offload", lambda p: p.ep > 1, "does not work with ep yet"),
+    *(Clash(name, _own, "does not work with a block of your own") for name in OF_OUR_BLOCK),
+    Clash(
+        "recompute",
+        _own,
+        "would run attention again, which a block of your own may not have",
+        instead=Recompute.FULL,
+        only=Recompute.SELECTIVE,
+    ),
+    Clash(
+        "schedule",
+        lambda p: _own(p) and p.pp > 1 and p.pipeline.splits,
+        "cuts the backward of the lab's own products in two; that of a block of your own is whole",
+        instead="1f1b",
+    ),
 )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from parallel_core.choices import Server
 from parallel_core.context.layout import AXIS, HEADS, RING
+from parallel_core.expert.ways import ACROSS, INSIDE
 from parallel_core.mesh import Mesh
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def divisions(plan: Plan) -> dict[str, tuple[int, int]]:
             found |= {HEADS: (1, heads), RING: (heads, plan.cp)}
         found[AXIS] = (1, plan.cp)
     if plan.ep > 1:
+        if plan.ep_node is not None:
+            found |= {INSIDE: (1, plan.ep_node), ACROSS: (plan.ep_node, plan.ep)}
         found["ep"] = (1, plan.ep)
         if plan.ep < total or plan.zero:
             found["edp"] = (plan.ep, total)
@@ -96,7 +99,7 @@ def divides(ways: dict[str, tuple[int, int]]) -> bool:
 
 def expert_ranks(plan: Plan) -> list[int]:
     """The numbers of ranks that can share out the experts of a plan."""
-    ways = divisions(plan)
+    ways = {name: way for name, way in divisions(plan).items() if name not in (INSIDE, ACROSS)}
     return [
         n
         for n in range(1, plan.gradient_ranks + 1)

@@ -169,11 +169,11 @@ def _tensor_fits(plan: Plan, n: int) -> bool:
 
 
 def _experts(plan: Plan) -> None:
-    if not plan.model.experts:
-        if plan.ep > 1:
-            raise PlanError("ep", plan.ep, "needs experts to share out, as in experts=8", 1)
-        return
-    if plan.ep == 1:
+    if plan.ep > 1 and not plan.model.experts:
+        raise PlanError("ep", plan.ep, "needs experts to share out, as in experts=8", 1)
+    if plan.ep == 1 and plan.ep_node is not None:
+        raise PlanError("ep_node", plan.ep_node, "needs expert-parallel ranks, ep of 4", NONE)
+    if plan.ep == 1 or not plan.model.experts:
         return
     if plan.shard is not None and plan.shard % plan.ep:
         fits = [n for n in range(plan.ep, plan.dp + 1, plan.ep) if plan.dp % n == 0]
@@ -184,6 +184,23 @@ def _experts(plan: Plan) -> None:
         ranks = f"dp*cp={plan.dp}*{plan.cp} ranks" if plan.cp > 1 else f"dp={plan.dp}"
         rule = f"must divide experts={plan.model.experts} and {ranks}, whose neighbours share them"
         raise PlanError("ep", plan.ep, rule, nearest_where(plan.ep, fits))
+    _nodes(plan)
+
+
+def _nodes(plan: Plan) -> None:
+    """Two hops want several nodes of several ranks each, cut as everything else is."""
+    if plan.ep_node is None:
+        return
+    fits = [n for n in range(2, plan.ep) if plan.ep % n == 0 and _divides_with(plan, n)]
+    if plan.ep_node not in fits:
+        rule = f"must divide ep={plan.ep} into nodes, several of several ranks"
+        near = nearest_where(plan.ep_node, fits) if fits else NONE
+        raise PlanError("ep_node", plan.ep_node, rule, near)
+
+
+def _divides_with(plan: Plan, node: int) -> bool:
+    ways = {**plan_mesh.divisions(plan), "ep_in": (1, node), "ep_out": (node, plan.ep)}
+    return plan_mesh.divides(ways)
 
 
 def _activations(plan: Plan) -> None:

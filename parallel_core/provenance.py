@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from parallel_core import __version__
+from parallel_core import __version__, own_block
 from parallel_core.plan import Plan, Recompute
 from parallel_core.trace import Kind, Provenance
 
@@ -47,7 +47,9 @@ def title(plan: Plan) -> str:
         "offload": plan.offload,
     }
     more = (words for words, holds in said.items() if holds)
-    return ", ".join((plan.layout, plan.model.dialect, *more))
+    block = plan.model.block
+    model = plan.model.dialect if block is None else own_block.in_words(block)
+    return ", ".join((plan.layout, model, *more))
 
 
 @cache

@@ -71,7 +71,7 @@ def activations(kernels: TrainKernels) -> dict[str, int]:
             reads[v.act(0, u - 1)] = noise.to(kernels.flat.params)
         with kernels.weights_of(u):
             data = [micro.ids, micro.labels, micro.place.positions]
-            mine = [*kernels.model.parameters(), *data, *before]
+            mine = [*kernels.model.parameters(), *kernels.model.buffers(), *data, *before]
             meter = Meter.ignoring(mine)
             kernels.keeper.look, kernels.keeper.over = meter.note, nobody
             saved, *out = kernels.forward(Instr(op=Op.F, where=piece.name, mb=0), reads)

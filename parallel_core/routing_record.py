@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallel_core.activations.expert_rows import Load, LoadOf, even
+from parallel_core.expert.ways import ACROSS, INSIDE, WHOLE
 from parallel_core.ledger import Counts
 from parallel_core.plan import DType, Plan
 
@@ -102,25 +103,43 @@ class RoutingRecord:
         """The steps that were told of."""
         return tuple(sorted({row.step for row in self.rows}))
 
-    def sent(self) -> list[int]:
-        """Bytes that each rank handed over in dispatches and combines, forward and backward."""
-        width = self.plan.model.hidden * DType(self.plan.dtype).bytes
-        total = [0] * self.plan.world_size
-        for (rank, *_), load in self.traffic().items():
-            total[rank] += 2 * (load.sent + load.here) * width
+    def sent(self) -> dict[str, list[int]]:
+        """Bytes that each rank handed over along each axis in dispatches and combines, forward and
+        backward: with two hops, what stands between them is handed over twice as well."""
+        plan, width = self.plan, self.plan.model.hidden * DType(self.plan.dtype).bytes
+        axes = [WHOLE] if plan.ep_node is None else [INSIDE, ACROSS]
+        total = {axis: [0] * plan.world_size for axis in axes}
+        between = self._between() if len(axes) > 1 else {}
+        for key, load in self.traffic().items():
+            stops = [load.sent, *([between[key]] if between else []), load.here]
+            for axis, start, end in zip(axes, stops, stops[1:], strict=False):
+                total[axis][key[0]] += 2 * (start + end) * width
         return total
+
+    def _between(self) -> dict[tuple[int, int, int, int], int]:
+        """Rows that a rank has between two hops: of its node's, those for ranks at its place."""
+        plan, found = self.plan, dict[tuple[int, int, int, int], int]()
+        node, each = plan.ep_node or 1, plan.experts_here
+        rows = {(r.rank, r.step, r.mb, r.layer): r.kept for r in self.rows}
+        for rank, *when in rows:
+            place = plan.mesh.coordinate(rank)[INSIDE]
+            mine = [e for e in range(plan.model.experts) if e // each % node == place]
+            group = plan.mesh.group(rank, INSIDE)
+            step, mb, layer = when
+            kept = [rows[member, step, mb, layer] for member in group]
+            found[rank, step, mb, layer] = sum(one[e] for one in kept for e in mine)
+        return found
 
     def corrected(self, counts: Sequence[Counts], usual: int) -> list[Counts]:
         """Predicted messages with the bytes of this routing in the place of even ones: `usual` is
         what a rank's share of rows was taken to be in each of them."""
-        table: list[Counts] = []
-        for count, sent in zip(counts, self.sent(), strict=True):
-            messages, total = count["ep", "all_to_all"]
-            fifth = messages // 5  # counts once, rows four times
-            table.append(
-                {**count, ("ep", "all_to_all"): (messages, total - 4 * fifth * usual + sent)}
-            )
-        return table
+        table = [dict(count) for count in counts]
+        for axis, ranks in self.sent().items():
+            for count, sent in zip(table, ranks, strict=True):
+                messages, total = count[axis, "all_to_all"]
+                fifth = messages // 5  # counts once, rows four times
+                count[axis, "all_to_all"] = (messages, total - 4 * fifth * usual + sent)
+        return list(table)
 
     def report(self) -> dict[str, Any] | None:
         """Loads, imbalance and drops step by step, JSON-ready; None without experts."""

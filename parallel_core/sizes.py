@@ -12,6 +12,7 @@ from parallel_core.activations.expert_rows import rows_routed
 from parallel_core.activations.held import held_by_piece
 from parallel_core.activations.saved import piece_away, piece_bytes, recompute_in
 from parallel_core.data.blocks import block_of, blocks, parts_of_shard
+from parallel_core.own_block import attention_flops
 from parallel_core.params import EXPERTS, JOIN, ROUTE, ParamSpec, Piece, pieces, table_spec
 from parallel_core.plan import DType, Plan, Recompute
 from parallel_core.program import Instr, Op, Value
@@ -114,7 +115,7 @@ def _routed(plan: Plan, act: int, width: int) -> dict[str, int]:
     m, rows, tokens, wide = plan.model, rows_routed(plan), plan.tokens_here, max(width, 4)
     shared = tokens * m.hidden * width if m.shared_experts else 0
     return {
-        **dict.fromkeys(("rows", "drows"), rows * m.hidden * width),
+        **dict.fromkeys(("rows", "drows", "hop", "dhop"), rows * m.hidden * width),
         **dict.fromkeys(("skip", "dskip"), act + rows * wide + shared),
         "counts": m.experts * INT64,
         "logits": tokens * m.experts * wide,
@@ -151,6 +152,8 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
     products = {piece.name: 2.0 * _products(plan, piece) for piece in pieces(plan)}
     layers = {piece.name: _layers_of(piece) for piece in pieces(plan)}
     attention = 4.0 * plan.seq * plan.model.hidden * tokens / plan.tp
+    if plan.model.block:
+        attention = attention_flops(plan)
     again = {piece.name: _again(plan, piece, attention) for piece in pieces(plan)}
     elements = {piece.name: piece.numel for piece in pieces(plan)}
     elements["weights"] = sum(elements.values()) // plan.pp  # a rank's share, about

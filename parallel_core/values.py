@@ -34,6 +34,7 @@ Expert parallelism has a few more:
 
     rows[mb,u]   tokens that leave piece u for their experts, or what experts made of them; what
                  arrives is act[mb,u].  drows[mb,u]  their gradient on the way back
+    hop[mb,u]    rows between two hops, inside a node and across;  dhop[mb,u]  their gradient
     skip[mb,u]   what goes past the experts: the residual stream and the gates;  dskip[mb,u]
     moved        mark that the loads of all ranks are summed, for a bias to move
 
@@ -103,6 +104,16 @@ def rows(mb: int, u: int) -> Value:
 def drows(mb: int, u: int) -> Value:
     """The gradient of what arrived of rows[mb,u], before it has travelled back."""
     return Value("drows", (mb, u))
+
+
+def hop(mb: int, u: int) -> Value:
+    """Rows that have made one of two hops."""
+    return Value("hop", (mb, u))
+
+
+def dhop(mb: int, u: int) -> Value:
+    """Their gradient on its way back."""
+    return Value("dhop", (mb, u))
 
 
 def skip(mb: int, u: int) -> Value:

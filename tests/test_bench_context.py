@@ -22,8 +22,8 @@ from parallel_core.bench.context_rows import (
     SIDES,
     TORCH,
     ZIGZAG,
-    order,
     lost,
+    order,
     rows_of,
     step_rows,
 )

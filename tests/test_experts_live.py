@@ -54,6 +54,7 @@ LAYOUTS: dict[int, list[dict[str, Any]]] = {
     ],
     4: [
         {"dp": 4, "ep": 4},
+        {"dp": 4, "ep": 4, "ep_node": 2},
         {"dp": 4, "ep": 2, "microbatches": 2},
         {"dp": 2, "ep": 2, "tp": 2, "sp": True},
         {"dp": 2, "ep": 2, "tp": 2},

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
-from parallel_core.crossing import Arrival, Flow, run_part, splits
+from parallel_core.crossing import Flow, run_part
 from parallel_core.expert.routing import balance_sum, z_sum
 from parallel_core.model import Place, Transformer, init_weights, loss_sum
 from parallel_core.moe import MoE, put_back, send
@@ -233,13 +231,13 @@ def test_a_layer_in_parts_is_the_layer(more):
     model.zero_grad()
 
     mine = x.clone().requires_grad_()
-    routed = run_part(model, "layer0.route", Flow(mine), HERE, None)
+    routed = run_part(model, "layer0.route", Flow(mine), HERE, ())
     assert routed.skip is not None
-    arrival = Arrival.of([routed.skip.routed.counts], x.device)
+    each = routed.skip.routed.counts
     rows = routed.x.detach().requires_grad_()
-    made = run_part(model, "layer0.experts", Flow(rows), HERE, arrival)
+    made = run_part(model, "layer0.experts", Flow(rows), HERE, each)
     results, skip = made.x.detach().requires_grad_(), routed.skip.leaf()
-    out = run_part(model, "layer0.join", Flow(results, skip), HERE, None)
+    out = run_part(model, "layer0.join", Flow(results, skip), HERE, ())
     torch.testing.assert_close(out.x, y, rtol=0, atol=0)
     out.x.backward(dy)
     made.x.backward(results.grad)
@@ -248,28 +246,6 @@ def test_a_layer_in_parts_is_the_layer(more):
     torch.testing.assert_close(mine.grad, whole.grad, rtol=1e-12, atol=1e-14)
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, truth[name], rtol=1e-12, atol=1e-14)
-
-
-@given(st.integers(1, 4), st.integers(1, 4), st.data())
-def test_rows_that_arrive_rank_by_rank_are_taken_expert_by_expert(ranks, experts, data):
-    """And go home the same way: one order undoes the other."""
-    row = st.lists(st.integers(0, 4), min_size=experts, max_size=experts)
-    counts = data.draw(st.lists(row, min_size=ranks, max_size=ranks))
-    arrival = Arrival.of(counts, torch.device("cpu"))
-    came = [(n, e, i) for n in range(ranks) for e in range(experts) for i in range(counts[n][e])]
-    taken = [came[i] for i in arrival.order.tolist()]
-    assert taken == sorted(came, key=lambda one: (one[1], one[0], one[2]))
-    assert [taken[i] for i in arrival.back.tolist()] == came
-    assert (
-        arrival.sizes
-        == [sum(row) for row in counts]
-        == [sum(n == one[0] for one in came) for n in range(ranks)]
-    )
-    assert arrival.each == [sum(e == one[1] for one in came) for e in range(experts)]
-
-
-def test_rows_for_each_rank_are_those_of_its_experts():
-    assert splits([1, 2, 3, 4, 5, 6], 3) == [3, 7, 11]
 
 
 @every_kind

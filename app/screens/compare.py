@@ -106,10 +106,10 @@ def _table(guess: chrome.Guess) -> None:
     figure = compare_table.bars(report, [badge], dark=chrome.dark())
     chrome.chart(figure, compare_table.bars_in_words(report), f"{PAGE}.bars")
     st.header("Speed", anchor=False)
-    chrome.table(compare_table.rows(report, compare_table.SPEED), first=0)
+    _grid(compare_table.rows(report, compare_table.SPEED))
     st.markdown(chrome.plain(compare_table.mfu_words(report)))
     st.header("What it costs and brings", anchor=False)
-    chrome.table(compare_table.rows(report, compare_table.PRICE), first=0)
+    _grid(compare_table.rows(report, compare_table.PRICE))
     st.header("What the textbook expects", anchor=False)
     seen = sum(found["seen"] for found in report["expectations"])
     st.markdown(f"{seen} of {len(report['expectations'])} expectations are seen here.")
@@ -122,12 +122,19 @@ def _table(guess: chrome.Guess) -> None:
     _download(report, "compare.json", "table")
 
 
+def _grid(rows: list[dict[str, str]]) -> None:
+    """A wide table, as high as its rows: it scrolls by itself."""
+    chrome.table(rows, first=0, height=36 * len(rows) + 40)
+
+
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     """The expectations as a list: on a narrow screen a table of them would not be read."""
     for row in compare_table.expectations(report):
         says, figure, of, against, ratio, here = map(chrome.plain, row.values())
         times = f", {ratio} times" if ratio else ""
-        yield f"- {says[:1].upper()}{says[1:]}: {figure}, {of} against {against}{times}: **{here}**"
+        seen, comma, why = here.partition(",")
+        said = f"{figure}, {of} against {against}{times}: **{seen}**{comma}{why}"
+        yield f"- {says[:1].upper()}{says[1:]}: {said}"
 
 
 def _answer(guess: chrome.Guess, report: dict[str, Any]) -> None:
@@ -164,7 +171,7 @@ def _curves(base: dict[str, Any], *, going: bool) -> None:
         figure = compare_curves.distances(report["lines"], badges, dark=chrome.dark())
         chrome.chart(figure, said, f"{PAGE}.distances")
     st.markdown(said)
-    chrome.table(compare_curves.rows(report["lines"]), first=0)
+    _grid(compare_curves.rows(report["lines"]))
     _download(report, "curves.json", "curves")
 
 

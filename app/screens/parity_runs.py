@@ -22,7 +22,9 @@ from screens.controls import sentence
 
 PAGE = "parity"
 WORLD = 8
-_WAITING, _ASKED, _FIRST = f"{PAGE}.waiting", f"{PAGE}.asked", f"{PAGE}.first"
+_WAITING, _ASKED = f"{PAGE}.waiting", f"{PAGE}.asked"
+_FIRST = f"{PAGE}.first"  # what a first run found, while the second one looks closer
+_MOST = f"{PAGE}.most"  # cells that were waited for at once
 REDRAW = 12
 """Cells after which the picture is drawn anew while many run."""
 
@@ -56,7 +58,7 @@ def stop() -> None:
     asked: live.Asked | None = st.session_state.pop(_ASKED, None)
     if asked is not None:
         live.desk().leave(asked, _session())
-    st.session_state[_WAITING] = []
+    st.session_state[_WAITING], st.session_state[_MOST] = [], 0
 
 
 def forget(name: str) -> None:
@@ -74,10 +76,9 @@ def watch() -> None:
         _go_on()
     except QueueFull as error:
         st.markdown(sentence(str(error)))
-    most = st.session_state.setdefault(f"{PAGE}.most", 0) or len(waiting())
-    st.session_state[f"{PAGE}.most"] = most = max(most, len(waiting()))
+    most = max(st.session_state.get(_MOST, 0), len(waiting()))
+    st.session_state[_MOST] = most if waiting() else 0
     if not waiting() or (len(found()) > before and len(found()) % REDRAW == 0):
-        st.session_state[f"{PAGE}.most"] = len(waiting())
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
         done = most - len(waiting())

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 
 from parallel_core.activations import expert_rows
 from parallel_core.activations.expert_rows import Load, LoadOf, even, widths
+from parallel_core.own_block import described
 from parallel_core.params import EXPERTS, JOIN, ROUTE
 from parallel_core.plan import Dialect, Plan, Recompute
 
@@ -36,6 +37,9 @@ Rows = dict[str, int]
 
 INPUT = "input"
 """The row of a unit's own input."""
+
+OWN = "the reader's own block"
+"""The row of a block that has no formula."""
 
 CORE = frozenset(
     {"log-sum-exp", "softmax", "softmax dropout", "softmax dropped", "attention result"}
@@ -72,6 +76,9 @@ def offloaded_bytes(plan: Plan, unit: str, load: Load | None = None) -> int:
 
 def _held_input(plan: Plan, unit: str) -> int:
     """Bytes of a unit's input that are held for its gradient alone."""
+    if plan.model.block and unit.startswith("layer"):
+        found = described(plan)
+        return found.saved - found.behind if plan.recompute_in(unit) == Recompute.NONE else 0
     none = unit == "embed" or unit.endswith((EXPERTS, JOIN))
     again = recompute_in(plan, unit) == Recompute.FULL
     return 0 if none or again else sum(_leaf(plan).values())
@@ -180,6 +187,8 @@ def _across_ranks(plan: Plan, rows: Rows, heads: int, kv: int) -> Rows:
 
 
 def _layer(plan: Plan, unit: str, load: Load) -> Rows:
+    if plan.model.block:
+        return {OWN: described(plan).saved}
     rows = _norm(plan, "attn norm") | _attention(plan) | _dropout_mask(plan, "attention dropout")
     rows |= _norm(plan, "mlp norm")
     last = _dropout_mask(plan, "mlp dropout")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from parallel_core import own_block
 from parallel_core.cli.bench_options import count, taken
 from parallel_core.cli.plan_options import field_options, given
 from parallel_core.cli.strict_json import strict_json
@@ -43,6 +44,7 @@ def command(layouts: tuple[str, ...], *, curves: bool, as_json: bool, **options:
       shardlab compare dtype=float64 "tp=2,dtype=float64" dtype=bfloat16 --curves
     """
     flat = given(options)
+    own_block.admit(flat)
     report = _curves(layouts, flat) if curves else _table(layouts, flat)
     if as_json:
         click.echo(strict_json(report))

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from parallel_core import own_block
 from parallel_core.cli.plan_options import given, plan_options
 from parallel_core.cli.strict_json import strict_json
 from parallel_core.cli.summary import print_summary, progress_bar
@@ -48,12 +49,14 @@ def command(**options: Any) -> None:
       shardlab run --dp 2 --microbatches 4 --dialect gpt --dtype float64
       shardlab run --dp 4 --trace out.json --html out.html
       shardlab run --dp 4 --json | jq .ledger.wire
+      shardlab run --dp 2 --zero 3 --block my_block.py:Block
       torchrun --nproc-per-node 4 -m parallel_core.cli run --dp 4
     """
     as_json, trace, html = (options.pop(key) for key in ("as_json", "trace", "html"))
     parity = not options.pop("no_parity")
     for key in SAVES:
         options[key] = os.path.abspath(options[key]) if options[key] else None
+    own_block.admit(options)
     request = Request.of(**given(options), parity=parity)
     for file in filter(None, (trace, html, *(options[k] for k in SAVES))):
         _open_folder(Path(file))

@@ -113,9 +113,9 @@ class Looking(Probe):
         out = super().run_unit(unit, flow, mb)
         name = unit.removesuffix(JOIN)
         if self.going and name != "head" and "." not in name:
-            seen = Passed(self.step, name, mb, out.x.detach().clone(), [])
+            seen = Passed(self.step, name, mb, out.x.detach().cpu().clone(), [])
             hook: Any = out.x.register_hook
-            hook(lambda grad: seen.dact.append(grad.detach().clone()))
+            hook(lambda grad: seen.dact.append(grad.detach().cpu().clone()))
             self.passed.append(seen)
         return out
 

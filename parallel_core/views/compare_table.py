@@ -91,14 +91,18 @@ def recap(report: Report) -> list[dict[str, str]]:
     return [
         {
             "layout": row["layout"],
-            "synchronises": f"{row['synchronises']} ({row['messages']:.3g} messages a step)",
+            "synchronises": f"{row['synchronises']} ({_many(row['messages'], 'message')} a step)",
             "divides": f"{row['divides']} ({bytes_text(row['state_bytes'])} of state here)",
             "bandwidth": f"{row['bandwidth']} ({bytes_text(row['sent_bytes'])} a step and rank)",
-            "batch": f"{row['batch']} ({row['rows']} rows a microbatch, {row['microbatches']} of"
-            " them)",
+            "batch": f"{row['batch']} ({_many(row['microbatches'], 'microbatch', 'es')} of"
+            f" {_many(row['rows'], 'row')})",
         }
         for row in report["recap"]
     ]
+
+
+def _many(count: float, noun: str, plural: str = "s") -> str:
+    return f"{count:.3g} {noun}{'' if count == 1 else plural}"
 
 
 def mfu_words(report: Report) -> str:
@@ -116,8 +120,8 @@ def machine_words(report: Report) -> str:
     """Where, when and how it was measured."""
     machine, load = report["machine"], report["load_average"][0]
     return (
-        f"{report['rounds']} rounds of {report['steps']} steps a layout, by turns, the first step"
-        f" of each left out; {machine['processor']}, {machine['cores']} cores, torch"
+        f"{_many(report['rounds'], 'round')} of {report['steps']} steps a layout, by turns, the"
+        f" first step of each left out; {machine['processor']}, {machine['cores']} cores, torch"
         f" {report['versions']['torch']}, {report['date']}, load average {load:.1f}; own devices"
         f" replayed over one link: {report['link']}"
     )

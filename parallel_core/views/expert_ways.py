@@ -61,7 +61,7 @@ def handed(
 ) -> list[tuple[int, int | None]]:
     """(predicted from the routing, counted) bytes that each rank handed to dispatches and combines;
     what is counted has the counts of rows in it, which travel ahead, and is told without them."""
-    predicted = record.sent()
+    predicted = [sum(axes) for axes in zip(*record.sent().values(), strict=True)]
     if counted_bytes is None:
         return [(each, None) for each in predicted]
     ahead = _counts_bytes(record)
@@ -70,8 +70,8 @@ def handed(
 
 
 def _counts_bytes(record: RoutingRecord) -> list[int]:
-    """Bytes of the messages that say how many rows will come: int64 an expert, once a dispatch."""
-    total = [0] * record.plan.world_size
+    """Bytes of the messages that say how many rows will come: int64 an expert, once a hop."""
+    total, hops = [0] * record.plan.world_size, len(record.sent())
     for row in record.rows:
-        total[row.rank] += 8 * record.plan.model.experts
+        total[row.rank] += 8 * record.plan.model.experts * hops
     return total
