@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from parallel_core.activations.meter import metering
 from parallel_core.dropout import Place
+from parallel_core.fields import PlanError
 from parallel_core.own_block import NONE, Described, Weight
-from parallel_core.plan import Plan, PlanError
+from parallel_core.plan import Plan
 
 ROWS, SEQ = 3, 8
 """Rows and positions of the trial in float64; of a shorter sequence all."""
@@ -53,9 +54,9 @@ def made(plan: Plan, dtype: torch.dtype) -> nn.Module:
                and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]  # fmt: skip
     if unknown:
         _refuse(plan, f"asks for {unknown[0]}, and the model has {', '.join(given)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _told(plan):
         torch.manual_seed(0)
-        module = build(**{p.name: given[p.name] for p in asked if p.name in given})
+        module: object = build(**{p.name: given[p.name] for p in asked if p.name in given})
     if not isinstance(module, nn.Module):
         _refuse(plan, "makes no torch.nn.Module")
     return module.to(dtype)
@@ -133,7 +134,7 @@ def _trial(plan: Plan) -> None:
     if not torch.equal(one, two):
         _refuse(plan, "gives two results for one input: dropout or state, which ranks would not"
                 " share")  # fmt: skip
-    alone = torch.cat([block(row) for row in x.split(1)])
+    alone = torch.cat([block(row) for row in torch.split(x, 1)])
     if float((alone - one).detach().abs().max()) > NEAR * float(one.detach().abs().max()):
         _refuse(plan, "mixes the rows of a batch, which are on different ranks")
     with _told(plan):

@@ -18,7 +18,8 @@ def replicas(plan: Plan) -> tuple[tuple[int, ...], ...]:
     if plan.pp > 1 or plan.parameter_server != Server.OFF:
         return ()
     if plan.zero < 3:
-        groups = list(plan.mesh.groups("dp"))
+        axis = plan.expert_axis  # dp, or where experts are shared out those with the same ones
+        groups = list(plan.mesh.groups(axis)) if axis else []
     else:
         groups = [] if plan.shard_axis == "dp" else list(plan.mesh.groups("replica"))
     return tuple(group for group in groups if len(group) > 1)

@@ -29,7 +29,9 @@ class Request:
         if self.save_grads and not self.steps:
             raise PlanError("steps", 0, "makes no gradient to save", 1)
         if self.plan.model.block and (self.save_weights or self.save_grads):
-            raise PlanError("block", self.plan.model.block, "has no name among Hugging Face's", "none")
+            raise PlanError(
+                "block", self.plan.model.block, "has no name among Hugging Face's", "none"
+            )
         if self.plan.model.experts and self.save_weights:
             computes_as_mixtral(self.plan.model)
         if self.plan.model.experts and self.save_grads:

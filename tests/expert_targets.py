@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from parallel_core import crossing, moe, runtime
-from parallel_core.crossing import Arrival, Flow, Skip
+from parallel_core.crossing import Flow, Skip
 from parallel_core.expert.routing import Choice, Rules
 from parallel_core.expert_kernels import ExpertKernels
 from parallel_core.kernels import Reads
@@ -78,9 +78,8 @@ class CountsMixed(ExpertKernels):
     """What each rank tells of its rows an expert is read in the order of another rank's experts:
     as many rows come from everybody, but they are taken for those of other experts."""
 
-    def _announce(self, routed: Any) -> Arrival:
-        told = super()._announce(routed)
-        return Arrival.of([row[::-1] for row in told.counts], self.device)
+    def _exchange(self, counts: Tensor, axis: str) -> Tensor:
+        return super()._exchange(counts, axis).flip(-1)
 
 
 class IdleLeftOut(ExpertKernels):
@@ -139,9 +138,12 @@ def _together(choose: Any) -> Any:
 class WrongSource(ExpertKernels):
     """What experts have made, expert by expert, goes home as if it lay rank by rank."""
 
-    def _announce(self, routed: Any) -> Arrival:
-        told = super()._announce(routed)
-        return replace(told, back=torch.arange(len(told.back)))
+    def all_to_all(self, instr: Instr, reads: Reads) -> Sequence[Any]:
+        made = super().all_to_all(instr, reads)
+        for journey in self.journeys.values():
+            if journey.back is not None:
+                journey.back = torch.arange(len(journey.back))
+        return made
 
 
 FAULTS: dict[str, type[ExpertKernels]] = {

@@ -86,6 +86,8 @@ def plans(world: int) -> list[Plan]:
         batch = 4 * layout["microbatches"] if layout.get("pp") else TINY["global_batch"]
         capacity = {"capacity": 1.0} if router == "capacity" else {}
         flat = TINY | dress | layout | capacity | {"global_batch": batch}
+        if skew:  # a flooded router's gradient is rounding noise, which AdamW makes a full step of
+            flat["optimizer"] = "sgd"
         made.append(Plan.of(router=router, skew=skew, **flat))
     return made
 
@@ -151,7 +153,8 @@ def test_every_byte_is_as_predicted_from_the_routing(world, runs):
         assert book["memory"]["predicted"] == book["memory"]["measured"], ran.plan
         assert book["comm_buffers"]["measured"] == [0] * world, ran.plan
         if ran.plan.ep > 1:
-            assert book["wire"]["measured"]["ep"]["all_to_all"]["wire_bytes"] > 0
+            for axis in ("ep",) if ran.plan.ep_node is None else ("ep_in", "ep_out"):
+                assert book["wire"]["measured"][axis]["all_to_all"]["wire_bytes"] > 0
         else:
             assert "ep" not in book["wire"]["measured"]
 

@@ -88,7 +88,8 @@ def test_a_cell_is_a_plan_of_its_ways_or_a_reason(every):
         flat = cell.plan.flat()
         for name in cell.parts:
             for field, value in asked[name].fields.items():
-                assert field == "accumulate" or flat[field] == value, (cell.name, field)
+                larger = field == "shard" and flat[field] == flat["ep"]  # it has every expert
+                assert field == "accumulate" or larger or flat[field] == value, cell.name
             axis = asked[name].axis
             assert not axis or flat[axis] >= 2, (cell.name, axis)
         if "accumulate" in cell.parts:

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from parallel_core.comm import Comm
-from parallel_core.crossing import Arrival, splits
 from parallel_core.dropout import Place
+from parallel_core.expert.journey import Journey
 from parallel_core.expert.routing import choose
 from parallel_core.moe import MoE, put_back, send
 
@@ -38,15 +38,20 @@ class ByAllToAll:
     def __call__(self, x_bsd: Tensor) -> Tensor:
         """x[B, S, D] -> y[B, S, D]."""
         routed, ep = self.moe.route(x_bsd, NOWHERE), self.comm.mesh.degree("ep")
-        even = [len(routed.counts) // ep] * ep
-        came = self.comm.all_to_all(routed.rows.counts, "ep", even, even)
-        arrival = Arrival.of(came.view(ep, -1).tolist(), x_bsd.device)
-        self.sent += (ep - 1) * even[0] * came.element_size()
-        out, back = splits(routed.counts, ep), arrival.sizes
-        x_rd = self._swap(send(x_bsd, routed.rows), out, back)
-        y_rd = self.moe.experts(x_rd.index_select(0, arrival.order), arrival.each)
-        y_rd = self._swap(y_rd.index_select(0, arrival.back), back, out)
+        journey = Journey()
+        journey.begin(routed.counts, ranks=ep, node=None)
+        hop = journey.hop(self._exchange, "ep")
+        assert journey.order is not None and journey.back is not None
+        x_rd = self._swap(send(x_bsd, routed.rows), hop.out, hop.into)
+        y_rd = self.moe.experts(x_rd.index_select(0, journey.order), journey.each)
+        y_rd = self._swap(y_rd.index_select(0, journey.back), hop.into, hop.out)
         return put_back(y_rd, routed.rows, x_bsd.shape, None)
+
+    def _exchange(self, counts: Tensor, axis: str) -> Tensor:
+        """Each rank tells each other how many rows come for each of its experts."""
+        self.sent += (len(counts) - 1) * counts.shape[1] * counts.element_size()
+        ones = [1] * len(counts)
+        return self.comm.all_to_all(counts, axis, ones, ones)
 
     def _swap(self, x_rd: Tensor, out: Sequence[int], back: Sequence[int]) -> Tensor:
         swap: Callable[..., Tensor] = _Swap.apply

@@ -103,6 +103,9 @@ def _all() -> Iterator[Way]:
         chosen = {"cp_method": name}
         yield Way(kind="cp", name=name, title=method.title, axis="cp", fields=chosen, least=least)
     yield Way(kind="ep", name="ep", title="experts shared out", axis="ep", fields=EXPERTS)
+    hops = {**EXPERTS, "ep_node": 2}
+    title = "experts shared out, tokens in two hops"
+    yield Way(kind="ep", name="ep-hops", title=title, axis="ep", fields=hops, least=4)
     for what in Recompute:
         if what != Recompute.NONE:
             chosen = {"recompute": str(what)}

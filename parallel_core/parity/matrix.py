@@ -115,6 +115,8 @@ def cell_of(parts: Sequence[Way], world: int, degree: int = 2) -> Cell:
     flat: dict[str, Any] = {}
     for way in parts:
         flat |= way.at(degree)
+    if "shard" in flat:  # a group of shards has every expert
+        flat["shard"] = max(flat["shard"], flat.get("ep", 1))
     try:
         plan, changed = fitted(flat)
     except PlanError as error:
