@@ -125,11 +125,16 @@ class ExpertKernels(TrainKernels):
         return {v.act(0, u): came, **self._past}
 
     def sum_loads(self, instr: Instr) -> Sequence[Any]:
-        """Loads of every layer that is here, over all ranks, for the update to move biases by."""
-        loads = torch.stack([*self.loads().values()])
-        if self.comm is not None:
-            self.comm.all_reduce(loads, instr.axis or "dp", name=instr.where, control=True)
-        self.summed = loads
+        """Loads of every layer that is here, over all ranks, for the update to move biases by; of
+        all layers, where others have a copy of some."""
+        assert self.comm is not None and instr.axis is not None
+        mine, m = self.loads(), self.plan.model
+        layers = [*mine] if instr.axis == "dp" else [f"layer{i}" for i in range(m.layers)]
+        nothing = torch.zeros(m.experts, dtype=torch.int64, device=self.device)
+        loads = torch.stack([mine.get(layer, nothing) for layer in layers])
+        self.comm.all_reduce(loads, instr.axis, name=instr.where, control=True)
+        summed = dict(zip(layers, loads, strict=True))
+        self.summed = [summed[layer] for layer in mine]
         return loads.nbytes, *([True] * len(instr.writes))
 
     def loads(self) -> dict[str, Tensor]:
@@ -145,7 +150,7 @@ class ExpertKernels(TrainKernels):
         """New weights; and where loads move a router's bias, that."""
         made = super().optimize(instr, reads)
         if self.plan.model.balance == Balance.BIAS:
-            alone = self.plan.gradient_ranks == 1
+            alone = self.plan.gradient_ranks == 1 and self.plan.loads_axis == "dp"
             loads = [*self.loads().values()] if alone else self.summed
             for moe, load in zip(self.model.routers.values(), loads, strict=True):
                 moe.router.move_bias(load, self.plan.model.bias_rate)

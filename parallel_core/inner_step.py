@@ -145,22 +145,25 @@ def _sums(plan: Plan, before: Instr, where: _Where) -> list[Instr]:
         sums.append(_sum(plan, (WHOLE, "tp", v.WHOLE_SUM), gradients, where))
     if plan.kv_copies > 1:
         sums.append(_sum(plan, (COPIES, "kv_copy", v.COPIES_SUM), gradients, where))
-    if plan.model.balance == Balance.BIAS and plan.gradient_ranks > 1:
-        sums.append(_loads(gradients))
+    alone = plan.gradient_ranks == 1 and plan.loads_axis == "dp"
+    if plan.model.balance == Balance.BIAS and not alone:
+        sums.append(_loads(plan, gradients))
     return sums
 
 
-def _loads(gradients: tuple[Value, ...]) -> Instr:
-    """How many tokens asked for each expert, summed over all ranks: a bias moves by them."""
+def _loads(plan: Plan, gradients: tuple[Value, ...]) -> Instr:
+    """How many tokens asked for each expert, summed over all ranks: a bias moves by them. Where a
+    stage has two copies, loads of all layers travel, since the copies have other neighbours."""
+    axis = plan.loads_axis
     mine = tuple(dict.fromkeys(gradient.at[0] for gradient in gradients if gradient.at))
     return Instr(
         op=Op.ALL_REDUCE,
         where=LOADS,
         lane=Lane.COMM,  # where all that is summed over dp is: one axis, one order
-        axis="dp",
+        axis=axis,
         reads=gradients,
         writes=(v.MOVED,),
-        inner=(Message(Op.ALL_REDUCE, "dp", Value(v.MOVED.name, mine)),),
+        inner=(Message(Op.ALL_REDUCE, axis, Value(v.MOVED.name, mine if axis == "dp" else ())),),
     )
 
 

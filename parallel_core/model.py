@@ -29,7 +29,7 @@ from parallel_core.choices import IGNORED
 from parallel_core.dropout import Place, dropout, grid
 from parallel_core.layers import GeluMLP, SwiGLU, empty, mlp, norm, wide
 from parallel_core.moe import MoE
-from parallel_core.own_block_live import OwnLayer
+from parallel_core.own_block_layer import OwnLayer
 from parallel_core.params import Cut, ParamSpec, cuts, param_specs, units
 from parallel_core.plan import Dialect, Plan
 from parallel_core.rng import normal

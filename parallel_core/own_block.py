@@ -12,7 +12,7 @@ layout starts from the same model. What the block keeps for its backward and its
 in a trial forward, where the lab's own block has formulas. It works under data parallelism, every
 ZeRO stage, pipelines whose backward is whole, and full recomputation.
 
-A block is code, so it is opened only in a process that computes (own_block_live.py is loaded
+A block is code, so it is opened only in a process that computes (own_block_layer.py is loaded
 there): a page that is handed a plan with a block says so, and runs nothing. The plan holds the
 file's digest, so that all ranks, and whoever repeats a run, have the same code.
 """
@@ -32,7 +32,9 @@ from parallel_core.fields import PlanError, shown
 if TYPE_CHECKING:
     from parallel_core.plan import Plan
 
-LIVE = "parallel_core.own_block_live"
+LAYER, TRIAL = "parallel_core.own_block_layer", "parallel_core.own_block_trial"
+"""What opens a block, where it is loaded; and what tries one out."""
+
 NONE = "none"
 DIGITS = 12
 
@@ -66,7 +68,7 @@ def resolved(text: str) -> str:
     file = Path(where).expanduser()
     if not where.endswith(".py") or not name.isidentifier():
         _refuse(text, 'must be a file and a class in it, as in "my_block.py:Block"')
-    if LIVE not in sys.modules:
+    if LAYER not in sys.modules:
         _refuse(text, "is code, which only a run opens: `shardlab run` or parallel_core.live")
     if not file.is_file():
         _refuse(text, "names no file that is here")
@@ -83,7 +85,7 @@ def _refuse(text: str, rule: str) -> None:
 def admit(fields: Mapping[str, Any]) -> None:
     """Load what opens blocks, if these fields of a plan name one: for whoever starts a run."""
     if fields.get("block") is not None:
-        importlib.import_module(LIVE)
+        importlib.import_module(LAYER)
 
 
 def in_words(block: str) -> str:
@@ -97,8 +99,8 @@ def in_words(block: str) -> str:
 
 def described(plan: Plan) -> Described:
     """The plan's block, tried out once. PlanError for one that cannot be split over ranks."""
-    live: Any = sys.modules[LIVE]
-    found: Described = live.describe(plan)
+    trial: Any = importlib.import_module(TRIAL)
+    found: Described = trial.describe(plan)
     return found
 
 

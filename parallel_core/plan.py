@@ -218,6 +218,13 @@ class Plan:
         return plan_mesh.OWNERS if self.model_axes else self.shard_axis
 
     @property
+    def loads_axis(self) -> str:
+        """The axis over which loads that move a router's bias are summed: of all ranks that route
+        by it, be it in another copy of its stage."""
+        copies = self.pp > 1 and sum(map(len, self.pipeline.held)) > self.pipeline.stages
+        return plan_mesh.ROUTERS if copies else "dp"
+
+    @property
     def expert_axis(self) -> str:
         """The axis over which an expert's gradients are summed; "" where one rank has each."""
         if self.ep == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from parallel_core.choices import Server
+from parallel_core.choices import Balance, Server
 from parallel_core.context.layout import AXIS, HEADS, RING
 from parallel_core.expert.ways import ACROSS, INSIDE
 from parallel_core.mesh import Mesh
@@ -13,6 +13,9 @@ from parallel_core.mesh import Mesh
 if TYPE_CHECKING:
     from parallel_core.plan import Plan
 
+
+ROUTERS = "routers"
+"""Join: of the ranks whose tokens a router sees, where stages of a pipeline have two copies."""
 
 MODEL, OWNERS = "model", "owners"
 """Joins: of all axes that cut the model, where there are several; and of those and the axis over
@@ -44,6 +47,8 @@ def mesh_of(plan: Plan) -> Mesh:
         joins.append((MODEL, base(plan.model_axes)))
     if plan.zero and plan.model_axes:
         joins.append((OWNERS, base((plan.shard_axis, *plan.model_axes))))
+    if plan.model.balance == Balance.BIAS and plan.loads_axis == ROUTERS:
+        joins.append((ROUTERS, base(("dp", "pp"))))
     return Mesh((*_tensor_axes(plan), *summed, *pp), tuple(joins))
 
 

@@ -33,7 +33,7 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
         if value.name in by_piece:
             return by_piece[value.name][value.at[1]]
         if value.name in sums:
-            return sum(sums[value.name][u] for u in value.at)
+            return sum(sums[value.name][u] for u in value.at or range(len(pieces(plan))))
         match value.name:
             case "ws" | "nws" | "gshard" | "gpart":
                 return shards[value.at[0]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel_core import own_block, own_block_live
+from parallel_core import own_block, own_block_layer
 from parallel_core.cases import program_of
 from parallel_core.fields import PlanError
 from parallel_core.model import Transformer, init_weights
@@ -74,7 +74,7 @@ def test_its_parameters_are_those_of_the_model_and_of_the_table():
 def test_it_begins_as_it_was_made_but_by_the_labs_own_draws():
     """Constants stay, deviations stay; layers differ, and so every layout can draw its part."""
     plan = plan_of(hidden=128)
-    model, theirs = Transformer(plan), own_block_live.made(plan, torch.float64)
+    model, theirs = Transformer(plan), own_block_layer.made(plan, torch.float64)
     init_weights(model, plan)
     for name, weight in theirs.named_parameters():
         ours = model.get_parameter(f"layer1.block.{name}").detach()
