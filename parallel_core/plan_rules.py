@@ -175,15 +175,15 @@ def _experts(plan: Plan) -> None:
         raise PlanError("ep_node", plan.ep_node, "needs expert-parallel ranks, ep of 4", NONE)
     if plan.ep == 1 or not plan.model.experts:
         return
-    if plan.shard is not None and plan.shard % plan.ep:
-        fits = [n for n in range(plan.ep, plan.dp + 1, plan.ep) if plan.dp % n == 0]
-        rule = f"must be a multiple of ep={plan.ep}, so that a group of shards has every expert"
-        raise PlanError("shard", plan.shard, rule, nearest_where(plan.shard, fits or [plan.ep]))
     fits = plan_mesh.expert_ranks(plan)
     if plan.ep not in fits:
         ranks = f"dp*cp={plan.dp}*{plan.cp} ranks" if plan.cp > 1 else f"dp={plan.dp}"
         rule = f"must divide experts={plan.model.experts} and {ranks}, whose neighbours share them"
         raise PlanError("ep", plan.ep, rule, nearest_where(plan.ep, fits))
+    if plan.shard is not None and plan.shard % plan.ep:
+        fits = [n for n in range(plan.ep, plan.dp + 1, plan.ep) if plan.dp % n == 0]
+        rule = f"must be a multiple of ep={plan.ep}, so that a group of shards has every expert"
+        raise PlanError("shard", plan.shard, rule, nearest_where(plan.shard, fits or [plan.ep]))
     _nodes(plan)
 
 

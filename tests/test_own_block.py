@@ -158,7 +158,7 @@ def test_a_block_that_would_be_wrong_under_some_layout_is_refused(tmp_path, forw
     [
         ("    def __init__(self, d_model):\n        super().__init__()\n", "asks for d_model"),
         ("    def __init__(self):\n        super().__init__()\n", "has no parameters"),
-        ("    def __init__(self):\n        raise OSError('no')\n", "fails in its trial: OSError: no"),
+        ("    def __init__(self):\n        raise OSError('no')\n", "fails in its trial: OSError"),
         ("    x = 1 / 0\n", "cannot be opened: ZeroDivisionError"),
     ],
 )
