@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from parallel_core.dropout import Place
 from parallel_core.fields import PlanError
-from parallel_core.own_block import NONE
+from parallel_core.own_block import NONE, in_words
 from parallel_core.plan import Plan
 
 
@@ -79,14 +79,15 @@ def _class(block: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
         found: Callable[..., Any] = getattr(module, name)
     except Exception as error:  # whatever the reader's file does
-        rule = f"cannot be opened: {type(error).__name__}: {error}"
-        raise PlanError("block", block, rule, NONE) from error
+        raise PlanError(
+            "block", in_words(block), _raised("cannot be opened", error), NONE
+        ) from error
     return found
 
 
 def refuse(plan: Plan, rule: str) -> NoReturn:
     """PlanError: why the plan's block cannot be used."""
-    raise PlanError("block", plan.model.block, rule, NONE)
+    raise PlanError("block", in_words(plan.model.block or ""), rule, NONE)
 
 
 @contextmanager
@@ -95,5 +96,9 @@ def told(plan: Plan) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        rule = f"fails in its trial: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise PlanError("block", plan.model.block, rule, NONE) from error
+        refuse(plan, _raised("fails in its trial", error))
+
+
+def _raised(what: str, error: Exception) -> str:
+    words = " ".join(str(error).split())[:160]
+    return f"{what}: {type(error).__name__}: {words}"
