@@ -33,7 +33,7 @@ class Effect:
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
-        return bool(self.made or self.freed)
+        return any(self.made.values()) or any(self.freed.values())
 
     def net(self, kind: str) -> int:
         """By how much the instruction moves a kind when it is over."""
