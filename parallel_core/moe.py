@@ -14,7 +14,7 @@ Mixtral: Jiang et al. 2024, arXiv:2401.04088. Shared experts: Dai et al. 2024, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -125,7 +125,7 @@ class Experts(nn.Module):
     def forward(self, x_rd: Tensor, counts: Sequence[int]) -> Tensor:
         """Every row through its own expert."""
         stacks = [stack.weight for stack in (self.up, self.down, self.gate) if stack is not None]
-        if self.deferring() or grouped.one_kernel(x_rd):
+        if self.deferring() or grouped.one_kernel(x_rd, *stacks):
             return _mlp(x_rd, stacks, lambda x, w: self.product(x, w, counts))
         parts = zip(torch.split(x_rd, [*counts]), *(w.unbind() for w in stacks), strict=True)
         return torch.cat([_mlp(x_e, weights, F.linear) for x_e, *weights in parts])
@@ -200,10 +200,10 @@ class MoE(nn.Module):
         if extra is not None and torch.is_grad_enabled():
             if self.owed is None:
                 gates = beside(rows.gates, extra * self.share())
-                rows = Rows(rows.tokens, gates, rows.counts, rows.asked)
+                rows = replace(rows, gates=gates)
             else:
                 self.owed.append(extra)
-        self.routed = Routed(rows, rows.counts.tolist(), mine)
+        self.routed = Routed(rows, rows.each, mine)
         return self.routed
 
     def _mine(self, choice: Choice, sequence: Sequences) -> Choice:

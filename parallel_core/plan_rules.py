@@ -179,6 +179,8 @@ def _experts(plan: Plan) -> None:
     if plan.ep not in fits:
         ranks = f"dp*cp={plan.dp}*{plan.cp} ranks" if plan.cp > 1 else f"dp={plan.dp}"
         rule = f"must divide experts={plan.model.experts} and {ranks}, whose neighbours share them"
+        if plan.gradient_ranks == 1:
+            rule = "takes its ranks from dp and cp, of which there is one: as in dp=4"
         raise PlanError("ep", plan.ep, rule, nearest_where(plan.ep, fits))
     if plan.shard is not None and plan.shard % plan.ep:
         fits = [n for n in range(plan.ep, plan.dp + 1, plan.ep) if plan.dp % n == 0]

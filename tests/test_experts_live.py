@@ -42,6 +42,9 @@ DRESSES: list[dict[str, Any]] = [
 ]
 """Models that the layouts wear by turns."""
 
+BIASED: dict[str, Any] = {"balance": "bias", "bias_rate": 0.5, "skew": 0.3, "top_k": 2}
+"""A router that its bias turns round within the three steps."""
+
 LAYOUTS: dict[int, list[dict[str, Any]]] = {
     1: [{"microbatches": 2}],
     2: [
@@ -89,6 +92,11 @@ def plans(world: int) -> list[Plan]:
         if skew:  # a flooded router's gradient is rounding noise, which AdamW makes a full step of
             flat["optimizer"] = "sgd"
         made.append(Plan.of(router=router, skew=skew, **flat))
+    for layout in LAYOUTS[world]:  # a bias that moves far, with every layout
+        batch = 4 * layout["microbatches"] if layout.get("pp") else TINY["global_batch"]
+        layers = {"layers": 4} if layout.get("schedule") == "interleaved" else {}
+        flat = TINY | BIASED | layout | layers | {"global_batch": batch}
+        made.append(Plan.of(**flat))
     return made
 
 

@@ -56,6 +56,8 @@ def print_summary(view: RunView, report: dict[str, Any]) -> None:
         )
         said = verdict(parity, report["layout"]["dtype"])
         out.print(said.sentence, style="" if said.equal else "bold red")
+    for sentence in _experts(report):
+        out.print(sentence)
     for sentence in _unlike(report):
         out.print(sentence, style="bold")
     stale = report.get("staleness")
@@ -67,6 +69,25 @@ def print_summary(view: RunView, report: dict[str, Any]) -> None:
             f"a gradient is {stale['mean']:.2f} versions old on average{theory}; by worker {ages}"
         )
     out.print(report["provenance"]["badge"], style="dim")
+
+
+def _experts(report: dict[str, Any]) -> list[str]:
+    """How even the experts' loads were, and how many choices found no room."""
+    found = report.get("experts")
+    if not found or not found["steps"]:
+        return []
+    first, last = found["steps"][0], found["steps"][-1]
+
+    def drift(name: str) -> str:
+        return f"{first[name]:.2f} in the first step, {last[name]:.2f} in the last"
+
+    even = f"fullest expert over the mean: {drift('imbalance')}"
+    if len(found["steps"][0]["rank_loads"][0]) > 1:
+        even += f"; fullest rank: {drift('rank_imbalance')}"
+    lost = sum(step["dropped"] for step in found["steps"])
+    asked = sum(step["asked"] for step in found["steps"])
+    share = f" ({lost / asked:.1%})" if asked else ""
+    return [even, f"dropped: {lost:,} of {asked:,} choices{share}"]
 
 
 def _unlike(report: dict[str, Any]) -> list[str]:

@@ -5,8 +5,8 @@ Shapes: R rows, expert by expert; E experts that are here; O out, I in features.
     y[R, O] = x[R, I] w[e]'      where row r belongs to expert e
     dx = dy w[e]                 dw[e] = the sum over its rows of dy' x, zero where it has none
 
-A loop, one product an expert; on a GPU that has it, one kernel for all. An expert without rows
-stays in the graph: its gradient is zero, not absent.
+A loop, one product an expert; y and dx on a GPU that has it by one kernel for all, dw by the loop
+there too. An expert without rows stays in the graph: its gradient is zero, not absent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def product(x_ri: Tensor, w_eoi: Tensor, counts: Counts) -> Tensor:
 
 def times(x_ri: Tensor, w_eoi: Tensor, counts: Counts) -> Tensor:
     """The product itself, without a gradient."""
-    if one_kernel(x_ri):
+    if one_kernel(x_ri, w_eoi):
         return _kernel(x_ri, w_eoi.mT, counts)
     y_ro = x_ri.new_empty((len(x_ri), w_eoi.shape[1]))
     for e, (start, stop) in enumerate(_bounds(counts)):
@@ -44,7 +44,7 @@ def times(x_ri: Tensor, w_eoi: Tensor, counts: Counts) -> Tensor:
 
 def back_to_rows(dy_ro: Tensor, w_eoi: Tensor, counts: Counts) -> Tensor:
     """dx[R, I]."""
-    if one_kernel(dy_ro):
+    if one_kernel(dy_ro, w_eoi):
         return _kernel(dy_ro, w_eoi, counts)
     dx_ri = dy_ro.new_empty((len(dy_ro), w_eoi.shape[2]))
     for e, (start, stop) in enumerate(_bounds(counts)):
@@ -60,9 +60,16 @@ def back_to_weights(dy_ro: Tensor, x_ri: Tensor, counts: Counts) -> Tensor:
     return dw_eoi
 
 
-def one_kernel(x: Tensor) -> bool:
-    """Whether torch has one kernel for all experts' products of this tensor."""
-    return x.is_cuda and x.dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")
+ALIGNED = 8
+"""Elements to whose multiples the kernel wants rows to be long: 16 bytes of bfloat16."""
+
+
+def one_kernel(x: Tensor, *weights: Tensor) -> bool:
+    """Whether torch has one kernel for all experts' products of x[R, ...] with these weights."""
+    if not (x.is_cuda and x.dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")):
+        return False
+    widths = (x.shape[-1], *(size for w in weights for size in w.shape[1:]))
+    return len(x) > 0 and all(width % ALIGNED == 0 for width in widths)
 
 
 def _kernel(x: Tensor, w: Tensor, counts: Counts) -> Tensor:

@@ -132,22 +132,26 @@ class Rows:
     """The rows that go to experts, expert by expert, a token's in order of its place.
 
     `tokens` int64 [R] says which token of x[N, D] each is, `gates` [R] how much its result counts,
-    `counts` int64 [E] how many each expert gets, `asked` int64 [E] how many wanted it.
+    `counts` int64 [E] how many each expert gets, `asked` int64 [E] how many wanted it; `each` are
+    the counts as the host knows them.
     """
 
     tokens: Tensor
     gates: Tensor
     counts: Tensor
     asked: Tensor
+    each: list[int]
 
 
 def rows_of(logits_bse: Tensor, choice: Choice, rules: Rules) -> Rows:
     """The rows of the tokens whose logits these are; gates carry the gradient to the router."""
     gates_bse = rules.normed(rules.scores(logits_bse) * choice.asked)
     kept_en = choice.kept.flatten(0, 1).mT
-    experts, tokens = kept_en.nonzero(as_tuple=True)
+    counts = kept_en.sum(1)
+    each = counts.tolist()  # the host waits here, and once more for others' counts
+    experts, tokens = torch.nonzero_static(kept_en, size=sum(each)).T.contiguous()
     gates_r = gates_bse.flatten(0, 1)[tokens, experts]
-    return Rows(tokens, gates_r, kept_en.sum(1), choice.asked.flatten(0, 1).sum(0))
+    return Rows(tokens, gates_r, counts, choice.asked.flatten(0, 1).sum(0), each)
 
 
 def balance_sum(
