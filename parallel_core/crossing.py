@@ -25,7 +25,7 @@ from torch.autograd.graph import get_gradient_edge
 from parallel_core.dropout import Place
 from parallel_core.model import Layer, Transformer
 from parallel_core.moe import Routed, put_back, send
-from parallel_core.params import EXPERTS, JOIN, ROUTE
+from parallel_core.pieces import EXPERTS, JOIN, ROUTE
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def edges(flow: Flow) -> tuple[Any, ...]:
     return tuple(get_gradient_edge(t) for t in every)
 
 
-def run_part(
-    model: Transformer, part: str, flow: Flow, place: Place, each: Sequence[int]
-) -> Flow:
+def run_part(model: Transformer, part: str, flow: Flow, place: Place, each: Sequence[int]) -> Flow:
     """One unit, or part of a layer, of what is under way; `each` are the rows of every expert that
     is here, where the part is experts."""
     unit, what = part.split(".")[0], part[part.find(".") :] if "." in part else ""

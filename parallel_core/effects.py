@@ -15,7 +15,7 @@ from parallel_core.activations.expert_rows import LoadOf
 from parallel_core.activations.held import held_by_piece
 from parallel_core.activations.saved import again_bytes, load_of, piece_away, piece_bytes
 from parallel_core.data.blocks import blocks
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import DType, Plan
 from parallel_core.program import Instr, Op, Value
 

@@ -26,7 +26,7 @@ from parallel_core.expert_step import journey_of
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.moe import Routed
-from parallel_core.params import ROUTE
+from parallel_core.pieces import ROUTE
 from parallel_core.plan import Balance, Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.stage_kernels import StageKernels

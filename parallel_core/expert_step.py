@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from parallel_core import values as v
 from parallel_core.expert.ways import ACROSS, INSIDE, WHOLE
-from parallel_core.params import Piece, pieces
+from parallel_core.pieces import Piece, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 

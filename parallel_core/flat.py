@@ -14,7 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from parallel_core.params import ParamSpec, copies_table, held_pieces, pieces, table_spec
+from parallel_core.params import ParamSpec
+from parallel_core.pieces import copies_table, held_pieces, pieces, table_spec
 from parallel_core.plan import Plan
 
 TABLE = -1

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from parallel_core.comm import Comm
 from parallel_core.flat import TABLE, Flat
-from parallel_core.params import ParamSpec, cuts, held_pieces, param_specs, pieces
+from parallel_core.params import ParamSpec, cuts, param_specs
+from parallel_core.pieces import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr
 

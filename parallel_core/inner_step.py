@@ -31,7 +31,7 @@ from parallel_core import values as v
 from parallel_core.data import step
 from parallel_core.data.blocks import block_of
 from parallel_core.inner_shares import AGAIN, DENTER, LEAVE, LOGITS, NUMBER
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Balance, Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
 

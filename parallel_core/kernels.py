@@ -34,7 +34,7 @@ from parallel_core.grads import norm_of, settle_in
 from parallel_core.keeping import Keeper, Shelf
 from parallel_core.lanes import Kernel
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
-from parallel_core.params import held_pieces, pieces
+from parallel_core.pieces import held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.summing import Reads, SumKernels

@@ -16,7 +16,7 @@ from typing import Any
 
 from parallel_core.cost import wire_bytes
 from parallel_core.data.blocks import blocks, held_blocks
-from parallel_core.params import copies_table, held_pieces, pieces, table_spec
+from parallel_core.pieces import copies_table, held_pieces, pieces, table_spec
 from parallel_core.plan import DType, Optimizer, Plan, Server
 from parallel_core.program import Instr, Op, Program, Value
 

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
 from parallel_core.oracle import OracleRun, make_optimizer, round_moments
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.text import Sampler, rows_of
 

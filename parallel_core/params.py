@@ -6,16 +6,6 @@ decides for itself which gradients are summed.
 A *unit* is the smallest part of the model that an instruction runs: "embed", "layer0" ..., "head".
 A tied head uses the embedding's parameter, so that gradient is complete only after the backward
 of "embed": it is listed once, in unit "embed", with `tied_to="head"`.
-
-A *piece* is what one F or B instruction runs: a unit, or in a pipeline a stage, which is several.
-Under expert parallelism tokens travel in the middle of a layer, so a layer comes in three *parts*
-and pieces end where tokens leave:
-
-    layer0.route     attention, then where each token goes
-    layer0.experts   the experts that are here
-    layer0.join      what came back, added up: run where it is needed, at the start of what follows
-
-    embed | layer0 (route) | layer0.experts | layer1 (join, route) | layer1.experts | head (join)
 """
 
 from __future__ import annotations
@@ -23,11 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from parallel_core.own_block import described
-from parallel_core.pipeline.lower import stage_name
-from parallel_core.pipeline.stages import split
 from parallel_core.plan import Dialect, ModelShape, Plan
 
 
@@ -69,43 +56,6 @@ class ParamSpec:
 def units(model: ModelShape) -> tuple[str, ...]:
     """The units in forward order: "embed", "layer0", ..., "head"."""
     return ("embed", *(f"layer{i}" for i in range(model.layers)), "head")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one F or B runs: its name in instructions, its units (or parts of them), their
-    parameters. `axis` is the mesh axis over which its gradient is summed, "" where one rank has it;
-    `stage` its stage in a pipeline."""
-
-    name: str
-    units: tuple[str, ...]
-    specs: tuple[ParamSpec, ...]
-    axis: str = "dp"
-    stage: int = 0
-
-    @property
-    def numel(self) -> int:
-        """Elements of its parameters."""
-        return sum(spec.numel for spec in self.specs)
-
-    @property
-    def holds_experts(self) -> bool:
-        """Whether it is what tokens travel to."""
-        return self.units[0].endswith(EXPERTS)
-
-    @property
-    def routes(self) -> bool:
-        """Whether tokens leave at its end for their experts."""
-        return self.units[-1].endswith(ROUTE)
-
-    @property
-    def joins(self) -> bool:
-        """Whether it begins with what experts have made."""
-        return self.units[0].endswith(JOIN)
-
-
-ROUTE, EXPERTS, JOIN = ".route", ".experts", ".join"
-"""Ends of the names of a layer's parts."""
 
 
 COLUMN = frozenset({"q", "k", "v", "gate", "up", "tokens", "out"})
@@ -175,109 +125,6 @@ def local(plan: Plan, spec: ParamSpec) -> ParamSpec:
     elif plan.tp > 1 and "tp" not in dict((axis, dim) for dim, axis in cut):
         partial = (*partial, "tp") if plan.sp or spec.module == "router" else partial
     return replace(spec, shape=tuple(shape), cut=cut, partial=partial)
-
-
-@lru_cache(maxsize=256)
-def pieces(plan: Plan) -> tuple[Piece, ...]:
-    """The pieces of a plan in forward order: its units, or the stages of its pipeline; where
-    experts are shared out, cut where tokens leave.
-
-    Their parameters have the shapes that a rank holds.
-    """
-    found: list[Piece] = []
-    specs = [local(plan, spec) for spec in param_specs(plan)]
-    for stage, (name, run) in enumerate(_runs(plan).items()):
-        for j, units_here in enumerate(_parted(run) if plan.ep > 1 else [run]):
-            found.append(_piece(plan, name, j, units_here, stage, specs))
-    return tuple(found)
-
-
-def _piece(
-    plan: Plan, name: str, j: int, run: tuple[str, ...], stage: int, specs: list[ParamSpec]
-) -> Piece:
-    mine = tuple(spec for spec in specs if _part_of(plan, spec) in run)
-    experts = run[0].endswith(EXPERTS)
-    if plan.pp > 1:
-        called = f"{name}.{j}" if plan.ep > 1 else name
-    elif plan.ep > 1:
-        called = run[0] if experts else run[-1].removesuffix(ROUTE)
-    else:
-        called = name
-    return Piece(called, run, mine, plan.expert_axis if experts else "dp", stage)
-
-
-def _part_of(plan: Plan, spec: ParamSpec) -> str:
-    if plan.ep == 1 or not spec.unit.startswith("layer"):
-        return spec.unit
-    return spec.unit + (EXPERTS if spec.is_expert else ROUTE)
-
-
-def _runs(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Units by stage, or where there is no pipeline each by itself."""
-    every = units(plan.model)
-    if plan.pp == 1:
-        if plan.ep > 1:
-            return {every[0]: every[:1], "": every[1:]}
-        return {unit: (unit,) for unit in every}
-    runs: dict[str, tuple[str, ...]] = {}
-    at, counts = 1, split(plan.model.layers, plan.pipeline.stages, plan.stage_layers)
-    for s, count in enumerate(counts):
-        first = every[:1] if s == 0 else ()
-        last = every[-1:] if s == len(counts) - 1 else ()
-        runs[stage_name(s)] = (*first, *every[at : at + count], *last)
-        at += count
-    return runs
-
-
-def _parted(run: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """A run of units, cut behind every ROUTE and EXPERTS."""
-    found: list[tuple[str, ...]] = []
-    filling: list[str] = []
-    for unit in run:
-        if not unit.startswith("layer"):
-            filling.append(unit)
-            continue
-        found += [(*filling, unit + ROUTE), (unit + EXPERTS,)]
-        filling = [unit + JOIN]
-    return [*found, tuple(filling)] if filling else found
-
-
-def stage_pieces(plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """The numbers of the pieces of each stage of a pipeline."""
-    every = pieces(plan)
-    return tuple(
-        tuple(u for u, piece in enumerate(every) if piece.stage == s)
-        for s in range(every[-1].stage + 1)
-    )
-
-
-def stage_sums(plan: Plan, s: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """What of a stage's gradient is summed, or travels, together: (name, axis, pieces)."""
-    every, found = pieces(plan), []
-    for ends, experts in (("", False), (EXPERTS, True)):
-        mine = [u for u in stage_pieces(plan)[s] if every[u].holds_experts == experts]
-        if any(every[u].specs for u in mine):
-            found.append((stage_name(s) + ends, every[mine[0]].axis, tuple(mine)))
-    return found
-
-
-def held_pieces(plan: Plan, rank: int) -> tuple[int, ...]:
-    """The numbers of the pieces whose weights `rank` holds."""
-    if plan.pp == 1:
-        return tuple(range(len(pieces(plan))))
-    parts = stage_pieces(plan)
-    return tuple(u for s in plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]] for u in parts[s])
-
-
-def copies_table(plan: Plan, rank: int) -> bool:
-    """Whether a rank runs a tied head without the embedding, and so keeps a copy of its table."""
-    mine = held_pieces(plan, rank)
-    return plan.model.tied and 0 not in mine and len(pieces(plan)) - 1 in mine
-
-
-def table_spec(plan: Plan) -> ParamSpec:
-    """The embedding's table."""
-    return pieces(plan)[0].specs[0]
 
 
 def param_specs(plan: Plan) -> tuple[ParamSpec, ...]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 
 from parallel_core import values as v
-from parallel_core.params import Piece, pieces, stage_pieces, stage_sums
+from parallel_core.pieces import Piece, pieces, stage_pieces, stage_sums
 from parallel_core.pipeline.lower import Lowering
 from parallel_core.pipeline.order import Task
 from parallel_core.plan import Plan

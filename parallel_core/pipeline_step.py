@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.params import copies_table
+from parallel_core.pieces import copies_table
 from parallel_core.pipeline.lower import Lowering, lane_to
 from parallel_core.pipeline.order import Task
 from parallel_core.pipeline_pieces import Stages, groups_of

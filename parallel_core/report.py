@@ -25,8 +25,8 @@ from parallel_core.ledger import (
     wire,
 )
 from parallel_core.outline import FOLLOWED, Held, agreement
-from parallel_core.params import pieces
 from parallel_core.peak import predicted_peak
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Program
 from parallel_core.recording import Expander

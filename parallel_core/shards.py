@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from parallel_core.data.blocks import Block, blocks, held_blocks
-from parallel_core.params import ParamSpec, pieces
+from parallel_core.params import ParamSpec
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 
 

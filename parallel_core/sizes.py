@@ -13,7 +13,8 @@ from parallel_core.activations.held import held_by_piece
 from parallel_core.activations.saved import piece_away, piece_bytes, recompute_in
 from parallel_core.data.blocks import block_of, blocks, parts_of_shard
 from parallel_core.own_block import attention_flops
-from parallel_core.params import EXPERTS, JOIN, ROUTE, ParamSpec, Piece, pieces, table_spec
+from parallel_core.params import ParamSpec
+from parallel_core.pieces import EXPERTS, JOIN, ROUTE, Piece, pieces, table_spec
 from parallel_core.plan import DType, Plan, Recompute
 from parallel_core.program import Instr, Op, Value
 

@@ -17,7 +17,7 @@ from parallel_core import values as v
 from parallel_core.activations.held import held_by_piece
 from parallel_core.activations.saved import piece_bytes
 from parallel_core.launch import Pool
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.report import RunView

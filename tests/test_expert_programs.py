@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from parallel_core.assemble import program as program_of
 from parallel_core.check import check
 from parallel_core.ledger import predicted_counts
-from parallel_core.params import held_pieces, pieces
+from parallel_core.pieces import held_pieces, pieces
 from parallel_core.pipeline import SCHEDULES
 from parallel_core.plan import Plan, PlanError
 from parallel_core.program import Instr, Lane, Op, Program, ProgramError

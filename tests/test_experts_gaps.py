@@ -12,7 +12,7 @@ from test_experts_live import TINY, run_all
 from parallel_core.cases import program_of
 from parallel_core.check import check
 from parallel_core.data.blocks import blocks
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.prove import prove
 

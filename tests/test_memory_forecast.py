@@ -20,8 +20,9 @@ from parallel_core.cli.forecast_tables import size_text
 from parallel_core.cli.memory_forecast import forecast, stand_in
 from parallel_core.fields import PlanError
 from parallel_core.ledger import predicted_memory
-from parallel_core.params import param_specs, pieces
+from parallel_core.params import param_specs
 from parallel_core.peak import predicted_peak
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan, flat_fields
 from parallel_core.walls.models import PRESETS
 from parallel_core.walls.sharding import NEVER_COUNTED

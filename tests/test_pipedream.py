@@ -9,7 +9,8 @@ from pipeline_runs import LLAMA, TINY, Ran, dressed, run_all
 from parallel_core import oracle, oracle_stale
 from parallel_core.cases import program_of
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
-from parallel_core.params import Piece, param_specs
+from parallel_core.params import param_specs
+from parallel_core.pieces import Piece
 from parallel_core.plan import Plan
 from parallel_core.program import Op
 from parallel_core.text import Sampler, rows_of

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from parallel_core.cases import program_of
 from parallel_core.check import check
 from parallel_core.launch import Pool
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.pipeline import SCHEDULES
 from parallel_core.pipeline.order import COMPUTES
 from parallel_core.plan import Plan

@@ -6,7 +6,7 @@ import pytest
 from zero_runs import ADAMW, EXACT, SGD, STEPS, THREE, TIED, Followed
 
 from parallel_core.ledger import total_wire_bytes
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 
 pytestmark = pytest.mark.live

@@ -18,8 +18,8 @@ from parallel_core.check import check
 from parallel_core.data.blocks import blocks
 from parallel_core.ledger import predicted_counts, predicted_memory, total_wire_bytes, wire
 from parallel_core.outline import KINDS, STATE, Held, agreement, memory_outline
-from parallel_core.params import pieces
 from parallel_core.peak import predicted_peak
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Program, ProgramError
 from parallel_core.prove import prove

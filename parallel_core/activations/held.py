@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from parallel_core.activations.expert_rows import Load, LoadOf, even
 from parallel_core.activations.saved import load_of
-from parallel_core.params import EXPERTS, JOIN, ROUTE
+from parallel_core.pieces import EXPERTS, JOIN, ROUTE
 from parallel_core.plan import Dialect, DType, Plan
 
 Rows = dict[str, int]

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from parallel_core.activations import expert_rows
 from parallel_core.activations.expert_rows import Load, LoadOf, even, widths
 from parallel_core.own_block import described
-from parallel_core.params import EXPERTS, JOIN, ROUTE
+from parallel_core.pieces import EXPERTS, JOIN, ROUTE
 from parallel_core.plan import Dialect, Plan, Recompute
 
 Rows = dict[str, int]

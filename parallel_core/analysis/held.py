@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from parallel_core import inner_shares
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Op
 from parallel_core.trace import Kind, Span, Trace

@@ -22,7 +22,7 @@ from parallel_core.bench.interleave import OURS, PEER, take_turns
 from parallel_core.bench.ours import CPU, Ours
 from parallel_core.bench.pipeline import PEERS, Race
 from parallel_core.model import IGNORED, Place, Transformer, init_weights, loss_sum
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Optimizer, Plan
 from parallel_core.rank import Rank
 from parallel_core.text import Sampler

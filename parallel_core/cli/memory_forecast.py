@@ -25,8 +25,9 @@ from parallel_core.cases import program_of
 from parallel_core.choices import Recompute, Server
 from parallel_core.fields import PlanError
 from parallel_core.ledger import predicted_memory
-from parallel_core.params import held_pieces, param_specs, pieces, units
+from parallel_core.params import param_specs, units
 from parallel_core.peak import predicted_peak
+from parallel_core.pieces import held_pieces, pieces
 from parallel_core.plan import DType, Plan
 from parallel_core.walls.sharding import NEVER_COUNTED
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from parallel_core.data.bucketed import buckets
-from parallel_core.params import held_pieces, pieces, stage_sums
+from parallel_core.pieces import held_pieces, pieces, stage_sums
 from parallel_core.plan import Plan
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import DType, Plan
 from parallel_core.program import Instr, Lane, Op, Program
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.params import Piece, pieces
+from parallel_core.pieces import Piece, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program
 

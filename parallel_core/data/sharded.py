@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from parallel_core import values as v
 from parallel_core.data import step
 from parallel_core.data.blocks import block_of, blocks
-from parallel_core.params import EXPERTS, pieces
+from parallel_core.pieces import EXPERTS, pieces
 from parallel_core.pipeline.lower import stage_name
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel_core import values as v
-from parallel_core.params import ParamSpec, pieces
+from parallel_core.params import ParamSpec
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Op, Program, Value
 

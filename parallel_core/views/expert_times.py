@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from parallel_core.analysis.exposed import covered, length, minus, union
 from parallel_core.analysis.waits import waits
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Lane, Op
 from parallel_core.quantities import time_text

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parallel_core.data.blocks import blocks, held_blocks
-from parallel_core.params import Cut, ParamSpec, cuts, held_pieces, local, param_specs, pieces
+from parallel_core.params import Cut, ParamSpec, cuts, local, param_specs
+from parallel_core.pieces import held_pieces, pieces
 from parallel_core.plan import Plan
 
 

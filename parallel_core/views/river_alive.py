@@ -23,7 +23,7 @@ from parallel_core.activations.saved import (
 )
 from parallel_core.ledger import predicted_memory
 from parallel_core.outline import STATE
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Program, Value
 from parallel_core.trace import Trace

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from parallel_core.activations.saved import again_bytes
 from parallel_core.outline import Held
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import Plan, Recompute
 from parallel_core.program import Instr, Lane, Op, Program
 from parallel_core.quantities import bytes_text, time_text

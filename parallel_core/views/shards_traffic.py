@@ -13,7 +13,7 @@ from typing import Any
 
 from parallel_core.data.traffic import times_around
 from parallel_core.ledger import predicted_counts, wire
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import DType, Plan
 from parallel_core.program import Program
 from parallel_core.sizes import value_bytes

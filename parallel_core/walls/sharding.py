@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from parallel_core.fields import PlanError
 from parallel_core.ledger import resident_elements
-from parallel_core.params import pieces
+from parallel_core.pieces import pieces
 from parallel_core.plan import ModelShape, Plan
 from parallel_core.walls.memory import RECIPES, Holds, Recipe
 
