@@ -8,6 +8,15 @@
 # In 25 minutes you will route tokens by hand, see 16 experts on 4 real ranks and why the step waits for the fullest, drop tokens and
 # cure the router that made you do so, count the bytes of an **all-to-all** against its rival, and find what can hide it. The page
 # *Expert exchange* of the app (`shardlab app`) shows every token.
+#
+# ## Predict: sixteen experts, four ranks
+#
+# Experts 0 to 15 lie on ranks 0 to 3, neighbours together. Which rank holds expert 5? If a router chose with even chances, what share
+# of all choices would leave their rank? Eight experts are asked for by 40, 10, 10, 10, 10, 20, 20 and 8 tokens, and each takes 1.25
+# times its even share at most: how many choices are *dropped*? A token goes to $k$ experts. Instead of sending it there, every rank
+# could simply gather all tokens (an all-gather): from which $k$ on does that send no more, on 4 ranks?
+# Lastly: each rank averages its loss over its own tokens, and gradients are then averaged over the ranks *that hold a weight*, as DDP does.
+# How many times too large is an expert's gradient, if each expert lies on one of the 4 ranks?
 
 # %%
 from statistics import median
@@ -32,23 +41,12 @@ from parallel_core.expert.ted import Ted
 from parallel_core.expert.traffic import Spread, Width, dispatch_bytes
 from parallel_core.live import run
 from parallel_core.trace import Kind
-from parallel_core.views import expert_curves, expert_grid
+from parallel_core.views import expert_ahead, expert_curves, expert_grid
 from parallel_core.views.expert_cure import cures
 from parallel_core.views.expert_rows import loads, received, routing_of, tokens
 from parallel_core.views.expert_times import hidden_in_words, in_words, shares
 from parallel_core.views.expert_ways import handed
 
-# %% [markdown]
-# ## Predict: sixteen experts, four ranks
-#
-# Experts 0 to 15 lie on ranks 0 to 3, neighbours together. Which rank holds expert 5? If a router chose with even chances, what share
-# of all choices would leave their rank? Eight experts are asked for by 40, 10, 10, 10, 10, 20, 20 and 8 tokens, and each takes 1.25
-# times its even share at most: how many choices are *dropped*? A token goes to $k$ experts. Instead of sending it there, every rank
-# could simply gather all tokens (an all-gather): from which $k$ on does that send no more, on 4 ranks?
-# Lastly: each rank averages its loss over its own tokens, and gradients are then averaged over the ranks *that hold a weight*, as DDP does.
-# How many times too large is an expert's gradient, if each expert lies on one of the 4 ranks?
-
-# %%
 my_guess_rank = 2  # change me: the rank of expert 5
 my_guess_leaves = 0.5  # change me: share of choices that leave their rank
 my_guess_dropped = 12  # change me: of 128 choices
@@ -312,6 +310,65 @@ for drop in (False, True):
 # ([`replication.py`](../parallel_core/expert/replication.py)) even out the ranks, as long as tomorrow's loads are like today's; it
 # beats moving them about, for one expert may be more than a rank's share. Grouping those that fire together
 # ([`grouping.py`](../parallel_core/expert/grouping.py)) spares visits, but pulls the other way: what fires together is hot together.
+#
+# ## Predict and run: what may wait on the host, what may go early
+#
+# Most experts rest, so let them rest on the host, and keep a few on the device. A run of three layers, as above: rank 0 has four
+# experts of each, and room for 6 of the 12. A step touches all twelve on its way forward, and again, in reverse, on its way back.
+# Keep those used last (**LRU**); or know the future, and throw out what is needed again last (**Belady**). Of 24 touches, how many
+# find their expert there, by LRU, by Belady? And in a server, which only ever goes forward: of 12 touches, by LRU?
+# Lastly, tokens could leave *before* the router speaks, to where a guess says. A rank that was not guessed gets its copy late;
+# one that was guessed wrongly got bytes for nothing. Three guesses: `popular`, the layer's favourites
+# so far; `repeated`, what the token at that place chose a step ago; `following`, what came most often after the experts it chose a
+# layer before. What share of the copies could the best of them have sent in time?
+#
+# **Modelled on measured routing**: the run routes on real ranks and moves no expert and no early copy; what either would move is
+# reckoned from its record. Bytes are those of bf16 weights, float32 gradients, master copy and two moments.
+
+# %%
+my_guess_lru = 12  # change me: touches of 24 that find their expert
+my_guess_best = 18  # change me: the same if you know the future
+my_guess_forward = 6  # change me: of 12, forward only, by LRU
+my_guess_early = 0.9  # change me: share of copies that left in time, best guess
+
+deep = run(**{**model, "layers": 3}, dtype="float64", steps=6, parity=False).view.routing
+rows_of_0, weighs = expert_ahead.used(deep, 0), expert_ahead.weighs(deep.plan)
+print("experts of rank 0 that a step used:", (rows_of_0 > 0).sum((1, 2)), "of 12")
+print(f"one expert: {weighs.weights:,} bytes of weights, {weighs.gradient:,} of gradient,"
+      f" {weighs.state:,} of state")  # fmt: skip
+kept_here = expert_ahead.held(rows_of_0, [1, 3, 6, 9, 12], weighs)
+for buffer in kept_here:
+    print(
+        f"room for {buffer.size}: hits in training {buffer.lru} by LRU, {buffer.best} by Belady of"
+        f" {buffer.touches}; forward only {buffer.once_lru}, {buffer.once_best} of {buffer.touches // 2}"
+    )
+    print(
+        f"   bytes a step, state on the host: weights in {buffer.fetched:,.0f}, gradients out"
+        f" {buffer.returned:,.0f}; state travels: in {buffer.travels[0]:,.0f}, out {buffer.travels[1]:,.0f}"
+    )
+    assert buffer.lru == buffer.best, "a way back mirrors the way there: nothing beats LRU"
+early = expert_ahead.early(deep)
+for how, got in early.items():
+    print(f"guess {how}: {got.hit_rate:.0%} of {got.wanted} copies were there; {got.wasted_bytes:,} bytes"
+          f" for nothing, {got.sent_bytes:,} sent, {got.wanted * got.bytes_a_copy:,} without")  # fmt: skip
+six, told_steps = kept_here[2], len(deep.steps)
+answer("hits by LRU", my_guess_lru, six.lru / told_steps,
+       "What is there at the turn is what comes first on the way back: 6.")  # fmt: skip
+answer("hits by Belady", my_guess_best, six.best / told_steps,
+       "At the turn no more than 6 can be there, and nothing else is touched twice.")  # fmt: skip
+answer("forward only", my_guess_forward, six.once_lru / told_steps,
+       "LRU throws out just what comes next in a circle.")  # fmt: skip
+answer("left in time", my_guess_early, max(got.hit_rate for got in early.values()),
+       "Tokens at one place differ from step to step; what follows an expert is steadier.")  # fmt: skip
+
+# %% [markdown]
+# A server goes round in a circle, and there LRU throws out just what comes next; Belady finds nearly as many as it has room for. A training step turns round, and
+# at the turn the last used is the next needed: **LRU is the best there is**. But the host pays all the same: it updates *every*
+# weight each step, so what the device kept is old, and a gradient goes out for each expert used, however many have room. Let the
+# state travel along and the buffer lives on: little to move if nearly all have room, by far the most if few do
+# ([`buffering.py`](../parallel_core/expert/buffering.py)). A guess changes when bytes leave and how many, never what is computed;
+# look whether the best of yours was also the one that wasted least ([`speculation.py`](../parallel_core/expert/speculation.py)).
+# The tokens are those told one by one, 64 a rank.
 #
 # ## Exercise
 #

@@ -19,7 +19,8 @@ SMALL = {"layers": 2, "hidden": 32, "seq": 32, "global_batch": 8, "steps": 4}
 OPEN = ["Who goes where", "Bytes of the all-to-alls", "Ways to dispatch", "Uncured and cured"]
 RAN = [
     "Counted in the run", "Who goes where", "Over the steps", "The slowest rank",
-    "Bytes of the all-to-alls", "Ways to dispatch", "Another placement", "Uncured and cured",
+    "Bytes of the all-to-alls", "Ways to dispatch", "Another placement",
+    "On the host, and ahead of time", "Uncured and cured",
     "The whole step",
 ]  # fmt: skip
 

@@ -10,6 +10,7 @@ from parallel_core.trace import Trace
 from screens import chrome, live
 from screens import experts_results as results
 from screens import experts_runs as runs
+from screens.experts_ahead import ahead
 from screens.experts_controls import PAGE, choose
 from screens.experts_cure import placements
 from screens.experts_grid import grid
@@ -135,5 +136,6 @@ def _open(request: Request, slow: Guess, guess: Guess) -> None:
     results.bytes_of_ranks(plan, here)
     results.ways_to_dispatch(plan, here)
     placements(here)
+    ahead(here)
     pair(request)
-    results.take_away(plan, here)
+    results.take_away(request, here)

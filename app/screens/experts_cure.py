@@ -34,7 +34,8 @@ def placements(here: Ran | None) -> None:
     theme.badge(Kind.MODELLED, f"modelled: from measured loads; {here.kept.badge}")
     st.markdown(
         f"Chosen from the loads of step {first}, judged by those of step {last}, layer {layer}: a "
-        "balancer only ever sees the past."
+        "balancer only ever sees the past. The run itself places experts statically, neighbours "
+        "together, and moves none: a placement here is modelled on its measured loads."
     )
     chrome.table(view.table(cures))
     st.markdown(view.in_words(cures))

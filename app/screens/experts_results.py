@@ -7,6 +7,7 @@ import theme
 
 from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
+from parallel_core.request import Request
 from parallel_core.trace import Kind
 from parallel_core.views import expert_curves as curves
 from parallel_core.views import expert_times as times
@@ -132,11 +133,12 @@ def ways_to_dispatch(plan: Plan, here: Ran | None) -> None:
     )
 
 
-def take_away(plan: Plan, here: Ran | None) -> None:
+def take_away(request: Request, here: Ran | None) -> None:
     """The run on both clocks, its ledgers, its command; exports."""
+    plan = request.plan
     if here is None:
         st.markdown("The same from a terminal:")
-        st.code(shared.command(plan, 8), language=None, wrap_lines=True)
+        st.code(shared.command(plan, request.steps), language=None, wrap_lines=True)
         chrome.share(PAGE)
         return
     st.header("The whole step", anchor=False)

@@ -9,6 +9,7 @@ here is modelled on measured routing. All microbatches of a step count as one wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ from parallel_core.expert.buffering import (
 )
 from parallel_core.expert.placement import IntArray, static
 from parallel_core.expert.speculation import GUESSERS, Outcome, speculate
-from parallel_core.plan import RouterKind
+from parallel_core.params import local, param_specs
+from parallel_core.plan import DType, Plan, RouterKind
 from parallel_core.quantities import bytes_text
 from parallel_core.routing_record import RoutingRecord
 from parallel_core.views.expert_rows import routing_of, tokens
@@ -68,27 +70,34 @@ def used(record: RoutingRecord, rank: int) -> IntArray:
     return found
 
 
-def held(loads: IntArray, sizes: Sequence[int], weighs: ExpertBytes) -> list[Held]:
+def weighs(plan: Plan) -> ExpertBytes:
+    """What a rank has of one expert, kept as mixed precision keeps it under Adam."""
+    specs = [local(plan, spec) for spec in param_specs(plan) if spec.is_expert]
+    first = [spec for spec in specs if spec.unit == specs[0].unit]
+    return ExpertBytes.adam(sum(math.prod(spec.shape[1:]) for spec in first))
+
+
+def held(loads: IntArray, sizes: Sequence[int], each: ExpertBytes) -> list[Held]:
     """Every size of a buffer on the same loads [steps, layers, experts]."""
-    return [_held(loads, size, weighs) for size in sizes]
+    return [_held(loads, size, each) for size in sizes]
 
 
-def _held(loads: IntArray, size: int, weighs: ExpertBytes) -> Held:
+def _held(loads: IntArray, size: int, each: ExpertBytes) -> Held:
     steps = max(len(loads), 1)
-    on_host, along = (way(loads, size, weighs) for way in (state_on_host, state_travels))
+    on_host, along = (way(loads, size, each) for way in (state_on_host, state_travels))
     there = [touched(step) for step in loads]
     once = [key for touches in there for key in touches[: len(touches) // 2]]
-    touches = sum(map(len, there))
-    most = sum(sum(best(each, size)) for each in there)
+    every = sum(map(len, there))
+    most = sum(sum(best(touches, size)) for touches in there)
     return Held(
         size=size,
-        touches=touches,
+        touches=every,
         lru=sum(step.hits for step in on_host),
         best=most,
         once_lru=sum(lru(once, size)),
         once_best=sum(best(once, size)),
         fetched=sum(step.fetched for step in on_host) / steps,
-        fetched_best=(touches - most) * weighs.weights / steps,
+        fetched_best=(every - most) * each.weights / steps,
         returned=sum(step.returned for step in on_host) / steps,
         travels=(
             sum(step.fetched for step in along) / steps,
@@ -120,15 +129,16 @@ def history(record: RoutingRecord) -> tuple[IntArray, IntArray]:
     return np.array([[chosen for chosen, _ in step] for step in each]), each[0][0][1]
 
 
-def early(record: RoutingRecord, *, bytes_a_copy: int) -> dict[str, Outcome]:
+def early(record: RoutingRecord) -> dict[str, Outcome]:
     """What every guesser was worth, second step to last; empty where there is nothing to guess
     from. A token sends one copy to each other rank that it visits."""
     past, home = history(record)
     if len(past) < 2:
         return {}
-    lies = static(record.plan.model.experts, record.plan.ep)
+    plan = record.plan
+    lies, width = static(plan.model.experts, plan.ep), plan.model.hidden * DType(plan.dtype).bytes
     return {
-        how: speculate(past, how, lies, home, bytes_a_copy=bytes_a_copy)
+        how: speculate(past, how, lies, home, bytes_a_copy=width)
         for how in GUESSERS
         if how != "following" or past.shape[1] > 1  # in a first layer it is `popular`
     }

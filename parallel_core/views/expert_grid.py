@@ -99,8 +99,9 @@ def in_words(picture: Picture) -> str:
     loads = picture.loads
     each = ", ".join(f"rank {r} {n:,}" for r, n in enumerate(loads.rank_loads))
     said = (
-        f"{len(picture.tokens)} tokens against {len(loads.kept)} experts on {loads.ranks} ranks. "
-        f"Rows of the ranks' experts: {each}. The fullest has {loads.imbalance:.2f} times the mean."
+        f"Drawn: {len(picture.tokens)} sample tokens against {len(loads.kept)} experts on "
+        f"{loads.ranks} ranks. Counted over all tokens of the step in this layer, rows of the "
+        f"ranks' experts: {each}. The fullest has {loads.imbalance:.2f} times the mean."
     )
     if loads.room is not None:
         said += (
