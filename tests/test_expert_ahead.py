@@ -1,4 +1,4 @@
-"""What may wait and what may go early, of a record: one rank's own experts, bounds, whole tables."""
+"""What may wait and what may go early, of a record: a rank's own experts, bounds, tables."""
 
 from __future__ import annotations
 

@@ -50,6 +50,20 @@ def test_the_answers_stay_hidden_until_both_guesses_are_settled():
     assert "You said 0 %; it is 13.05 %." in words(at)
 
 
+def test_the_command_trains_as_many_steps_as_were_chosen():
+    """Before any run, the command shown is the run's."""
+    for steps in (4, 7):
+        at = skip(open_page(**SMALL | {"steps": steps}))
+        assert f"--steps {steps}" in " ".join(found.value for found in at.code)
+
+
+def test_the_sample_drawn_is_told_from_the_loads_counted():
+    """64 tokens are drawn, the rows below are those of the whole step: the words say which."""
+    at = skip(open_page(**SMALL))
+    assert "sample tokens against 8 experts" in words(at)
+    assert "all tokens of the step in this layer" in words(at)
+
+
 def test_the_share_of_dropped_tokens_is_worked_out():
     """Eight experts, 64 tokens, as many places: the overflow of a binomial."""
     assert experts.lost() == pytest.approx(13.05, abs=0.01)
@@ -133,6 +147,11 @@ def test_a_pair_of_runs_is_laid_side_by_side():
     assert len(grids(at)) == 3  # the chosen run's, and one of each of the pair
     placements = table(at, "placement").set_index("placement")["fullest / mean, then"]
     assert float(placements["replicated, 1 spare"]) <= float(placements["static"])
+    kept = table(at, "hits, LRU")
+    assert len(kept) == 3 and list(kept["hits, LRU"]) == list(kept["hits, Belady"])
+    assert "modelled on measured routing" in fragments(at)
+    assert "following" in set(table(at, "sent for nothing")["guess"])
+    assert "places experts statically" in words(at)
     players = [json.loads(found.proto.bytes) for found in at.get("bidi_component")]
     (player,) = [data for data in players if "layers" in data]
     kinds = {name: layer["kind"] for name, layer in player["layers"].items()}

@@ -1,4 +1,4 @@
-"""What experts may wait on the host and what tokens may leave early, on the reader's own routing."""
+"""Experts that wait on the host and copies that leave early, on the reader's own routing."""
 
 from __future__ import annotations
 
