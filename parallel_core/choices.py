@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import permutations
 
 NONE = "none"
 """The nearest value of a field that had better be left out."""
@@ -15,6 +16,12 @@ MOST_TASKS = 1 << 16
 
 IGNORED = -100
 """The label of a token that counts in no loss."""
+
+
+RANK_ORDERS = tuple(
+    "-".join(order).replace("dp", "cp-dp") for order in permutations(("tp", "dp", "pp"))
+)
+"""Which ranks are neighbours: the axes from the innermost out, cp always inside dp."""
 
 
 class Recompute(StrEnum):

@@ -13,7 +13,15 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from parallel_core import plan_mesh, plan_rules
-from parallel_core.choices import OWN, Balance, DPMethod, Recompute, RouterKind, Server
+from parallel_core.choices import (
+    OWN,
+    RANK_ORDERS,
+    Balance,
+    DPMethod,
+    Recompute,
+    RouterKind,
+    Server,
+)
 from parallel_core.context import METHODS, layout_of
 from parallel_core.context.layout import Layout
 from parallel_core.fields import (
@@ -55,7 +63,7 @@ LAYOUT = (
     *("parameter_server", "staleness_bound", "speeds", "pace_ms"),
     *("tp", "sp", "overlap_tp", "cp", "cp_method", "ulysses", "overlap_cp", "ep", "ep_node"),
     *("recompute", "recompute_every", "offload"),
-    *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order"),
+    *("pp", "schedule", "virtual_stages", "stage_layers", "cap", "order", "rank_order"),
 )
 """The fields that say how a step is split; the others say what is trained."""
 
@@ -105,6 +113,7 @@ class Plan:
     order: str | None = words(
         None, "the schedule itself, ranks parted by lines or | (schedule=own)"
     )
+    rank_order: str = choice("tp-cp-dp-pp", RANK_ORDERS, "axes from neighbouring ranks outwards")
     microbatches: int = whole(1, 1, 4096, "microbatches per step (gradient accumulation)")
     global_batch: int = whole(16, 1, 1048576, "sequences per step over all ranks")
     seq: int = whole(128, 1, 1048576, "tokens per sequence")

@@ -26,7 +26,7 @@ Joins = list[tuple[str, tuple[str, ...]]]
 
 
 def mesh_of(plan: Plan) -> Mesh:
-    """The ranks as a grid; inner to outer tp-cp-dp-pp.
+    """The ranks as a grid; inner to outer tp-cp-dp-pp, or as the plan says.
 
     "dp" are the ranks whose gradients are summed: those of a sequence (cp) and those of other
     sequences ("batch"). Experts (ep) and the shards of HSDP are dealt out to neighbours of these,
@@ -49,7 +49,9 @@ def mesh_of(plan: Plan) -> Mesh:
         joins.append((OWNERS, base((plan.shard_axis, *plan.model_axes))))
     if plan.model.balance == Balance.BIAS and plan.loads_axis == ROUTERS:
         joins.append((ROUTERS, base(("dp", "pp"))))
-    return Mesh((*_tensor_axes(plan), *summed, *pp), tuple(joins))
+    blocks = {"tp": _tensor_axes(plan), "cp": (), "dp": summed, "pp": pp}
+    axes = tuple(axis for name in plan.rank_order.split("-") for axis in blocks[name])
+    return Mesh(axes, tuple(joins))
 
 
 def divisions(plan: Plan) -> dict[str, tuple[int, int]]:

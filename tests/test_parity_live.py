@@ -19,6 +19,8 @@ LAYOUTS = (
     "dp=2,zero=2,cp=2,ep=4",
     "dp=4,zero=3,shard=2,microbatches=2",
     "tp=2,pp=2,schedule=dualpipe,recompute=full",
+    "tp=2,pp=2,rank_order=pp-tp-cp-dp",
+    "dp=2,tp=2,zero=1,rank_order=cp-dp-tp-pp",
 )
 
 

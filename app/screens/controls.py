@@ -51,6 +51,7 @@ WORDS = {
     "skew": "Lean of the router",
     "offload": "Offload to host",
     "pp": "Ranks (pipeline)",
+    "rank_order": "Neighbours, inside out",
     "microbatches": "Microbatches",
     "global_batch": "Sequences a step",
     "seq": "Tokens a sequence",

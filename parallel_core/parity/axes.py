@@ -39,6 +39,7 @@ KNOBS: Mapping[str, str] = {
     "virtual_stages": "the fewest that a schedule takes are used",
     "stage_layers": "where stages are cut; evenly here",
     "cap": "of zb-auto; its default is used",
+    "rank_order": "who stands beside whom; tp-cp-dp-pp here",
     "order": "a schedule that the reader brings along",
 }
 """Fields of a layout that are no way of their own, and why."""
