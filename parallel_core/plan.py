@@ -158,8 +158,11 @@ class Plan:
 
     @classmethod
     def _filled(cls, flat: dict[str, Any]) -> dict[str, Any]:
-        """A pipeline with no number of microbatches gets two a rank, and a batch they divide;
-        an order makes the schedule the reader's own."""
+        """Experts that are shared out bring as many ranks as share them; a pipeline with no number
+        of microbatches gets two a rank, and a batch they divide; an order makes the schedule the
+        reader's own."""
+        if flat.get("ep") is not None and flat.get("dp") is None:
+            flat = {**flat, "dp": max(cls._read("ep", flat) // cls._read("cp", flat), 1)}
         if flat.get("order") is not None and flat.get("schedule") is None:
             flat = {**flat, "schedule": OWN}
         if flat.get("pp") in (None, 1, "1") or flat.get("microbatches") is not None:
