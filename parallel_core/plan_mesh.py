@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -106,13 +107,26 @@ def divides(ways: dict[str, tuple[int, int]]) -> bool:
 
 def expert_ranks(plan: Plan) -> list[int]:
     """The numbers of ranks that can share out the experts of a plan."""
-    ways = {name: way for name, way in divisions(plan).items() if name not in (INSIDE, ACROSS)}
+    by_ep = (INSIDE, ACROSS, "expert_shard")
+    ways = {name: way for name, way in divisions(plan).items() if name not in by_ep}
+    total = plan.gradient_ranks
     return [
         n
-        for n in range(1, plan.gradient_ranks + 1)
+        for n in range(1, min(plan.model.experts, total) + 1)
         if plan.model.experts % n == 0
-        and divides({**ways, "ep": (1, n), "edp": (n, plan.gradient_ranks)})
+        and total % n == 0
+        and divides({**ways, "ep": (1, n), "edp": (n, total)})
     ]
+
+
+def shard_groups(plan: Plan) -> list[int]:
+    """The sizes that groups of shards can have: each divides what the others divide."""
+    kept = (AXIS, HEADS, RING, "dp", "batch")
+    ways = {name: way for name, way in divisions(plan).items() if name in kept}
+    total = plan.gradient_ranks
+    small = [n for n in range(1, math.isqrt(total) + 1) if total % n == 0]
+    every = sorted({*small, *(total // n for n in small)})
+    return [n for n in every if divides({**ways, "shard": (1, n), "replica": (n, total)})]
 
 
 def _tensor_axes(plan: Plan) -> tuple[tuple[str, int], ...]:

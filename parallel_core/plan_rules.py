@@ -28,6 +28,7 @@ def check(plan: Plan) -> None:
         _sharding,
         _server,
         _context,
+        _shard_groups,
         _tensor,
         _experts,
         _activations,
@@ -64,9 +65,16 @@ def _sharding(plan: Plan) -> None:
         return
     if not plan.zero:
         raise PlanError("shard", plan.shard, "needs a ZeRO stage, zero=1 to 3", NONE)
-    if plan.dp % plan.shard:
-        fits = [n for n in range(1, plan.dp + 1) if plan.dp % n == 0]
-        rule = f"must divide dp={plan.dp}"
+
+
+def _shard_groups(plan: Plan) -> None:
+    """Groups of shards divide the ranks whose gradients are summed, as all else does."""
+    if plan.shard is None:
+        return
+    fits = [n for n in plan_mesh.shard_groups(plan) if n <= _highest(plan, "shard")]
+    if plan.shard not in fits:
+        ranks = f"dp*cp={plan.dp}*{plan.cp} ranks, whole sequences or parts of one"
+        rule = f"must divide {ranks if plan.cp > 1 else f'dp={plan.dp}'}"
         raise PlanError("shard", plan.shard, rule, nearest_where(plan.shard, fits))
 
 
