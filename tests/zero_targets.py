@@ -70,8 +70,9 @@ class KeptGather(GatherKernels):
 class SavedWeight(GatherKernels):
     """Lets autograd save gathered weights as they are, instead of their places."""
 
-    def _pack(self, tensor: Tensor) -> Any:
-        return tensor.detach()
+    def fill(self) -> None:
+        super().fill()
+        self.keeper.wholes = {}  # the keeper knows of no gathered block
 
 
 class LeakedGradient(ZeroKernels):
