@@ -89,8 +89,6 @@ def plans(world: int) -> list[Plan]:
         batch = 4 * layout["microbatches"] if layout.get("pp") else TINY["global_batch"]
         capacity = {"capacity": 1.0} if router == "capacity" else {}
         flat = TINY | dress | layout | capacity | {"global_batch": batch}
-        if skew:  # a flooded router's gradient is rounding noise, which AdamW makes a full step of
-            flat["optimizer"] = "sgd"
         made.append(Plan.of(router=router, skew=skew, **flat))
     for layout in LAYOUTS[world]:  # a bias that moves far, with every layout
         batch = 4 * layout["microbatches"] if layout.get("pp") else TINY["global_batch"]

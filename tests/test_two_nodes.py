@@ -84,7 +84,7 @@ def test_a_node_whose_clock_is_ahead_is_laid_back(tmp_path):
     """5 ms are found to within what is said, and no message ends before it begins; unshifted it
     would."""
     file = tmp_path / "out.json"
-    words = ["run", "--dp=2", "--steps=4", *SMALL, f"--trace={file}", "--json", "--no-parity"]
+    words = ["run", "--dp=2", "--steps=24", *SMALL, f"--trace={file}", "--json", "--no-parity"]
     right = ["-m", "parallel_core.cli", *words]
     skewed = [str(HERE / "skewed_node.py"), str(AHEAD), *words]
     report = two_agents([right, skewed], 1)
@@ -97,7 +97,7 @@ def test_a_node_whose_clock_is_ahead_is_laid_back(tmp_path):
     assert unsure < AHEAD / 4, "the machine is too busy for this to say anything"
     trace = Trace.from_json(file.read_text())
     assert late_ends(trace, 2 * unsure) == []
-    wrong = 20 * sign * AHEAD  # on a busy machine a message may well take longer than it is ahead
+    wrong = sign * AHEAD  # of many messages one is faster than that, also on a busy machine
     moved = [
         replace(s, t_start=s.t_start + wrong, t_done=s.t_done + wrong) if s.rank == 1 else s
         for s in trace.spans

@@ -19,11 +19,11 @@ result, and what goes past the experts where no norm has kept it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from parallel_core.choices import Balance, RouterKind
+from parallel_core.expert.capacity import places
 from parallel_core.plan import Dialect, DType, Plan
 
 INT64 = 8
@@ -53,8 +53,8 @@ def rows_routed(plan: Plan) -> int:
     m = plan.model
     if m.router == RouterKind.DROPLESS:
         return plan.tokens_here * m.top_k
-    places = min(math.ceil(m.capacity * m.top_k * plan.seq / m.experts), plan.seq)
-    most = plan.rows_per_microbatch * places * m.experts // plan.cp
+    room = places(plan.seq, experts=m.experts, top_k=m.top_k, factor=m.capacity)
+    most = plan.rows_per_microbatch * room * m.experts // plan.cp
     return most if m.router == RouterKind.EXPERT_CHOICE else min(most, plan.tokens_here * m.top_k)
 
 

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from parallel_core.expert.capacity import places
+
 DROPLESS, CAPACITY, EXPERT_CHOICE = "dropless", "capacity", "expert-choice"
 ROUTERS = (DROPLESS, CAPACITY, EXPERT_CHOICE)
 SCORES = ("softmax", "sigmoid")
@@ -49,7 +51,7 @@ class Rules:
         """Tokens of one sequence that an expert takes at most."""
         if self.router == DROPLESS:
             return seq
-        return min(math.ceil(self.capacity * self.top_k * seq / self.experts), seq)
+        return places(seq, experts=self.experts, top_k=self.top_k, factor=self.capacity)
 
     def scores(self, logits_bse: Tensor) -> Tensor:
         """Logits -> scores in (0, 1), in their own width."""
