@@ -15,11 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from parallel_core.params import ParamSpec
-from parallel_core.pieces import copies_table, held_pieces, pieces, table_spec
+from parallel_core.pieces import TABLE, copies_table, held_pieces, pieces, table_spec
 from parallel_core.plan import Plan
-
-TABLE = -1
-"""The key of a tied embedding's copy, which is no piece of its own."""
 
 
 class Flat:

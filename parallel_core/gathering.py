@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from parallel_core.comm import Comm
-from parallel_core.flat import TABLE, Flat
+from parallel_core.flat import Flat
 from parallel_core.params import ParamSpec, cuts, param_specs
-from parallel_core.pieces import held_pieces, pieces
+from parallel_core.pieces import TABLE, held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr
 
@@ -49,7 +49,8 @@ def held_before(plan: Plan, here: int) -> set[int]:
     """The pieces that ranks before this one in its pipeline hold as well."""
     if plan.pp == 1:
         return set()
-    return {u for r in range(here) for u in held_pieces(plan, plan.mesh.rank(pp=r))}
+    found = {u for r in range(here) for u in held_pieces(plan, plan.mesh.rank(pp=r))}
+    return found | {TABLE} if found & {0, len(pieces(plan)) - 1} else found
 
 
 def is_first(plan: Plan, spec: ParamSpec, place: Mapping[str, int]) -> bool:

@@ -28,13 +28,13 @@ from parallel_core.comm import Comm
 from parallel_core.context import attending
 from parallel_core.crossing import Flow, Kept, edges, gradients, run_part, watched
 from parallel_core.deferred import install
-from parallel_core.flat import TABLE, Flat
+from parallel_core.flat import Flat
 from parallel_core.gathering import collect, counted, first_copy
 from parallel_core.grads import norm_of, settle_in
 from parallel_core.keeping import Keeper, Shelf
 from parallel_core.lanes import Kernel
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
-from parallel_core.pieces import held_pieces, pieces
+from parallel_core.pieces import TABLE, held_pieces, pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.summing import Reads, SumKernels
@@ -261,9 +261,9 @@ class TrainKernels(SumKernels):
         Autograd makes a new one, which `settle_in` moves to its place. A tied table may be begun
         by the head or by the embedding.
         """
-        weights = [*self.flat.parameters[u]]
-        if self.plan.model.tied and u == len(self.pieces) - 1:
-            weights.append(self.flat.parameters[0 if 0 in self.flat.parameters else TABLE][0])
+        weights = [*self.flat.parameters.get(u, ())]
+        if self.plan.model.tied and u in (0, len(self.pieces) - 1):
+            weights.append(self.flat.parameters[TABLE if TABLE in self.flat.parameters else 0][0])
         for weight in weights:
             if id(weight) not in self._begun:
                 self._begun.add(id(weight))

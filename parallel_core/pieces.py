@@ -151,6 +151,25 @@ def held_pieces(plan: Plan, rank: int) -> tuple[int, ...]:
     return tuple(u for s in plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]] for u in parts[s])
 
 
+TABLE = -1
+"""The number of a tied embedding's table where it is no part of a piece: a copy of it, or, where a
+pipeline's state is shared out, the table itself."""
+
+
+def parts_table(plan: Plan) -> bool:
+    """Whether a tied table is sharded by itself: both ends of a pipeline hold it, and what they
+    exchange must be cut alike."""
+    return bool(plan.zero) and plan.pp > 1 and plan.model.tied
+
+
+def weights_of(plan: Plan, u: int) -> tuple[ParamSpec, ...]:
+    """The parameters that are summed, cut and updated as piece u, or as TABLE."""
+    if u == TABLE:
+        return (table_spec(plan),)
+    specs = pieces(plan)[u].specs
+    return specs[1:] if u == 0 and parts_table(plan) else specs
+
+
 def copies_table(plan: Plan, rank: int) -> bool:
     """Whether a rank runs a tied head without the embedding, and so keeps a copy of its table."""
     mine = held_pieces(plan, rank)

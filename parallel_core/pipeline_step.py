@@ -19,15 +19,13 @@ from dataclasses import replace
 
 from parallel_core import values as v
 from parallel_core.data import step
+from parallel_core.data.sharded import TABLE_NAME
 from parallel_core.pieces import copies_table
 from parallel_core.pipeline.lower import Lowering, lane_to
 from parallel_core.pipeline.order import Task
 from parallel_core.pipeline_pieces import Stages, groups_of
 from parallel_core.plan import DPMethod, Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
-
-TABLE = "table"
-"""`where` of the messages that keep the two copies of a tied embedding equal."""
 
 
 def pipeline_step(plan: Plan) -> Program:
@@ -51,7 +49,8 @@ def lowering_of(plan: Plan, rank: int) -> Lowering:
         return group[place]
 
     fresh = plan.asynchronous or plan.zero > 1
-    return Lowering(plan.pipeline, peer=to_rank, tied=plan.model.tied, fresh=fresh)
+    apart = plan.model.tied and not plan.zero  # or a piece of its own
+    return Lowering(plan.pipeline, peer=to_rank, tied=apart, fresh=fresh)
 
 
 class Step:
@@ -122,7 +121,7 @@ class Step:
         assert self.table is not None
         both, whole = (self.ready[0], self.table), v.grad(0, self.plan.microbatches)
         self.ready[0], self.table = whole, None
-        return Instr(op=Op.ADD, where=TABLE, reads=both, writes=(whole,), frees=both)
+        return Instr(op=Op.ADD, where=TABLE_NAME, reads=both, writes=(whole,), frees=both)
 
     def _reduce(self, s: int) -> Iterator[Instr]:
         for name, axis, together in self.stages.sums(s):
@@ -137,7 +136,7 @@ class Step:
     def _reduce_table(self) -> Instr:
         assert self.table is not None
         mine, self.table = self.table, v.TABLE_SUM
-        return _summed(TABLE, "dp", (mine,), (v.TABLE_SUM,))
+        return _summed(TABLE_NAME, "dp", (mine,), (v.TABLE_SUM,))
 
     def _reduce_all(self) -> Iterator[Instr]:
         """The naive way: after the whole backward, parameter by parameter."""
@@ -181,11 +180,11 @@ class Step:
         if self.here == last and self.table is not None:
             flow = ((self.table,), sent, came, (v.TABLE_ALL,))
             self.table = v.TABLE_ALL
-            yield from self._swap(TABLE, first, flow)
+            yield from self._swap(TABLE_NAME, first, flow)
         elif self.here == first:
             mine, self.ready[0] = self.ready[0], v.gall(0)
             part = (Message(Op.SEND, "p2p", v.TABLE),)
-            send, *rest = self._swap(TABLE, last, ((mine,), sent, came, (v.gall(0),)))
+            send, *rest = self._swap(TABLE_NAME, last, ((mine,), sent, came, (v.gall(0),)))
             yield from (_with(send, part), *rest)
 
     def copy_of(self, s: int) -> int | None:

@@ -69,11 +69,6 @@ CLASHES = (
         only=Recompute.FULL,
     ),
     Clash(
-        "tied",
-        lambda p: p.zero > 0 and p.pp > 1,
-        "does not work with ZeRO and a pipeline yet: its table would have two copies in shards",
-    ),
-    Clash(
         "keep_gathered",
         lambda p: p.pp > 1,
         "would keep every stage whole through all microbatches in flight",

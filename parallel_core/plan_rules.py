@@ -41,7 +41,9 @@ def _batch(plan: Plan) -> None:
     share, most = plan.dp * plan.microbatches, _highest(plan, "global_batch")
     if share > most:
         rule = f"times dp={plan.dp} must be at most {most:,} sequences"
-        raise PlanError("microbatches", plan.microbatches, rule, most // plan.dp)
+        near = most // plan.dp
+        near -= near % plan.pp if near > plan.pp else 0  # some schedules take them in groups
+        raise PlanError("microbatches", plan.microbatches, rule, near)
     if plan.global_batch % share:
         near = min(max(round(plan.global_batch / share), 1), most // share) * share
         rule = f"must be a multiple of dp*microbatches={plan.dp}*{plan.microbatches}"

@@ -36,6 +36,9 @@ Slice = Callable[[int, int | str], tuple[int, ...]]
 WEIGHTS = frozenset({"w", "ws"})
 """Names of what an optimizer updates: weights, or this rank's shard of them."""
 
+USED = frozenset({"w", "full"})
+"""Names of what a forward uses: weights, or those that were gathered for it."""
+
 Wanted = dict[Piece, set[Term]]
 
 
@@ -128,11 +131,14 @@ def _received(program: Program) -> set[tuple[int, int | str]]:
 
 
 def _forward(rank: int, instr: Instr, made: Wanted, slice_of: Slice) -> None:
-    """What keeps something for a backward wants its gradient, whether or not there is one."""
-    for value in instr.writes:
-        if value.name == "saved":
-            piece = value.at[1]
-            made[piece, slice_of(rank, piece)].add((instr.where, rank, instr.mb or 0))
+    """What keeps something for a backward wants the gradient of the weights that it used, whether
+    or not there is one: its own, and a table's that is a piece by itself."""
+    own = {value.at[1] for value in instr.writes if value.name == "saved"}
+    for value in instr.reads if own else ():
+        piece = value.at[0] if value.at else None
+        if value.name in USED and piece is not None and piece in own | {-1}:
+            term = (_named(instr, piece), rank, instr.mb or 0)
+            made[piece, slice_of(rank, piece)].add(term)
 
 
 def _backward(
@@ -146,13 +152,22 @@ def _backward(
         takes = {value.name} | ({"tie"} if value.name == "grad" and not ties else set())
         before: Bag = Counter()
         for source in instr.reads:
-            if source.name in takes:
+            if source.name in takes and _same_piece(source, value):
                 before += bag[source]
         piece: int | str = "tie" if value.name == "tie" else value.at[0]
-        named = f"{instr.where} (tied)" if piece == "tie" else instr.where
-        term = (named, rank, instr.mb or 0)
+        term = (_named(instr, piece), rank, instr.mb or 0)
         made[piece, slice_of(rank, piece)].add(term)
         bag[value] = before + Counter([term])
+
+
+def _named(instr: Instr, piece: int | str) -> str:
+    """What a task's gradient of a piece is called: two of one task are told apart."""
+    return f"{instr.where} (tied)" if piece == "tie" or piece == -1 else instr.where
+
+
+def _same_piece(before: Value, value: Value) -> bool:
+    """Whether a gradient that a backward reads is of what it makes one of, or flows into it."""
+    return "tie" in (before.name, value.name) or before.at[0] == value.at[0]
 
 
 def _wanted(

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from parallel_core import values as v
 from parallel_core.activations.meter import Meter
-from parallel_core.flat import TABLE
 from parallel_core.keeping import nobody
 from parallel_core.kernels import TrainKernels, activation_shape
+from parallel_core.pieces import TABLE
 from parallel_core.program import Instr, Op, Value
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from parallel_core.expert_kernels import ExpertKernels
+from parallel_core.pieces import TABLE
 from parallel_core.program import Instr, Op
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.summing import Reads
@@ -20,30 +21,36 @@ from parallel_core.zero_kernels import ZeroKernels
 
 
 class ZeroStageKernels(ZeroKernels, StageKernels):
-    """One rank of a pipeline, with its shards. `opened` are the blocks between an I and its W."""
+    """One rank of a pipeline, with its shards. `opened` are the blocks between an I and its W, by
+    microbatch, piece, and piece whose gradient it is."""
 
     def lay_out(self) -> None:
         """Blocks and shards."""
-        self.opened: dict[tuple[int, int], Tensor] = {}
+        self.opened: dict[tuple[int, int, int], Tensor] = {}
         super().lay_out()
 
     def input_half(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """dy -> dx; what already is there of the gradient lies in the microbatch's block."""
         assert instr.mb is not None
-        u = self.numbers[instr.where]
-        if self.plan.zero > 1 and self.shards.specs[u]:
-            self.opened[instr.mb, u] = self._open(u)
+        for u in self._gradients_of(instr) if self.plan.zero > 1 else ():
+            self.opened[instr.mb, self.numbers[instr.where], u] = self._open(u)
         return super().input_half(instr, reads)
 
     def weight_half(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """The rest of the gradient, into the same block."""
         assert instr.mb is not None
-        u = self.numbers[instr.where]
-        block = self.opened.pop((instr.mb, u), None)
-        if block is not None:
-            self._aim(u, block)
+        blocks: dict[int, Tensor] = {}
+        for u in self._gradients_of(instr) if self.plan.zero > 1 else ():
+            blocks[u] = self.opened.pop((instr.mb, self.numbers[instr.where], u))
+            self._aim(u, blocks[u])
         made = super().weight_half(instr, reads)
-        return made if block is None else [block] * len(instr.writes)
+        return [blocks.get(w.at[0], mark) for w, mark in zip(instr.writes, made, strict=True)]
+
+    def _gradients_of(self, instr: Instr) -> list[int]:
+        """The pieces of which a backward of the instruction's piece makes a gradient."""
+        u = self.numbers[instr.where]
+        mine = [TABLE] if u in (0, len(self.pieces) - 1) else []
+        return [w for w in (u, *mine) if self.shards.specs.get(w)]
 
     def _copied(self, instr: Instr) -> Tensor:
         """This rank's shard of what has a copy on another rank."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from parallel_core.data.blocks import Block, blocks, held_blocks
 from parallel_core.params import ParamSpec
-from parallel_core.pieces import pieces
+from parallel_core.pieces import weights_of
 from parallel_core.plan import Plan
 
 
@@ -40,7 +40,7 @@ class Shards:
         self.grads = torch.zeros(whole if plan.zero == 1 else own, **make)
         self._whole = whole
         mine = [self.blocks[b] for b in self.held]
-        self.specs = {u: pieces(plan)[u].specs for block in mine for u in block.units}
+        self.specs = {u: weights_of(plan, u) for block in mine for u in block.units}
         weights = dict(model.named_parameters())
         self.parameters = {u: [weights[s.name] for s in specs] for u, specs in self.specs.items()}
 

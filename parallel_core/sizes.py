@@ -14,7 +14,16 @@ from parallel_core.activations.saved import piece_away, piece_bytes, recompute_i
 from parallel_core.data.blocks import block_of, blocks, parts_of_shard
 from parallel_core.own_block import attention_flops
 from parallel_core.params import ParamSpec
-from parallel_core.pieces import EXPERTS, JOIN, ROUTE, Piece, pieces, table_spec
+from parallel_core.pieces import (
+    EXPERTS,
+    JOIN,
+    ROUTE,
+    TABLE,
+    Piece,
+    pieces,
+    table_spec,
+    weights_of,
+)
 from parallel_core.plan import DType, Plan, Recompute
 from parallel_core.program import Instr, Op, Value
 
@@ -25,7 +34,8 @@ def value_bytes(plan: Plan) -> Callable[[Value], int]:
     """Bytes of a value on its rank, by name (values.py lists the names)."""
     width = DType(plan.dtype).bytes
     every = pieces(plan)
-    whole = [piece.numel * width for piece in every]
+    numbers = (*range(len(every)), TABLE)
+    whole = {u: sum(s.numel for s in weights_of(plan, u)) * width for u in numbers}
     fixed = _fixed(plan, width)
     by_piece, sums = _by_piece(plan, fixed), _sums(plan, width)
     pads, shards = _cut(plan, width)

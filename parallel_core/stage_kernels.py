@@ -20,11 +20,11 @@ from torch import Tensor
 from parallel_core import values as v
 from parallel_core.comm import Comm
 from parallel_core.crossing import Kept
+from parallel_core.data.sharded import TABLE_NAME
 from parallel_core.deferred import Deferred
-from parallel_core.flat import TABLE
 from parallel_core.kernels import TrainKernels, activation_shape
 from parallel_core.lanes import Kernel
-from parallel_core.pipeline_step import TABLE as TABLE_NAME
+from parallel_core.pieces import TABLE
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.summing import Reads

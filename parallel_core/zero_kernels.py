@@ -23,6 +23,7 @@ from parallel_core.grads import move_on_arrival, norm_of, settle_in
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.model import init_weights
+from parallel_core.pieces import TABLE
 from parallel_core.program import Instr, Op, Value
 from parallel_core.shards import Shards, padded
 from parallel_core.summing import Reads
@@ -72,7 +73,8 @@ class ZeroKernels(TrainKernels):
 
     def load(self, step: int) -> dict[Value, Any]:
         """What the rank holds at the start of a step."""
-        return super().load(step) | {v.shard(u): None for u in range(len(self.pieces))}
+        every = (*range(len(self.pieces)), TABLE)
+        return super().load(step) | {of(u): None for of in (v.shard, v.weight) for u in every}
 
     def state(self) -> dict[str, list[Tensor]]:
         """The tensors of the training state by kind."""
@@ -86,18 +88,18 @@ class ZeroKernels(TrainKernels):
         """dy -> (gradient, dx); from stage 2 on the gradient lies in a block of its own."""
         if self.plan.zero == 1:
             return super().backward(instr, reads)
-        u = self.numbers[instr.where]
-        made: dict[str, Any] = {}
+        made: dict[Value, Any] = {}
         for value in instr.writes:
             if value.name == "tie":
-                made["tie"] = self._open(0)
+                made[value] = self._open(0)
             elif value.name == "grad":
                 tied = next((reads[r] for r in instr.reads if r.name == "tie"), None)
-                made["grad"] = self._open(u) if tied is None else tied
+                made[value] = self._open(value.at[0]) if tied is None else tied
         others = super().backward(instr, reads)
-        for weight in self.shards.parameters[u]:
-            self.slots.pop(id(weight), None)
-        return [made.get(w.name, other) for w, other in zip(instr.writes, others, strict=True)]
+        for value in instr.writes:
+            if value.name == "grad":
+                self._turn_away(value.at[0])
+        return [made.get(value, other) for value, other in zip(instr.writes, others, strict=True)]
 
     def begin(self, u: int) -> None:
         """Nothing is left from the microbatch before: every gradient leaves its weight at once."""
@@ -117,6 +119,11 @@ class ZeroKernels(TrainKernels):
         for weight, view in self.shards.views(block, b):
             self.slots[id(weight)] = view
             self.filled.discard(id(weight))
+
+    def _turn_away(self, u: int) -> None:
+        """No gradient of unit u's weights is expected any more."""
+        for weight in self.shards.parameters.get(u, ()):
+            self.slots.pop(id(weight), None)
 
     def reduce_scatter(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """g[N]+ax -> g[N/ax]."""

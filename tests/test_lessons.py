@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from parallel_core.cli.lesson_command import _choose, lessons
+
 LESSONS = Path(__file__).parent.parent / "lessons"
 _spec = importlib.util.spec_from_file_location("lessons_build", LESSONS / "build.py")
 build = importlib.util.module_from_spec(_spec)
@@ -28,6 +30,15 @@ def test_a_lesson_has_its_size_and_an_exercise(source):
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     assert any("my_guess" in text for text in code)
     assert not any("assert my_guess" in text for text in code)
+
+
+def test_a_number_names_one_lesson():
+    """13 is lesson 13 though there is a 13b, and both are listed, 13 first."""
+    every = lessons()
+    numbers = [one.name.split("_")[0] for one in every]
+    assert len(set(numbers)) == len(numbers)
+    assert [_choose(number, every).name for number in numbers] == [one.name for one in every]
+    assert numbers.index("13") + 1 == numbers.index("13b")
 
 
 def test_a_changed_source_is_noticed(tmp_path):

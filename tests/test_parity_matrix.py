@@ -114,12 +114,17 @@ def test_a_layout_in_words_is_the_layout(every):
     assert parse("dp=2,tp=2,pp=2,schedule=zb-h1").plan.world_size == 8
     assert parse("dp=2,kv_heads=None").plan.model.kv_heads is None
     assert text_of(parse("dp=2, zero=1, pp=2").plan) == "dp=2,zero=1,pp=2"
-    assert parse("dp=2,zero=1,pp=2").changed == "tied=False"
+    assert parse("dp=2,pp=2,schedule=pipedream").changed == "tied=False"
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("dp", "name=value"), ("", "no field"), ("dq=2", "dq"), ("pp=2,tied=True,zero=1", "tied")],
+    [
+        ("dp", "name=value"),
+        ("", "no field"),
+        ("dq=2", "dq"),
+        ("pp=2,tied=True,schedule=pipedream", "tied"),
+    ],
 )
 def test_a_layout_that_cannot_be_read_is_refused_in_words(text, says):
     """A wrong word gives one sentence; so does a model that the reader insists on."""

@@ -88,6 +88,7 @@ def _led_to_a_plan(flat: dict[str, Any]) -> Plan:
 @example({"pp": 32, "schedule": "interleaved", "virtual_stages": 33})
 @example({"hidden": 32767, "heads": 255, "kv_heads": 254, "dialect": "llama"})
 @example({"dialect": "gpt", "hidden": 2, "heads": 256, "kv_heads": 3})
+@example({"dp": 4033, "pp": 10, "microbatches": 255, "schedule": "interleaved"})
 def test_any_numbers_lead_to_a_legal_plan(flat):
     """Right types, any values: a plan, or errors whose advice ends in a plan."""
     plan = _led_to_a_plan(flat)

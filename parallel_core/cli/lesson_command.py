@@ -74,7 +74,8 @@ def command(name: str, no_browser: bool, copy_only: bool) -> int:
 
 
 def _choose(name: str, every: list[Lesson]) -> Lesson:
-    found = [one for one in every if one.name.startswith(name)]
+    found = [one for one in every if one.name.split("_")[0] == name]  # 13, where there is a 13b
+    found = found or [one for one in every if one.name.startswith(name)]
     if len(found) != 1:
         known = ", ".join(one.name for one in every) or "none"
         what = "no lesson" if not found else f"{len(found)} lessons"

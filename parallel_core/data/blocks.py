@@ -2,6 +2,7 @@
 
 stage 1      a bucket is a block: summed and gathered as one message
 stages 2, 3  a unit is a block: reduced, gathered and freed by itself
+pipelines    a tied table is a block, cut alike at both ends
 
 3 ranks, a block of 7 elements     [ 0 1 2 | 3 4 5 | 6 . . ]     shard size 3, two of padding
 """
@@ -12,7 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from parallel_core.data.bucketed import buckets
-from parallel_core.pieces import held_pieces, pieces, stage_sums
+from parallel_core.pieces import (
+    TABLE,
+    held_pieces,
+    parts_table,
+    pieces,
+    stage_sums,
+    weights_of,
+)
 from parallel_core.plan import Plan
 
 
@@ -46,6 +54,9 @@ def blocks(plan: Plan) -> tuple[Block, ...]:
         runs = [together[::-1] for s in stages for _, _, together in stage_sums(plan, s)]
     else:
         runs = [*buckets(plan)]
+    runs = [run for run in runs if any(weights_of(plan, u) for u in run)]
+    if parts_table(plan):
+        runs.append((TABLE,))
     return tuple(_block(plan, tuple(run)) for run in runs)
 
 
@@ -55,7 +66,7 @@ def _piece_by_piece(plan: Plan) -> list[tuple[int, ...]]:
     runs: list[tuple[int, ...]] = []
     every, empty = pieces(plan), tuple[int, ...]()
     for u in reversed(range(len(every))):
-        if not every[u].specs:
+        if not weights_of(plan, u):
             empty = (u,)
         elif every[u].holds_experts:
             runs.append((u,))
@@ -66,10 +77,9 @@ def _piece_by_piece(plan: Plan) -> list[tuple[int, ...]]:
 
 
 def _block(plan: Plan, run: tuple[int, ...]) -> Block:
-    every = pieces(plan)
-    numel = sum(every[u].numel for u in run)
+    numel = sum(spec.numel for u in run for spec in weights_of(plan, u))
     hybrid, axis = plan.shard_axis == "shard", plan.shard_axis
-    if every[run[0]].holds_experts:
+    if run[0] != TABLE and pieces(plan)[run[0]].holds_experts:
         axis = "expert_shard" if hybrid else "edp"
     n, replicas = plan.mesh.degree(axis), "replica" if hybrid else ""
     return Block(run, numel, -(-numel // n) * n, n, axis, replicas)
@@ -78,6 +88,8 @@ def _block(plan: Plan, run: tuple[int, ...]) -> Block:
 def held_blocks(plan: Plan, rank: int) -> tuple[int, ...]:
     """The numbers of the blocks of which a rank has a shard."""
     held = set(held_pieces(plan, rank))
+    if held & {0, len(pieces(plan)) - 1}:
+        held.add(TABLE)
     return tuple(b for b, block in enumerate(blocks(plan)) if held & set(block.units))
 
 
@@ -86,7 +98,7 @@ def parts_of_shard(plan: Plan, b: int, place: int, axis: str) -> list[tuple[int,
     gradients are parts of a sum over a model axis."""
     block, runs, at = blocks(plan)[b], [], 0
     start, stop = place * block.shard, (place + 1) * block.shard
-    for spec in (spec for u in block.units for spec in pieces(plan)[u].specs):
+    for spec in (spec for u in block.units for spec in weights_of(plan, u)):
         low, high = max(at, start), min(at + spec.numel, stop)
         at += spec.numel
         if axis in spec.partial and low < high:

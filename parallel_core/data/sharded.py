@@ -14,10 +14,13 @@ from collections.abc import Iterable, Iterator
 from parallel_core import values as v
 from parallel_core.data import step
 from parallel_core.data.blocks import block_of, blocks
-from parallel_core.pieces import EXPERTS, pieces
+from parallel_core.pieces import EXPERTS, TABLE, pieces
 from parallel_core.pipeline.lower import stage_name
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Message, Op, Program, Value
+
+TABLE_NAME = "table"
+"""`where` of what is done to a tied embedding's table by itself."""
 
 
 def scatter(plan: Plan, b: int, mb: int, *, before: int | None) -> list[Instr]:
@@ -78,7 +81,10 @@ def block_name(plan: Plan, b: int) -> str:
     """How instructions name block b: the bucket's number, the stage's name, or the unit's."""
     if plan.zero == 1 and plan.pp == 1:
         return f"bucket{b}"
-    piece = pieces(plan)[blocks(plan)[b].units[-1]]
+    last = blocks(plan)[b].units[-1]
+    if last == TABLE:
+        return TABLE_NAME
+    piece = pieces(plan)[last]
     if plan.zero > 1:
         return piece.name
     return stage_name(piece.stage) + (EXPERTS if piece.holds_experts else "")

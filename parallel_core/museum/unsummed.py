@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from parallel_core import values as v
-from parallel_core.flat import TABLE
+from parallel_core.data.sharded import TABLE_NAME
 from parallel_core.kernels import TrainKernels
 from parallel_core.ledger import CONTROL
 from parallel_core.params import ParamSpec
-from parallel_core.pipeline_step import TABLE as TABLE_NAME
+from parallel_core.pieces import TABLE
 from parallel_core.program import Instr
 from parallel_core.summing import Reads
 

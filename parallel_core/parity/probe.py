@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from parallel_core.crossing import Flow
-from parallel_core.flat import TABLE
 from parallel_core.params import Cut, ParamSpec, cuts, param_specs
-from parallel_core.pieces import JOIN
+from parallel_core.pieces import JOIN, TABLE
 from parallel_core.program import Value
 from parallel_core.shards import Shards
 

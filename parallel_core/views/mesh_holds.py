@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parallel_core.data.blocks import blocks, held_blocks
 from parallel_core.params import Cut, ParamSpec, cuts, local, param_specs
-from parallel_core.pieces import held_pieces, pieces
+from parallel_core.pieces import held_pieces, pieces, weights_of
 from parallel_core.plan import Plan
 
 
@@ -79,7 +79,7 @@ def _shards(plan: Plan, rank: int) -> dict[str, tuple[int, int]]:
 
 
 def _specs(plan: Plan, units: tuple[int, ...]) -> list[ParamSpec]:
-    return [spec for u in units for spec in pieces(plan)[u].specs]
+    return [spec for u in units for spec in weights_of(plan, u)]
 
 
 def rows(plan: Plan, rank: int) -> list[dict[str, str]]:

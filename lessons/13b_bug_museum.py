@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 13 · The bug museum: the loss looks right
+# # 13b · The bug museum: the loss looks right
 #
 # Every parallel axis adds sums that must be made exactly once. Forget one, make one twice, or make it a moment too early, and nothing
 # crashes: shapes fit, the loss falls, the run ends. The bugs of this lesson were all met in public, in code that people trained real
