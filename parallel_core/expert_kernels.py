@@ -30,6 +30,7 @@ from parallel_core.pieces import ROUTE
 from parallel_core.plan import Balance, Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.stage_kernels import StageKernels
+from parallel_core.stash_kernels import StashKernels
 from parallel_core.summing import Reads
 from parallel_core.zero3_kernels import GatherKernels
 from parallel_core.zero_kernels import ZeroKernels
@@ -202,6 +203,10 @@ def _sample(routed: Routed) -> list[list[int]]:
 
 class ExpertStageKernels(ExpertKernels, StageKernels):
     """The same of a pipeline's stages."""
+
+
+class ExpertStashKernels(ExpertKernels, StashKernels):
+    """The same where a stage is updated after every microbatch."""
 
 
 class ExpertZeroKernels(ExpertKernels, ZeroKernels):

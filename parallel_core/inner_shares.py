@@ -121,7 +121,8 @@ def _part(plan: Plan, part: str, forward: bool, place: int) -> tuple[list[Stop],
         return _layer(plan, kind, forward=forward, place=place)
     w = work(plan)
     if what == "experts":
-        return [], (w.into + w.down) * (1 if forward else 2)
+        again = kind == Recompute.FULL
+        return [], (w.into + w.down) * (1 if forward else 2 + again)
     if what == "join":
         return [(LEAVE if forward else DLEAVE, 0.0, 0.0)], 0.0
     return _route(plan, kind, forward=forward, place=place)
@@ -134,7 +135,19 @@ def _route(plan: Plan, kind: str, *, forward: bool, place: int) -> tuple[list[St
     if forward:
         last = max(i for i, stop in enumerate(stops) if stop[0] == LEAVE)
         return stops[:last], total
+    if kind == Recompute.FULL:
+        return _route_again(plan, none, stops, total)
     return stops[1:], total
+
+
+def _route_again(plan: Plan, w: Work, stops: list[Stop], total: float) -> tuple[list[Stop], float]:
+    """The same backward where attention is run again: the second region's as it is, then the
+    forward of the first, and its backward, which finds there what it needs."""
+    plain, _ = _layer(plan, Recompute.NONE, forward=False, only=w)
+    names = [stop[0] for stop in stops]
+    again = stops[: names.index(LEAVE) + 1]
+    back = stops[max(i for i, name in enumerate(names) if name == DLEAVE) :]
+    return [*plain[1 : [stop[0] for stop in plain].index(DENTER) + 1], *again, *back], total
 
 
 def _layer(

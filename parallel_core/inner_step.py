@@ -91,7 +91,7 @@ def _slice_step(plan: Plan, instrs: Iterable[Instr], where: _Where) -> Iterator[
             stops = shares.task(plan, parts[instr.where], forward=forward, place=where.part)
             inner = tuple(_message(plan, instr.mb or 0, *stop) for stop in stops)
             yield replace(instr, inner=inner)
-        elif instr.op == Op.NORM:  # a pipeline's, or ZeRO's: it counts what is summed
+        elif instr.op == Op.NORM and not plan.asynchronous:  # it counts what is summed
             sums = _sums(plan, instr, where)
             marks = tuple(mark for one in sums for mark in one.writes)
             yield from sums
@@ -124,7 +124,9 @@ def _before_update(plan: Plan, update: Instr, where: _Where) -> list[Instr]:
     sums = _sums(plan, update, where)
     marks = tuple(mark for one in sums for mark in one.writes)
     total, clips = list[Instr](), tuple[Value, ...]()
-    if plan.pp > 1 or plan.zero:
+    if plan.asynchronous:
+        pass  # nobody clips, and what an update needs is summed before it
+    elif plan.pp > 1 or plan.zero:
         sums = []  # they came before its tally
     elif plan.model_axes:
         loss = v.TOTAL_LOSS if plan.gradient_ranks > 1 else v.loss(plan.microbatches - 1)
@@ -142,9 +144,9 @@ def _sums(plan: Plan, before: Instr, where: _Where) -> list[Instr]:
     """What is summed in place, once a step."""
     sums, gradients = [], _gradients(before)
     if plan.sums_whole:
-        sums.append(_sum(plan, (WHOLE, "tp", v.WHOLE_SUM), gradients, where))
+        sums.append(_sum(plan, (WHOLE, "tp", v.WHOLE_SUM), before, where))
     if plan.kv_copies > 1:
-        sums.append(_sum(plan, (COPIES, "kv_copy", v.COPIES_SUM), gradients, where))
+        sums.append(_sum(plan, (COPIES, "kv_copy", v.COPIES_SUM), before, where))
     alone = plan.gradient_ranks == 1 and plan.loads_axis == "dp"
     if plan.model.balance == Balance.BIAS and not alone:
         sums.append(_loads(plan, gradients))
@@ -167,16 +169,15 @@ def _loads(plan: Plan, gradients: tuple[Value, ...]) -> Instr:
     )
 
 
-def _sum(
-    plan: Plan, what: tuple[str, str, str], gradients: tuple[Value, ...], where: _Where
-) -> Instr:
+def _sum(plan: Plan, what: tuple[str, str, str], before: Instr, where: _Where) -> Instr:
     """One message for all of them: their parts lie in many pieces, and are sent together.
 
     On the compute lane: nothing is left to overlap with it. It sums in place, and writes a mark a
     gradient. What it hands over is named by the pieces whose parts it holds; of ZeRO's shards, by
     which of them, and by their blocks.
     """
-    name, axis, mark = what
+    (name, axis, mark), gradients = what, _gradients(before)
+    number = () if before.mb is None else (before.mb,)  # updates of every microbatch
     pieces_here = tuple(dict.fromkeys(gradient.at[0] for gradient in gradients if gradient.at))
     held = Value(name, pieces_here)
     if plan.zero:
@@ -185,8 +186,9 @@ def _sum(
     return Instr(
         op=Op.ALL_REDUCE,
         where=name,
+        mb=before.mb,
         axis=axis,
         reads=gradients,
-        writes=tuple(Value(mark, (u,)) for u in pieces_here),
+        writes=tuple(Value(mark, (u, *number)) for u in pieces_here),
         inner=(Message(Op.ALL_REDUCE, axis, held),),
     )

@@ -7,7 +7,7 @@ here knows of ranks, programs or messages: which version a stage uses is that fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
 from parallel_core.oracle import OracleRun, make_optimizer, round_moments
-from parallel_core.pieces import pieces
+from parallel_core.pieces import pieces, stage_pieces
 from parallel_core.plan import Plan
 from parallel_core.text import Sampler, rows_of
 
@@ -25,10 +25,11 @@ def train_stale(plan: Plan, steps: int, *, snapshot_after: int = 3) -> OracleRun
 
     `grads` is the last minibatch's gradient of the first step.
     """
-    model = Transformer(plan)
-    init_weights(model, plan)
+    whole = plan.single()
+    model = Transformer(whole)
+    init_weights(model, whole)
     masters = {n: w.detach().clone() for n, w in model.named_parameters()}
-    stages = [[spec.name for spec in piece.specs] for piece in pieces(plan)]
+    stages = [_weights_of(plan, units) for units in stage_pieces(plan)]
     optimizer = make_optimizer(list(masters.values()), plan)
     sampler, run = Sampler(plan), OracleRun([], [], {}, _copy(masters))
     for step in range(steps):
@@ -55,6 +56,10 @@ def train_stale(plan: Plan, steps: int, *, snapshot_after: int = 3) -> OracleRun
         if step < snapshot_after:
             run.params.update(_copy(masters))
     return run
+
+
+def _weights_of(plan: Plan, stage: Sequence[int]) -> list[str]:
+    return [spec.name for u in stage for spec in pieces(plan)[u].specs]
 
 
 def _minibatch(

@@ -18,8 +18,10 @@ from dataclasses import replace
 
 from parallel_core import values as v
 from parallel_core.data import step
-from parallel_core.pipeline.lower import Weights
+from parallel_core.pieces import held_pieces, stage_pieces, stage_sums
+from parallel_core.pipeline.lower import Weights, stage_name
 from parallel_core.pipeline.order import Task
+from parallel_core.pipeline_pieces import groups_of
 from parallel_core.pipeline_step import lowering_of
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Op, Program, Value
@@ -30,11 +32,11 @@ def pipedream_step(plan: Plan) -> Program:
     ranks, holds, keeps = [], [], []
     for rank in range(plan.world_size):
         instrs = _instrs(plan, rank)
-        mine = plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]]
+        mine = held_pieces(plan, rank)
         tokens = lowering_of(plan, rank).tokens(plan.mesh.coordinate(rank)["pp"])
-        newest = [v.version(s, plan.microbatches) for s in mine]
+        newest = [v.version(u, plan.microbatches) for u in mine]
         ranks.append(tuple(_freed_at_last_use(instrs, newest)))
-        holds.append((*tokens, *(v.version(s, 0) for s in mine)))
+        holds.append((*tokens, *(v.version(u, 0) for u in mine)))
         keeps.append((*tokens, *newest, v.TOTAL))
     return Program(plan.mesh, tuple(ranks), tuple(holds), tuple(keeps), plan.layout)
 
@@ -53,51 +55,65 @@ class _Versions:
             self.stashed[task.mb, task.stage] = self.updates.get(task.stage, 0)
         return (v.version(task.stage, self.stashed[task.mb, task.stage]),)
 
-    def update(self, s: int) -> tuple[Value, Value]:
-        """(weights before, weights after) one more update of stage s."""
+    def update(self, s: int) -> int:
+        """How many updates of stage s came before one more."""
         k = self.updates.get(s, 0)
         self.updates[s] = k + 1
-        return v.version(s, k), v.version(s, k + 1)
+        return k
 
 
 def _instrs(plan: Plan, rank: int) -> list[Instr]:
     lowering, versions = lowering_of(plan, rank), _Versions()
     here = plan.mesh.coordinate(rank)["pp"]
     instrs: list[Instr] = []
-    for task, group in lowering.rank(here, Weights(versions.of)):
+    for task, group in groups_of(plan, lowering, here, Weights(versions.of)):
         instrs += group
         if task.op in (Op.B, Op.W):
-            instrs += _update(plan, lowering.names[task.stage], task, versions)
+            instrs += _update(plan, task, versions)
     loss = lowering.losses(here)
-    if loss and plan.dp > 1:
+    if loss and plan.gradient_ranks > 1:
         mine, loss = loss, [v.TOTAL_LOSS]
-        instrs.append(_reduced("loss", None, mine[0], loss[0]))
-    return [*instrs, *step.tally(loss, loss, "pp")]
+        instrs.append(_reduced(("loss", "dp"), None, mine, loss))
+    return [*instrs, *step.tally(loss, loss, plan.tally_axis)]
 
 
-def _update(plan: Plan, where: str, task: Task, versions: _Versions) -> list[Instr]:
-    gradient, instrs = v.grad(task.stage, task.mb), []
-    if plan.dp > 1:
-        total = Value("gsum", (task.stage, task.mb))
-        instrs = [_reduced(where, task.mb, gradient, total)]
-        gradient = total
-    old, new = versions.update(task.stage)
+def _update(plan: Plan, task: Task, versions: _Versions) -> list[Instr]:
+    """A stage's gradient of one microbatch, summed over the ranks that share the batch out, and the
+    update by it."""
+    s, mb = task.stage, task.mb
+    gradients = {u: v.grad(u, mb) for u in stage_pieces(plan)[s]}
+    instrs: list[Instr] = []
+    for name, axis, together in stage_sums(plan, s):
+        if axis and plan.gradient_ranks > 1:
+            mine = [gradients[u] for u in together]
+            total = [Value("gsum", (u, mb)) for u in together]
+            instrs.append(_reduced((name, axis), mb, mine, total))
+            gradients |= dict(zip(together, total, strict=True))
+    k, every = versions.update(s), tuple(gradients.values())
     update = Instr(
-        op=Op.O, where=where, mb=task.mb, reads=(old, gradient), writes=(new,), frees=(gradient,)
+        op=Op.O,
+        where=stage_name(s),
+        mb=mb,
+        reads=(*(v.version(u, k) for u in gradients), *every),
+        writes=tuple(v.version(u, k + 1) for u in gradients),
+        frees=every,
     )
     return [*instrs, update]
 
 
-def _reduced(where: str, mb: int | None, mine: Value, total: Value) -> Instr:
+def _reduced(
+    where: tuple[str, str], mb: int | None, mine: Iterable[Value], total: Iterable[Value]
+) -> Instr:
+    name, axis = where
     return Instr(
         op=Op.ALL_REDUCE,
-        where=where,
+        where=name,
         mb=mb,
         lane=Lane.COMM,
-        axis="dp",
-        reads=(mine,),
-        writes=(total,),
-        frees=(mine,),
+        axis=axis,
+        reads=tuple(mine),
+        writes=tuple(total),
+        frees=tuple(mine),
     )
 
 

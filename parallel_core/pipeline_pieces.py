@@ -17,7 +17,7 @@ from itertools import chain, zip_longest
 
 from parallel_core import values as v
 from parallel_core.pieces import Piece, pieces, stage_pieces, stage_sums
-from parallel_core.pipeline.lower import Lowering
+from parallel_core.pipeline.lower import Lowering, Weights
 from parallel_core.pipeline.order import Task
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
@@ -140,8 +140,10 @@ def _parted(instrs: list[Instr]) -> tuple[list[Instr], Instr, list[Instr]]:
     return instrs[:at], instrs[at], instrs[at + 1 :]
 
 
-def groups_of(plan: Plan, lowering: Lowering, here: int) -> Iterator[Group]:
+def groups_of(
+    plan: Plan, lowering: Lowering, here: int, weights: Weights | None = None
+) -> Iterator[Group]:
     """The tasks of one rank of a pipeline, laid open where experts are shared out."""
     if plan.ep == 1:
-        return lowering.rank(here)
-    return Stages(plan).groups([*lowering.rank(here)], pairs=plan.pairs_tasks)
+        return lowering.rank(here, weights)
+    return Stages(plan).groups([*lowering.rank(here, weights)], pairs=plan.pairs_tasks)

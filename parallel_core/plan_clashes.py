@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parallel_core.choices import NONE, Recompute, Server
+from parallel_core.choices import NONE, Balance, Recompute, Server
 from parallel_core.fields import PlanError, shown
 
 if TYPE_CHECKING:
@@ -47,10 +47,17 @@ CLASHES = (
     Clash("tp", _served, "does not work with a parameter server"),
     Clash("cp", _served, "does not work with a parameter server"),
     Clash("experts", _served, "does not work with a parameter server"),
-    Clash("tp", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
-    Clash("cp", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
-    Clash("zero", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
-    Clash("experts", lambda p: p.asynchronous, "does not work with updates after every microbatch"),
+    Clash(
+        "zero",
+        lambda p: p.asynchronous,
+        "shares out one version of the weights, and here every microbatch makes a new one",
+    ),
+    Clash(
+        "balance",
+        lambda p: p.asynchronous,
+        "moves a router by the loads of a step, and no two stages end theirs together",
+        only=Balance.BIAS,
+    ),
     Clash(
         "clip",
         lambda p: p.asynchronous,
@@ -77,13 +84,6 @@ CLASHES = (
         "overlap_tp",
         lambda p: p.model.experts > 0,
         "does not work with experts: a router sees its input whole before any product",
-    ),
-    Clash(
-        "recompute",
-        lambda p: p.ep > 1,
-        "would run a layer again whose tokens travel in its middle; not with ep yet",
-        instead=Recompute.SELECTIVE,
-        only=Recompute.FULL,
     ),
     Clash("offload", lambda p: p.pp > 1, "does not work with a pipeline yet"),
     Clash("offload", lambda p: p.zero > 1, "does not work with zero=2 or 3 yet"),

@@ -24,6 +24,7 @@ from parallel_core.expert_kernels import (
     ExpertGatherKernels,
     ExpertKernels,
     ExpertStageKernels,
+    ExpertStashKernels,
     ExpertZeroKernels,
 )
 from parallel_core.kernels import TrainKernels
@@ -161,7 +162,7 @@ def stamps(comm: Comm | None) -> list[Stamp]:
 def kernels_of(plan: Plan) -> type[TrainKernels]:
     """The kernels that the plan's axes need."""
     if plan.pp > 1 and plan.asynchronous:
-        return StashKernels
+        return ExpertStashKernels if plan.model.experts else StashKernels
     return KERNELS[plan.pp > 1, {2: 1}.get(plan.zero, plan.zero), plan.model.experts > 0]
 
 

@@ -183,12 +183,16 @@ def flops(plan: Plan) -> Callable[[Instr], float]:
 
 def _again(plan: Plan, piece: Piece, attention: float) -> float:
     """What a backward of the piece computes a second time."""
-    cored = [unit for unit in piece.units if not unit.endswith((EXPERTS, JOIN))]
-    kinds = {unit: recompute_in(plan, unit) for unit in cored}
-    whole = {unit for unit, kind in kinds.items() if kind == Recompute.FULL}
-    products = sum(_weighed(plan, s) for s in piece.specs if s.unit in whole)
-    cores = sum(kind != Recompute.NONE for kind in kinds.values())
-    return 2.0 * products + cores * attention
+    kinds = {unit: recompute_in(plan, unit) for unit in piece.units if not unit.endswith(JOIN)}
+    whole = {unit.split(".")[0] for unit, kind in kinds.items() if kind == Recompute.FULL}
+    again = (s for s in piece.specs if s.unit in whole and (plan.ep == 1 or _in_block(s)))
+    cores = sum(k != Recompute.NONE for unit, k in kinds.items() if not unit.endswith(EXPERTS))
+    return 2.0 * sum(_weighed(plan, s) for s in again) + cores * attention
+
+
+def _in_block(spec: ParamSpec) -> bool:
+    """Whether it is attention's or an expert's: what is run again where tokens travel between."""
+    return spec.is_expert or ".attn." in spec.name
 
 
 def _products(plan: Plan, piece: Piece) -> float:

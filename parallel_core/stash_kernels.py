@@ -51,8 +51,8 @@ class StashKernels(StageKernels):
 
     def forward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """As in one process; keeps hold of the weights it used."""
-        kept, out = super().forward(instr, reads)
-        return replace(kept, more={**kept.more, "weights": self._weights()}), out
+        kept, *out = super().forward(instr, reads)
+        return replace(kept, more={**kept.more, "weights": self._weights()}), *out
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Through the weights that the forward used; every microbatch's gradient is a new one."""
@@ -67,8 +67,8 @@ class StashKernels(StageKernels):
 
     def optimize(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """The next version of the weights, in a buffer of its own."""
-        if self.measure_norm:
-            self._squares += norm_of(self.flat.grads).square()
+        for start, stop in self.counted if self.measure_norm else ():
+            self._squares += norm_of(self.flat.grads[start:stop]).square()
         self.flat.params = self.flat.params.clone()
         for i, (weights, _) in enumerate(self.flat.parts(whole=not self.plan.mixed)):
             self.update.move_to(i, weights)
@@ -90,7 +90,8 @@ class StashKernels(StageKernels):
     def tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """[mean loss, mean squared norm] of the step's minibatches."""
         pair = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for value in instr.reads:
-            pair[0] += reads[value] / self.plan.microbatches
+        if self.brings_loss:
+            for value in instr.reads:
+                pair[0] += reads[value] / self.plan.microbatches
         pair[1] = self._squares / self.plan.microbatches
         return [pair]

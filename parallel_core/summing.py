@@ -64,11 +64,16 @@ class SumKernels:
         """How many tokens of the step asked for each expert, over all ranks."""
         raise NotImplementedError("a router's loads are summed by ExpertKernels")
 
+    @property
+    def brings_loss(self) -> bool:
+        """Whether the rank is the first of those of one model that have the same loss."""
+        place = self.plan.mesh.coordinate(self.rank)
+        return not place.get("tp", 0) and not (self.plan.ep > 1 and place["ep"])
+
     def tally(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """[loss, squared norm]: float64; what several ranks of a model hold counts on one."""
         pair = torch.zeros(2, dtype=torch.float64, device=self.device)
-        place = self.plan.mesh.coordinate(self.rank)
-        if not place.get("tp", 0) and not (self.plan.ep > 1 and place["ep"]):
+        if self.brings_loss:
             for value in instr.reads:
                 if value.name == "loss":
                     pair[0] += reads[value]

@@ -26,7 +26,6 @@ from parallel_core.sizes import value_bytes
 
 TINY: dict[str, Any] = {"hidden": 32, "heads": 4, "vocab": 64, "layers": 4, "experts": 8, "seq": 16}
 PAIRED = {"pp": 2, "dp": 2, "ep": 2, "microbatches": 4, "global_batch": 8}
-SYNCHRONOUS = [name for name, schedule in SCHEDULES.items() if not schedule.asynchronous]
 
 
 @st.composite
@@ -38,12 +37,15 @@ def plans(draw: st.DrawFn) -> Plan:
     more: dict[str, Any] = {"ep": draw(st.sampled_from(fits))}
     m = draw(st.sampled_from([1, 2]))
     if pp > 1:
-        more["schedule"] = draw(st.sampled_from(SYNCHRONOUS))
+        more["schedule"] = draw(st.sampled_from([*SCHEDULES]))
         m = 2 * pp
     if tp > 1:
         more["sp"] = draw(st.booleans())
-    more |= draw(st.sampled_from([{}, {"balance": "bias"}, {"balance": "aux"}, {"clip": 1.0}]))
-    more |= draw(st.sampled_from([{}, {"router": "capacity"}, {"tied": True}]))
+    stale = pp > 1 and SCHEDULES[more["schedule"]].asynchronous
+    one, once = [{}, {"balance": "aux"}], [{"balance": "bias"}, {"clip": 1.0}]
+    more |= draw(st.sampled_from(one if stale else one + once))
+    kinds = [{}, {"router": "capacity"}]
+    more |= draw(st.sampled_from(kinds if stale else [*kinds, {"tied": True}]))
     layers = 8 if pp > 1 else 2
     return Plan.of(
         **{**TINY, "layers": layers}, dp=dp, cp=cp, tp=tp, pp=pp, microbatches=m,
@@ -125,7 +127,7 @@ def beside(plan: Plan) -> int:
     return found
 
 
-@pytest.mark.parametrize("name", SYNCHRONOUS)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_only_paired_tasks_hide_tokens(name):
     """DualPipe's F and B of two microbatches take turns piece by piece; nobody else's do."""
     plan = Plan.of(**TINY | PAIRED, schedule=name)
@@ -208,7 +210,7 @@ def test_a_gradient_of_experts_that_is_not_summed_is_named():
         ({"experts": 4, "top_k": 8}, "top_k", 4),
         ({"experts": 8, "dp": 2, "ep": 4}, "ep", 2),
         ({"experts": 6, "dp": 4, "ep": 4}, "ep", 2),
-        ({"experts": 8, "dp": 2, "ep": 2, "recompute": "full"}, "recompute", "selective"),
+        ({"experts": 8, "pp": 2, "schedule": "pipedream", "balance": "bias"}, "balance", "none"),
         ({"experts": 8, "router": "expert-choice", "balance": "aux"}, "balance", "none"),
         ({"experts": 8, "expert_groups": 3}, "expert_groups", 2),
         ({"experts": 8, "top_k": 4, "expert_groups": 4, "group_limit": 1}, "group_limit", 2),

@@ -220,7 +220,7 @@ def test_the_classic_traffic_of_a_layer():
     ("wrong", "field", "nearest"),
     [
         ({"tp": 3}, "tp", 2),
-        ({"tp": 2, "pp": 2, "schedule": "pipedream"}, "tp", 1),
+        ({"tp": 2, "pp": 2, "schedule": "pipedream", "tied": True}, "tied", False),
         ({"sp": True}, "sp", False),
         ({"tp": 4, "sp": True, "seq": 30}, "tp", 2),
         ({"tp": 4, "sp": True, "seq": 4, "cp": 2}, "tp", 2),

@@ -17,7 +17,7 @@ from parallel_core.data.blocks import blocks, held_blocks
 from parallel_core.params import param_specs
 from parallel_core.pieces import TABLE, weights_of
 from parallel_core.plan import Plan
-from parallel_core.program import Instr, Op, ProgramError
+from parallel_core.program import Instr, Op, Program, ProgramError
 from parallel_core.prove import prove
 
 DENSE: dict[str, Any] = {**TINY, "experts": 0, "pp": 2, "tied": True, "layers": 4}
@@ -50,6 +50,7 @@ def test_every_gradient_of_a_tied_table_is_summed_once(schedule, zero, dialect, 
     program = program_of(plan)
     check(program)
     assert prove(program)
+    assert Program.parse(str(program)) == program
     units = [u for block in blocks(plan) for u in block.units]
     assert units.count(TABLE) == 1
     names = [spec.name for u in units for spec in weights_of(plan, u)]

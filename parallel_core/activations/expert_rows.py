@@ -27,6 +27,8 @@ from parallel_core.expert.capacity import places
 from parallel_core.plan import Dialect, DType, Plan
 
 INT64 = 8
+WORK = "experts"
+"""The row of what is between an expert's products."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def experts_rows(plan: Plan, load: Load) -> dict[str, int]:
     width = widths(plan)[0]
     return {
         "expert rows": load.here * plan.model.hidden * width,
-        "experts": _hidden(plan, load.here, plan.model.mlp),
+        WORK: _hidden(plan, load.here, plan.model.mlp),
     }
 
 

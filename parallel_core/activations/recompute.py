@@ -6,6 +6,10 @@
     full        the block is a whole layer                  kept: its input
     selective   the block is softmax(q k') v (attention)    kept: q, k, v
 
+Where tokens travel in the middle of a layer, full is two blocks: attention with its norm and
+projections, and the experts. What is between them, the router's decision and the rows that came,
+is kept, so no token travels again.
+
 The same operations on the same numbers, dropout included (its bits are a hash of where they
 stand), so gradients are bitwise those of a run that kept everything. Messages inside the block are
 sent again as well. Full: Chen et al. 2016, arXiv:1604.06174. Selective: Korthikanti et al. 2022,
@@ -45,11 +49,15 @@ def install(model: Units, plan: Plan, around: Around = nullcontext) -> None:
     `around` gives to the second one as well."""
     for name, unit in model.units.items():
         kind = plan.recompute_in(name)
-        block: Any = unit if kind == Recompute.FULL else getattr(unit, "attn", None)
-        if kind == Recompute.FULL:
-            block.forward = recomputed(block.forward, around, weights=True)
+        layer: Any = unit
+        if kind == Recompute.FULL and plan.ep > 1:
+            experts = layer.moe.experts
+            layer.attended = recomputed(layer.attended, around, weights=True)
+            experts.forward = recomputed(experts.forward, around, weights=True)
+        elif kind == Recompute.FULL:
+            layer.forward = recomputed(layer.forward, around, weights=True)
         elif kind == Recompute.SELECTIVE:
-            block.attend = recomputed(block.attend, around)
+            layer.attn.attend = recomputed(layer.attn.attend, around)
 
 
 def recomputed(block: Block, around: Around = nullcontext, *, weights: bool = False) -> Block:

@@ -92,23 +92,41 @@ def recompute_in(plan: Plan, unit: str) -> str:
 def again_bytes(plan: Plan, unit: str, load: Load | None = None) -> int:
     """Bytes that recomputation makes for the length of a backward, beside what was kept.
 
-    Full: all that the layer would have kept but its input, and under sequence parallelism what
-    enters its two regions whole, since it is used at once. Selective: the core's own, the output
-    it makes again, and where scores are written out q, k and v as the products want them; but by
-    then what comes behind it in the layer has been used and let go.
+    Full: all that the block would have kept but its input, and under sequence parallelism what
+    enters its regions whole, since it is used at once. Selective: the core's own, the output it
+    makes again, and where scores are written out q, k and v as the products want them. By then what
+    comes behind the block in the layer has been used and let go.
     """
-    kind = Recompute.NONE if unit.endswith((EXPERTS, JOIN)) else recompute_in(plan, unit)
-    if kind == Recompute.NONE:
+    kind = Recompute.NONE if unit.endswith(JOIN) else recompute_in(plan, unit)
+    if kind == Recompute.NONE or (kind == Recompute.SELECTIVE and unit.endswith(EXPERTS)):
         return 0
     rows = _layer(plan, unit, load or even(plan))
     if kind == Recompute.FULL:
-        others = 0 if plan.overlap_tp else _tokens(plan) - _outside(plan)
-        gathered = 2 * others * plan.model.hidden * widths(plan)[0]
-        return sum(rows.values()) - _input(plan) + gathered
+        return _again_in_full(plan, unit, rows)
     made = ("attention output",) if plan.model.fused or plan.cp > 1 else ("q", "k, v")
     again = sum(size for name, size in rows.items() if name in CORE or name in made)
     before = {*_before_core(plan), *_leaf(plan)}
     return max(again - sum(size for name, size in rows.items() if name not in before), 0)
+
+
+def _again_in_full(plan: Plan, unit: str, rows: Rows) -> int:
+    again = {name: size for name, size in rows.items() if _made_again(plan, name)}
+    if unit.endswith(EXPERTS):
+        return sum(again.values())
+    behind = sum(rows.values()) - sum(again.values())
+    others = 0 if plan.overlap_tp else _tokens(plan) - _outside(plan)
+    regions = 1 if plan.ep > 1 else 2
+    gathered = regions * others * plan.model.hidden * widths(plan)[0]
+    return max(sum(again.values()) - _input(plan) + gathered - behind, 0)
+
+
+def _made_again(plan: Plan, row: str) -> bool:
+    """Whether full recomputation makes what is kept under this name again: all of a layer, or
+    attention and the experts where tokens travel between them."""
+    if plan.ep == 1:
+        return True
+    mine = _norm(plan, "attn norm") | _attention(plan) | _dropout_mask(plan, "attention dropout")
+    return row in {*mine, *_leaf(plan), expert_rows.WORK}
 
 
 def _before_core(plan: Plan) -> Rows:
@@ -125,9 +143,10 @@ def saved_rows(plan: Plan, unit: str, load: Load | None = None) -> Rows:
     if unit == "head":
         return _head(plan)
     kind = recompute_in(plan, unit)
-    if kind == Recompute.FULL:
-        return {INPUT: _input(plan)}
     rows = _layer(plan, unit, load or even(plan))
+    if kind == Recompute.FULL:
+        own = {} if unit.endswith((EXPERTS, JOIN)) else {INPUT: _input(plan)}
+        return own | {k: v for k, v in rows.items() if not _made_again(plan, k)}
     return {k: v for k, v in rows.items() if kind == Recompute.NONE or k not in CORE}
 
 
