@@ -31,6 +31,8 @@ CSS = """
            font-variant-numeric: tabular-nums; overflow-wrap: anywhere; line-height: 1.2; }
 .verdict small { display: block; font-size: 0.95rem; font-weight: 400; line-height: 1.45;
                  max-width: 46rem; margin-top: 0.25rem; }
+.stCheckbox [data-testid="stMarkdownContainer"], .stCheckbox [data-testid="stMarkdownContainer"] p {
+  white-space: normal; }
 [data-testid="stMetricValue"] { font-variant-numeric: tabular-nums; }
 button[data-testid="stBaseButton-primary"]:enabled { color: light-dark(#FFFFFF, #11161B); }
 @media (max-width: 640px) {

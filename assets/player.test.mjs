@@ -205,3 +205,69 @@ test("headings stand between the rows of a race", () => {
   assert.equal(gap(race, 0), gap(plain, 0));
   assert.ok(gap(race, 1) > gap(race, 0) + 20 && race.bottom > plain.bottom);
 });
+
+// Ranks 0 and 1 are on one node, rank 2 on another: one message within the first node, one across.
+const NODES = [
+  [0, 0, "F", 0, 10], [0, 1, "send", 10, 20, 10, 0], [0, 1, "all_reduce", 40, 60, 40, 1],
+  [1, 0, "F", 0, 10], [1, 1, "recv", 10, 20, 10, 0], [1, 1, "all_reduce", 40, 60, 40, 1],
+  [2, 0, "F", 0, 38], [2, 1, "all_reduce", 50, 60, 50, 1],
+];
+const clocks = [[1, -7_000_000, 4, [2]]];
+const deckOfNodes = { name: "", ranks: 3, kind: "measured", badge: "", span: 60, chunks: 0, ways: 1, ramps: [], bubble: "", beat: 0, share: 0, clocks };
+const nodes = (more = {}) => decode(layerOf(NODES, { decks: [deckOfNodes], names: { where: [""], axis: [""], peers: [[0, 1]], source: [""] }, ...more }));
+
+test("only messages with an end on another node cross nodes", () => {
+  const t = nodes();
+  assert.deepEqual([0, 1, 2, 4, 5, 7].map((i) => player.crossesNodes(t, i)), [false, false, true, false, true, true]);
+  assert.deepEqual([[0, 1], [0, 2], [2, 1], [2, 2]].map(([a, b]) => player.unsureBetween(t, a, b)), [0, 4, 4, 0]);
+  const third = { ...deckOfNodes, clocks: [...clocks, [2, 0, 6, [1]]] };
+  assert.equal(player.unsureBetween(nodes({ decks: [third] }), 1, 2), 10);
+  assert.equal(player.unsureBetween(pair(), 0, 1), 0);
+  const later = { ...deckOfNodes, name: "b", clocks: [[1, 0, 4, [1]]] }; // the second of a race: ranks 3 to 5
+  const race = decode(layerOf(NODES, { decks: [{ ...deckOfNodes, name: "a", clocks: [] }, later], world_size: 6 }));
+  assert.deepEqual([0, 1, 2, 3, 4, 5].map((rank) => Boolean(race.clockAt[rank])), [false, false, false, false, true, false]);
+});
+
+test("a clock's bar is twice its uncertainty long, to scale, under its own ranks alone", () => {
+  const t = nodes(), box = layout({ width: 900, ranks: 3 });
+  const [bar, ...rest] = player.clockBars(t, box, { a: 0, b: 60 });
+  assert.equal(rest.length, 0);
+  assert.equal(bar.rank, 2);
+  assert.ok(bar.y > box.rows[2].bottom && bar.y < box.bottom);
+  assert.ok(Math.abs(bar.to - bar.from - (8 / 60) * box.plot) < 1e-9);
+  const [near] = player.clockBars(t, box, { a: 30, b: 60 }); // zoomed in
+  assert.ok(Math.abs(near.to - near.from - 2 * (bar.to - bar.from)) < 1e-9);
+  const [cut] = player.clockBars(t, box, { a: 30, b: 31 });
+  assert.equal(cut.to, box.left + box.plot);
+  assert.equal(bar.text, "± 4 ns");
+  assert.deepEqual(player.clockBars(pair(), layout({ width: 900, ranks: 2 }), { a: 0, b: 36 }), []);
+});
+
+test("a fringe is shaded around both ends of a message that crosses nodes, as wide as the bar", () => {
+  const t = nodes(), box = layout({ width: 900, ranks: 3 }), drawn = [];
+  const ctx = { set globalAlpha(v) { this.alpha = v; }, fillRect: function (x, y, w, h) { if (this.alpha < 0.5) drawn.push({ x, y, w, h }); } };
+  const view = { a: 0, b: 60 }, px = (x) => box.left + (x / 60) * box.plot;
+  player.paintFringes({ ctx, t, X0: t.start, X1: t.done, B0: t.begin, view, box, px, T: { ink: "#000000" } });
+  assert.deepEqual(drawn.map(({ x, w }) => Math.round((x + w / 2 - box.left) * 60 / box.plot)), [50, 60]);
+  for (const { w, y } of drawn) {
+    assert.ok(Math.abs(w - (8 / 60) * box.plot) < 1e-9);
+    assert.ok(y >= box.rows[2].lanes[0] - 1 && y < box.rows[2].bottom);
+  }
+});
+
+test("a message across nodes, and a wait shorter than the clocks are sure, say so", () => {
+  const waits = { row: [2], start: [40], length: [20], late: [3], queue: [0], why: ["late peer"], message: [2], culprit: [7], doing: [-1], slow: [0], root: [-1] };
+  const t = nodes({ waits });
+  assert.ok(about(t, 2).lines.includes("it crosses nodes: when its ends were is known to ± 4 ns of each other"));
+  assert.ok(about(t, 2).lines.includes("who was late is not certain: the two clocks are known to ± 4 ns"));
+  assert.ok(!about(nodes({ waits: { ...waits, late: [5] } }), 2).lines.some((line) => line.includes("not certain")));
+  assert.ok(!about(t, 1).lines.some((line) => line.includes("crosses")));
+  const told = player.aboutClock(t, 2);
+  assert.equal(told.title, "rank 2 is on node 1: its times are ± 4 ns");
+  assert.match(told.lines.join(" "), /clock was -7 ms; .*first node.* half of the shortest round trip/);
+});
+
+test("an exported slice says how sure its node's clock is", () => {
+  const sure = chromeTrace(nodes()).traceEvents.filter((e) => e.ph === "X").map((e) => [e.pid, e.args.clock_unsure_us]);
+  assert.ok(sure.every(([rank, us]) => us === (rank === 2 ? 0.004 : undefined)));
+});

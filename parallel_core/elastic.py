@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from parallel_core.fields import PlanError
-from parallel_core.node_clock import Clocks, NodeClock, node_clocks, words
+from parallel_core.node_clock import Clocks, NodeClock, node_clocks, offsets, words
 from parallel_core.parameter_server_report import view_of
 from parallel_core.rank import Rank, choose_backend, torchrun_rank
 from parallel_core.report import RunView
@@ -68,18 +68,20 @@ def _followed(
     clock_of = {clock.node: clock for clock in laid}
     for node, (_, told) in zip(nodes, every, strict=True):
         for event in told:
-            view.feed(_on_our_clock(event, clock_of.get(node)))
+            view.feed(on_our_clock(event, clock_of.get(node)))
     results = [result for result, _ in every]
     if laid:
         backend = results[0]["backend"]
         backend["note"] = ", ".join(filter(None, (backend["note"], words(laid))))
+        backend["clocks"] = offsets(laid, nodes)
     report = view.finish(results)
     report["trace"]["clocks"] = [clock.as_json() for clock in laid]
     return view, report
 
 
-def _on_our_clock(event: Mapping[str, Any], clock: NodeClock | None) -> Mapping[str, Any]:
-    """An event with its times on the clock of the first node."""
+def on_our_clock(event: Mapping[str, Any], clock: NodeClock | None) -> Mapping[str, Any]:
+    """An event of a rank with its times on the first node's clock; `clock` is its own node's,
+    None where that is the first."""
     if clock is None:
         return event
     match event["event"]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from parallel_core.meetings import complete, last_arrival, messages
 from parallel_core.program import Lane, Op
+from parallel_core.quantities import time_text
 from parallel_core.trace import Span, Trace
 
 Event = dict[str, Any]
@@ -27,7 +28,7 @@ def chrome_trace(trace: Trace) -> dict[str, Any]:
     for span in trace.spans:
         lanes.setdefault(span.lane, len(lanes))
     zero = trace.start
-    events = [*_names(trace, lanes), *(_slice(zero, lanes, s) for s in trace.spans)]
+    events = [*_names(trace, lanes), *_slices(zero, lanes, trace)]
     events += _inside(zero, len(lanes), trace)
     events += _memory(zero, trace)
     events += _arrows(zero, lanes, trace)
@@ -54,9 +55,11 @@ def _names(trace: Trace, lanes: dict[str, int]) -> list[Event]:
     events = []
     used = sorted({(s.rank, s.lane) for s in trace.spans}, key=lambda u: (u[0], lanes[u[1]]))
     for rank in sorted({rank for rank, _ in used}):
+        clock = trace.provenance.clock_of(rank)
+        sure = f", node {clock.node}'s clock ± {time_text(clock.unsure_ns)}" if clock else ""
         events += [
             _meta("process_name", rank, 0, {"name": f"rank {rank}"}),
-            _meta("process_labels", rank, 0, {"labels": trace.kind.value}),
+            _meta("process_labels", rank, 0, {"labels": f"{trace.kind.value}{sure}"}),
             _meta("process_sort_index", rank, 0, {"sort_index": rank}),
         ]
     for rank, lane in used:
@@ -74,6 +77,16 @@ def _meta(name: str, rank: int, lane: int, args: Event) -> Event:
 def _us(zero: int, moment: int) -> float:
     """Microseconds since the trace's start."""
     return (moment - zero) / 1000
+
+
+def _slices(zero: int, lanes: dict[str, int], trace: Trace) -> list[Event]:
+    """A slice a span; those of another node say how sure their times are."""
+    clocks = [trace.provenance.clock_of(rank) for rank in range(trace.world_size)]
+    events = [_slice(zero, lanes, span) for span in trace.spans]
+    for event in events:
+        if clock := clocks[event["pid"]]:
+            event["args"]["clock_unsure_us"] = clock.unsure_ns / 1000
+    return events
 
 
 def _slice(zero: int, lanes: dict[str, int], span: Span) -> Event:

@@ -79,6 +79,7 @@ class TrainKernels(SumKernels):
         self.micro: dict[int, Microbatch] = {}
         self._data: list[Tensor] = []
         self.shelves: dict[tuple[int, int], Shelf] = {}  # by microbatch and piece
+        self.leave: set[tuple[int, int]] = set()  # those whose shelf will go to the host
         self._begun: set[int] = set()  # weights whose gradient this step has begun, by id
 
     def make_model(self, units: Sequence[str]) -> Transformer:
@@ -176,7 +177,7 @@ class TrainKernels(SumKernels):
         x = reads[v.act(mb, u - 1)].detach().requires_grad_() if u else micro.ids
         past = reads[v.skip(mb, u - 2)].leaf() if self.pieces[u].joins else None
         flow, last = Flow(x, past), u == len(self.pieces) - 1
-        if self.plan.offloads(u):
+        if (mb, u) in self.leave:
             self.keeper.shelf = self.shelves[mb, u] = Shelf()
         with self.saving():
             for tensor in watched(x, past) if u else ():
@@ -186,12 +187,13 @@ class TrainKernels(SumKernels):
             if last:
                 flow = Flow(self.model.loss_sum(flow.x, micro.labels) / micro.valid_tokens)
         self.keeper.shelf = None
+        marks = [True for value in instr.writes if value.name == "due"]
         if last:
             before = next((reads[value] for value in instr.reads if value.name == "loss"), None)
             loss = flow.x.detach() if before is None else before + flow.x.detach()
-            return Kept(x, (flow.x,), past), loss
+            return Kept(x, (flow.x,), past), loss, *marks
         out = (flow.x.detach(), *((flow.skip.detached(),) if flow.skip else ()))
-        return Kept(x, edges(flow), past), *out
+        return Kept(x, edges(flow), past), *out, *marks
 
     def handed_on(self, u: int, out: Sequence[Any]) -> dict[Value, Any]:
         """What the piece behind u reads of its output, for a forward that is only measured."""
@@ -226,7 +228,8 @@ class TrainKernels(SumKernels):
         kept = reads[instr.reads[0]]
         x, shelf = kept.x, self.shelves[instr.mb, self.numbers[instr.where]]
         shelf.leave(self.keeper.look_at_host)
-        x.data = x.new_zeros(1).expand(x.shape)
+        if x.requires_grad:  # token ids are data
+            x.data = x.new_zeros(1).expand(x.shape)
         return [shelf.nbytes, kept]
 
     def fetch(self, instr: Instr, reads: Reads) -> Sequence[Any]:

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from parallel_core.quantities import time_text
+from parallel_core.trace import NodeOffset
 
 TRIPS = 64
 Clock = Callable[[], int]
@@ -102,6 +103,19 @@ def words(clocks: Sequence[NodeClock]) -> str:
     """What a trace of several machines says of its clocks."""
     each = "; ".join(map(str, clocks))
     return f"{len(clocks) + 1} nodes on the clock of node 0: {each} (ping-pong, half a round trip)"
+
+
+def offsets(clocks: Sequence[NodeClock], nodes: Sequence[int]) -> tuple[NodeOffset, ...]:
+    """The clocks as a trace carries them; `nodes` is the node of every rank."""
+    return tuple(
+        NodeOffset(
+            node=clock.node,
+            ranks=tuple(rank for rank, node in enumerate(nodes) if node == clock.node),
+            off_ns=clock.before.off_ns,
+            unsure_ns=clock.unsure_ns,
+        )
+        for clock in clocks
+    )
 
 
 class Clocks:

@@ -189,12 +189,8 @@ class _Steps:
         effects: Sequence[Effect],
     ) -> None:
         self._spans, self._rows, self._instrs, self._effects = spans, rows, instrs, effects
-        # of the lanes beside it one alone makes or frees memory: its ends are in order
-        beside = [i for i, s in enumerate(spans) if s.lane != Lane.COMPUTE and effects[i].acts]
-        self._beside = [effects[i] for i in beside]
-        self._starts = [spans[i].t_start for i in beside]
-        self._ends = [rows[i].t for i in beside]  # read after its frees, which follow its t_done
-        self._nets = {kind: [0, *accumulate(e.net(kind) for e in self._beside)] for kind in KINDS}
+        # each kind is made and freed by one lane beside the compute lane, so its ends are in order
+        self._beside = {kind: _Beside.of(kind, spans, rows, effects) for kind in KINDS}
 
     def readings(self, level: _Level) -> Iterator[_Reading]:
         """One after each instruction of the compute lane."""
@@ -209,8 +205,38 @@ class _Steps:
 
     def _others(self, i: int, kind: str) -> set[int]:
         """What the other lane may hold at the reading after span i."""
-        done = bisect_left(self._ends, self._spans[i].t_done)
-        begun = bisect_right(self._starts, self._rows[i].t)
-        nets = self._nets[kind][done : begun + 1]
-        under_way = zip(nets, self._beside[done:begun], strict=False)
-        return {*nets, *(net + effect.made.get(kind, 0) for net, effect in under_way)}
+        return self._beside[kind].held(self._spans[i].t_done, self._rows[i].t)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What of one kind another lane makes and frees: when, how much, and what is there then."""
+
+    starts: list[int]
+    ends: list[int]
+    made: list[int]
+    nets: list[int]
+
+    @classmethod
+    def of(
+        cls, kind: str, spans: Sequence[Span], rows: Sequence[Held], effects: Sequence[Effect]
+    ) -> _Beside:
+        """Of one rank's step."""
+        found = [
+            i
+            for i, (span, effect) in enumerate(zip(spans, effects, strict=True))
+            if span.lane != Lane.COMPUTE and (effect.made.get(kind) or effect.freed.get(kind))
+        ]
+        return cls(
+            [spans[i].t_start for i in found],
+            [rows[i].t for i in found],  # read after its frees, which follow its t_done
+            [effects[i].made.get(kind, 0) for i in found],
+            [0, *accumulate(effects[i].net(kind) for i in found)],
+        )
+
+    def held(self, start: int, stop: int) -> set[int]:
+        """Bytes that there may be at a reading between two moments."""
+        done, begun = bisect_left(self.ends, start), bisect_right(self.starts, stop)
+        nets = self.nets[done : begun + 1]
+        under_way = zip(nets, self.made[done:begun], strict=False)
+        return {*nets, *(net + made for net, made in under_way)}

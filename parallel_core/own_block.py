@@ -8,9 +8,10 @@
 
 Embedding and head stay the lab's; every layer is a block. Its parameters are found by walking and
 drawn anew by the lab, each with the deviation (or the constant) that the block gave it: then any
-layout starts from the same model. What the block keeps for its backward and its FLOPs are measured
-in a trial forward, where the lab's own block has formulas. It works under data parallelism, every
-ZeRO stage, pipelines whose backward is whole, and full recomputation.
+layout starts from the same model; `shardlab parity --block` holds it to that in every layout. What
+the block keeps for its backward and its FLOPs are measured in a trial forward, where the lab's own
+block has formulas. It works under data parallelism, every ZeRO stage, pipelines whose backward is
+whole, and full recomputation.
 
 A block is code, so it is opened only in a process that computes (own_block_layer.py is loaded
 there): a page that is handed a plan with a block says so, and runs nothing. The plan holds the
@@ -69,7 +70,8 @@ def resolved(text: str) -> str:
     if not where.endswith(".py") or not name.isidentifier():
         _refuse(text, 'must be a file and a class in it, as in "my_block.py:Block"')
     if LAYER not in sys.modules:
-        _refuse(text, "is code, which only a run opens: `shardlab run` or parallel_core.live")
+        _refuse(text, "is code, which only a run opens: `shardlab run`, `parity`, `compare` or"
+                " parallel_core.live")  # fmt: skip
     if not file.is_file():
         _refuse(text, "names no file that is here")
     found = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]

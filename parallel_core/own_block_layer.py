@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -49,6 +50,8 @@ def made(plan: Plan, dtype: torch.dtype) -> nn.Module:
         module = build(**{p.name: given[p.name] for p in asked if p.name in given})
     if not isinstance(module, nn.Module):
         refuse(plan, "makes no torch.nn.Module")
+    if any(weight.is_complex() for weight in (*module.parameters(), *module.buffers())):
+        refuse(plan, "holds complex numbers, which no type of a plan has")
     whole: nn.Module = module.to(dtype)
     return whole
 
@@ -72,17 +75,20 @@ def fields_of(plan: Plan) -> dict[str, int]:
 def _class(block: str) -> Callable[..., Any]:
     """The class of "/path/file.py:Class@digest"; one that is not there, or fails, is told."""
     where, _, name = block.rpartition("@")[0].rpartition(":")
-    spec = importlib.util.spec_from_file_location(f"own_block_{abs(hash(block))}", where)
+    own = f"own_block_{block.rpartition('@')[2]}"
+    spec = importlib.util.spec_from_file_location(own, where)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[own] = importlib.util.module_from_spec(spec)  # a dataclass looks it up
     try:
         spec.loader.exec_module(module)
-        found: Callable[..., Any] = getattr(module, name)
-    except Exception as error:  # whatever the reader's file does
-        raise PlanError(
-            "block", in_words(block), _raised("cannot be opened", error), NONE
-        ) from error
-    return found
+    except (Exception, SystemExit) as error:  # whatever the reader's file does
+        rule = _raised("cannot be opened", error)
+        raise PlanError("block", in_words(block), rule, NONE) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise PlanError("block", in_words(block), f"names no class: there is no {name}", NONE)
+    made_of: Callable[..., Any] = found
+    return made_of
 
 
 def refuse(plan: Plan, rule: str) -> NoReturn:
@@ -95,10 +101,10 @@ def told(plan: Plan) -> Iterator[None]:
     """What the reader's code raises inside, as a PlanError's sentence."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         refuse(plan, _raised("fails in its trial", error))
 
 
-def _raised(what: str, error: Exception) -> str:
+def _raised(what: str, error: BaseException) -> str:
     words = " ".join(str(error).split())[:160]
     return f"{what}: {type(error).__name__}: {words}"

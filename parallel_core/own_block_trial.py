@@ -1,8 +1,8 @@
 """A reader's block, tried out before it is trusted, and measured where ours has formulas.
 
-What is looked at, on one process in float64: that it keeps the shape, that two forwards are equal
-(no dropout, no state), that rows do not know of each other, and that every parameter gets a
-gradient. What breaks one of these would be wrong under some layout.
+What is looked at, on one process in float64: that it keeps the shape and what comes in, that two
+forwards are equal (no dropout, no state), that rows do not know of each other, and that every
+parameter gets a gradient. What breaks one of these would be wrong under some layout.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from parallel_core.own_block import Described, Weight
 from parallel_core.own_block_layer import made, refuse, told
 from parallel_core.plan import Plan
 
-ROWS, SEQ = 3, 8
-"""Rows and positions of the trial in float64; of a shorter sequence all."""
+ROWS = 3
+"""Rows of the trial in float64; they are as long as the plan's, which a block may build upon."""
 
 NEAR = 1e-9
 """How far a row's result alone may lie from its result among others, float64."""
@@ -40,6 +40,8 @@ def _weights(plan: Plan) -> tuple[Weight, ...]:
     for name, weight in made(plan, torch.float64).named_parameters():
         if not weight.requires_grad:
             refuse(plan, f"has a parameter that is not trained, {name}; make it a buffer")
+        if not weight.dim():
+            refuse(plan, f"has a parameter of no dimension, {name}; give it one, as torch.ones(1)")
         if "experts" in name.split("."):
             refuse(plan, f"has a parameter {name}; `experts` is a name of the lab's own")
         values = weight.detach()
@@ -54,15 +56,18 @@ def _weights(plan: Plan) -> tuple[Weight, ...]:
 def _trial(plan: Plan) -> None:
     """PlanError for a block that would not be the same under every layout."""
     block = made(plan, torch.float64)
-    x = torch.randn(ROWS, min(plan.seq, SEQ), plan.model.hidden, dtype=torch.float64)
+    x = torch.randn(ROWS, plan.seq, plan.model.hidden, dtype=torch.float64)
     with told(plan):
         one, two = block(x), block(x)
+    if x._version:
+        refuse(plan, "writes into what comes in; make it x = x + ..., not x += ...")
     if not isinstance(one, Tensor) or one.shape != x.shape:
         refuse(plan, f"must keep the shape [B, S, {plan.model.hidden}] of what comes in")
     if not torch.equal(one, two):
         refuse(plan, "gives two results for one input: dropout or state, which ranks would not"
                 " share")  # fmt: skip
-    alone = torch.cat([block(row) for row in torch.split(x, 1)])
+    with told(plan):
+        alone = torch.cat([block(row) for row in torch.split(x, 1)])
     if float((alone - one).detach().abs().max()) > NEAR * float(one.detach().abs().max()):
         refuse(plan, "mixes the rows of a batch, which are on different ranks")
     with told(plan):

@@ -1,13 +1,13 @@
 """The most memory that a step can need: the highest point of its outline, over every timing.
 
 A program fixes what waits for what, not which lane is ahead. So the peak is looked for over all
-pairs of places at which the two lanes of a rank may stand at one moment.
+places at which the lanes of a rank may stand at one moment.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from parallel_core.effects import Effect, Routed, effects
 from parallel_core.ledger import predicted_memory
@@ -54,33 +54,50 @@ def _highest(instrs: Sequence[Instr], effect: Callable[[Instr], Effect]) -> dict
 
 
 def _most(instrs: Sequence[Instr], effect: Callable[[Instr], Effect], kinds: Sequence[str]) -> int:
-    """The most that the values of two lanes hold together, whichever is ahead.
+    """The most that the values of all lanes hold together, whichever is ahead.
 
-    Of the lanes beside the compute lane only one makes or frees memory: the host's where something
-    is offloaded, else that of the messages.
+    Beside the compute lane those of messages and of the host make or free memory. Neither waits for
+    the other but through the compute lane, so for each place of that each adds its own highest.
+    """
+    compute = [i for i, x in enumerate(instrs) if x.lane == Lane.COMPUTE]
+    total = _levels([effect(instrs[i]) for i in compute], kinds)
+    for lane in SIDES:
+        beside = [i for i, x in enumerate(instrs) if x.lane == lane]
+        highest = _beside(instrs, compute, beside, [effect(instrs[i]) for i in beside], kinds)
+        total = [level + more for level, more in zip(total, highest, strict=True)]
+    return max(total)
+
+
+SIDES = (Lane.COMM, Lane.HOST)
+"""Lanes beside the compute lane whose instructions make or free memory."""
+
+
+def _beside(
+    instrs: Sequence[Instr],
+    ours: Sequence[int],
+    theirs: Sequence[int],
+    effects_there: Sequence[Effect],
+    kinds: Sequence[str],
+) -> Iterator[int]:
+    """The highest level that another lane can be at, for each point of the compute lane.
 
     A lane with i instructions behind it stands at point 2i, or at 2i + 1 inside the next one. It
     may stand there once the other lane has written all that it has read: a window that only moves
     forward, whose maximum a queue follows.
     """
-    side = Lane.HOST if any(x.lane == Lane.HOST for x in instrs) else Lane.COMM
-    lanes = [[i for i, x in enumerate(instrs) if x.lane == lane] for lane in (Lane.COMPUTE, side)]
-    ours, theirs = (_levels([effect(instrs[i]) for i in lane], kinds) for lane in lanes)
-    needs = _needs(instrs, lanes[0], lanes[1])
-    theirs_need = _needs(instrs, lanes[1], lanes[0])
-    best, end = 0, 0
+    levels = _levels(effects_there, kinds)
+    needs, theirs_need = _needs(instrs, ours, theirs), _needs(instrs, theirs, ours)
     queue: deque[int] = deque()  # points of the other lane, levels falling
-    for p, level in enumerate(ours):
-        while end < len(theirs) and theirs_need[(end + 1) // 2] <= p // 2:
-            while queue and theirs[queue[-1]] <= theirs[end]:
+    end = 0
+    for p in range(2 * len(ours) + 1):
+        while end < len(levels) and theirs_need[(end + 1) // 2] <= p // 2:
+            while queue and levels[queue[-1]] <= levels[end]:
                 queue.pop()
             queue.append(end)
             end += 1
         while queue and queue[0] < 2 * needs[(p + 1) // 2]:
             queue.popleft()
-        if queue:
-            best = max(best, level + theirs[queue[0]])
-    return best
+        yield levels[queue[0]]
 
 
 def _levels(lane: Sequence[Effect], kinds: Sequence[str]) -> list[int]:

@@ -328,11 +328,6 @@ class Plan:
             return Recompute.NONE
         return self.recompute
 
-    def offloads(self, u: int) -> bool:
-        """Whether what piece u keeps goes to the host: every layer's but the last, whose backward
-        follows at once."""
-        return self.offload and 1 <= u < self.model.layers
-
     @property
     def mixed(self) -> bool:
         """Whether the optimizer keeps a float32 master copy of lower-precision weights."""

@@ -85,9 +85,11 @@ CLASHES = (
         lambda p: p.model.experts > 0,
         "does not work with experts: a router sees its input whole before any product",
     ),
-    Clash("offload", lambda p: p.pp > 1, "does not work with a pipeline yet"),
-    Clash("offload", lambda p: p.zero > 1, "does not work with zero=2 or 3 yet"),
-    Clash("offload", lambda p: p.ep > 1, "does not work with ep yet"),
+    Clash(
+        "offload",
+        lambda p: p.ep > 1,
+        "would let go of rows and gates that the pieces on both sides of a journey keep",
+    ),
     *(Clash(name, _own, "does not work with a block of your own") for name in OF_OUR_BLOCK),
     Clash(
         "recompute",

@@ -9,12 +9,14 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from parallel_core import plan_clashes, plan_mesh
+from parallel_core.away import away
 from parallel_core.choices import MOST_TASKS, NONE, OWN, Recompute, Server
 from parallel_core.context import METHODS
 from parallel_core.context.layout import Travels
 from parallel_core.fields import PlanError, nearest_where, shown
 from parallel_core.model_shape import AttentionKind
 from parallel_core.pipeline.stages import split
+from parallel_core.program import Op
 
 if TYPE_CHECKING:
     from parallel_core.plan import Plan
@@ -33,6 +35,7 @@ def check(plan: Plan) -> None:
         _experts,
         _activations,
         _pipeline,
+        _offloaded,
     ):
         rule(plan)
 
@@ -225,6 +228,18 @@ def _activations(plan: Plan) -> None:
     if plan.offload and plan.model.layers == 1:
         rule = "leaves nothing to offload: the last layer's backward follows at once"
         raise PlanError("layers", 1, rule, 2)
+
+
+def _offloaded(plan: Plan) -> None:
+    """Asked once the pipeline's order is known to be legal."""
+    if not plan.offload or plan.pp == 1:
+        return
+    for tasks in plan.pipeline.ranks:
+        kept = [(t.op is Op.F, (t.mb, t.stage)) for t in tasks if t.op in (Op.F, Op.B, Op.I)]
+        if away(kept):
+            return
+    rule = "leaves nothing to offload: on every rank each backward follows its forward at once"
+    raise PlanError("offload", True, rule, False)
 
 
 def _pipeline(plan: Plan) -> None:

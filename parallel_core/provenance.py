@@ -15,8 +15,9 @@ from parallel_core.plan import Plan, Recompute
 from parallel_core.trace import Kind, Provenance
 
 
-def of_run(plan: Plan, backend: dict[str, str], versions: dict[str, str]) -> Provenance:
-    """The provenance of a run that just happened on this machine."""
+def of_run(plan: Plan, backend: dict[str, Any], versions: dict[str, str]) -> Provenance:
+    """The provenance of a run that just happened; `backend` has its name, a note, and of a run on
+    several nodes their `clocks` (trace.NodeOffset)."""
     ranks = f"{plan.world_size} ranks" if plan.world_size > 1 else "1 rank"
     notes = (backend["note"],) if backend.get("note") else ()
     return Provenance(
@@ -30,6 +31,7 @@ def of_run(plan: Plan, backend: dict[str, str], versions: dict[str, str]) -> Pro
         versions={"shardlab": __version__, "python": platform.python_version(), **versions},
         plan=plan.flat(),
         notes=notes,
+        clocks=tuple(backend.get("clocks", ())),
     )
 
 

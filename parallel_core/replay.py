@@ -138,7 +138,7 @@ def replay(plan: Plan, program: Program, trace: Trace, *, link: Link | None = No
         seen = {(s.rank, s.index): s for s in part}
         spans += [_moved(s, seen[s.rank, s.index], shift) for s in laid.spans]
         shift += laid.makespan
-    provenance = replace(trace.provenance, kind=Kind.REPLAYED, notes=(text,))
+    provenance = replace(trace.provenance, kind=Kind.REPLAYED, notes=(text,), clocks=())
     return Trace(tuple(spans), provenance, trace.world_size, trace.metrics)
 
 

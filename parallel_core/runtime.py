@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from parallel_core import values as v
+from parallel_core.activations.offload import leaving
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
 from parallel_core.expert_kernels import (
@@ -88,6 +89,7 @@ def train(
     comm = Comm(chosen.mesh, rank.rank, staged=backend.staged) if meets(chosen) else None
     kernels = (make or kernels_of(chosen))(chosen, rank.rank, comm, device)
     instrs = program_of(chosen).ranks[rank.rank]
+    kernels.leave = leaving(instrs)
     rank.describe([*(instr.label for instr in instrs), *AFTERWARDS])
     witness = Witness(kernels)
     lanes = Lanes(instrs, kernels.table(), beat=rank.beat, memory=memory, **device_hooks(device))

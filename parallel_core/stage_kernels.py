@@ -65,7 +65,7 @@ class StageKernels(TrainKernels):
         """dy -> (dx, what the weight half needs)."""
         assert instr.mb is not None
         made = self.run_back(instr, reads)
-        kept: Kept = reads[v.saved(instr.mb, self.numbers[instr.where])]
+        kept: Kept = next(reads[value] for value in instr.reads if value.name in v.KEPT)
         made["held"] = kept.more["queue"]
         return [made.get(value.name, True) for value in instr.writes]
 
@@ -118,4 +118,4 @@ class StageKernels(TrainKernels):
 
 def _said(instr: Instr) -> str:
     """What both ends call a message."""
-    return f"{instr.where} mb{instr.mb}"
+    return instr.where if instr.mb is None else f"{instr.where} mb{instr.mb}"

@@ -18,6 +18,7 @@ from torch import nn
 
 from parallel_core import values as v
 from parallel_core.comm import Comm
+from parallel_core.crossing import Kept
 from parallel_core.grads import norm_of, settle_in
 from parallel_core.model import IGNORED
 from parallel_core.plan import Plan
@@ -56,8 +57,7 @@ class StashKernels(StageKernels):
 
     def backward(self, instr: Instr, reads: Reads) -> Sequence[Any]:
         """Through the weights that the forward used; every microbatch's gradient is a new one."""
-        assert instr.mb is not None
-        kept = reads[v.saved(instr.mb, self.numbers[instr.where])]
+        kept: Kept = next(reads[value] for value in instr.reads if value.name in v.KEPT)
         for weight in kept.more["weights"]:
             weight.grad = None
         return super().backward(instr, reads)

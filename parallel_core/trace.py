@@ -79,9 +79,25 @@ class Span:
         return self.t_done - self.t_start
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOffset:
+    """The ranks of another node: their times were laid on the first node's clock.
+
+    Before that they were `off_ns` ahead; where they lie now is certain to `unsure_ns` either way.
+    """
+
+    node: int
+    ranks: tuple[int, ...]
+    off_ns: int
+    unsure_ns: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What made a trace: kind, backend, machine, versions, seed, date, and the plan it ran."""
+    """What made a trace: kind, backend, machine, versions, seed, date, and the plan it ran.
+
+    `clocks` are the nodes beside the first, where a trace was taken on several.
+    """
 
     kind: Kind
     title: str = ""
@@ -93,6 +109,16 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    clocks: tuple[NodeOffset, ...] = ()
+
+    def clock_of(self, rank: int) -> NodeOffset | None:
+        """The node's whose clock this rank's times were taken on; None for the first node."""
+        return next((clock for clock in self.clocks if rank in clock.ranks), None)
+
+    def unsure_between(self, rank: int, other: int) -> int:
+        """By how much two ranks' times may be apart from the truth, nanoseconds; 0 on one node."""
+        one, two = self.clock_of(rank), self.clock_of(other)
+        return 0 if one == two else sum(clock.unsure_ns for clock in (one, two) if clock)
 
     @property
     def badge(self) -> str:
@@ -167,6 +193,8 @@ class Trace:
             raise ValueError("this JSON is no ShardLab trace of schema 1")
         prov = dict(data["provenance"])
         prov["kind"], prov["notes"] = Kind(prov["kind"]), tuple(prov.get("notes", ()))
+        clocks = prov.get("clocks", ())
+        prov["clocks"] = tuple(NodeOffset(**c | {"ranks": tuple(c["ranks"])}) for c in clocks)
         return cls(
             spans=tuple(spans_of_columns(data["spans"])),
             provenance=Provenance(**prov),

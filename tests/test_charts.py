@@ -213,7 +213,7 @@ def test_the_top_margin_holds_every_line_of_the_badge():
     for name, figure in long_badged().items():
         (badge,) = (note for note in figure.layout.annotations if note.borderpad == 3)
         lines = badge.text.split("<br>")
-        assert len(lines) > 1 and max(len(line) for line in lines) <= 46, name
+        assert len(lines) > 1 and max(len(line) for line in lines) <= 42, name
         room = figure.layout.margin.t - badge.yshift - 2 * badge.borderpad
         assert room >= len(lines) * LINE >= len(lines) * 1.3 * badge.font.size, name
 

@@ -14,15 +14,17 @@ from parallel_core.cases import program_of
 from parallel_core.cli.compare_command import command
 from parallel_core.compare import curves, layouts, rounds
 from parallel_core.compare.expected import CLAIMS, DOWN, SAME, UP, axes, findings
-from parallel_core.compare.figures import FIGURES
+from parallel_core.compare.figures import FIGURES, figures
 from parallel_core.compare.layouts import USUAL, Contender, Turns, contenders
-from parallel_core.compare.rate import Rate, mfu, model_flops, rate_of
+from parallel_core.compare.rate import Rate, mfu
 from parallel_core.compare.table import table
 from parallel_core.fields import PlanError
 from parallel_core.ledger import predicted_counts, total_wire_bytes, wire
+from parallel_core.live import on_one_link
 from parallel_core.plan import Plan
 from parallel_core.sizes import value_bytes
 from parallel_core.views import compare_curves, compare_table
+from parallel_core.views.exposure import use
 
 TINY = {"layers": 2, "hidden": 16, "heads": 2, "seq": 16, "global_batch": 4}
 RATE = Rate("one core", 1e9, "made up for a test")
@@ -133,44 +135,6 @@ def test_the_usual_layouts_put_almost_every_claim_to_the_test():
     }
 
 
-# -- MFU -------------------------------------------------------------------------------------------
-
-
-def test_model_flops_do_not_know_the_layout_nor_what_is_recomputed():
-    """The numerator of MFU is one number, however a step is split."""
-    plan = Plan.of(**TINY)
-    want = model_flops(plan)
-    for layout in ({"tp": 2}, {"dp": 4, "zero": 3}, {"pp": 2}, {"recompute": "full"}):
-        assert model_flops(Plan.of(**TINY, **layout)) == want
-    weights = plan.model.layers * (4 * 16 * 16 + 3 * 16 * plan.model.mlp) + 256 * 16
-    attention = plan.model.layers * 4 * plan.seq * 16
-    assert want == 3 * plan.tokens_per_step * (2 * weights + attention)
-
-
-def test_mfu_is_one_at_the_peak():
-    """Twice the ranks at the same speed: half of it."""
-    plan, two = Plan.of(**TINY), Plan.of(**TINY, dp=2)
-    seconds = model_flops(plan) / 1e9
-    assert mfu(plan, seconds, 1e9) == pytest.approx(1.0)
-    assert mfu(two, seconds, 1e9) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    ("device", "name"),
-    [
-        ("NVIDIA H100 80GB HBM3", None),
-        ("NVIDIA H200", "H200 SXM"),
-        ("NVIDIA H100 PCIe", "H100 PCIe"),
-        ("NVIDIA GeForce RTX 4090", None),
-    ],
-)
-def test_a_gpu_is_found_by_its_name_or_has_no_peak(device, name):
-    """An ambiguous name gets none rather than a wrong one."""
-    found = rate_of(device, None, "bfloat16")
-    assert (found.device if found.peak else None) == name
-    assert found.source
-
-
 # -- runs ------------------------------------------------------------------------------------------
 
 
@@ -181,22 +145,18 @@ def report(pool):
     turns, told = Turns(steps=3, rounds=2), []
     runs = rounds.measure(found, turns, pool, lambda words, share: told.append(share))
     assert told == sorted(told) and told[0] == 0 and told[-1] <= 1
-    return found, table(found, runs, turns, RATE)
+    return found, table(found, runs, turns, RATE), runs
 
 
 @pytest.mark.live
 def test_every_figure_of_every_layout_is_there_and_true(report):
     """Sums that must hold between figures that are measured apart."""
-    found, made = report
+    found, made, _ = report
     for who, row in zip(found, made["rows"], strict=True):
         mine = {name: one["median"] for name, one in row["figures"].items()}
         assert set(mine) == set(FIGURES) and all(map(math.isfinite, mine.values()))
         assert mine["perplexity"] == pytest.approx(math.exp(mine["loss"]))
         assert mine["compute_ms"] <= mine["own_step_ms"] * 1.001
-        tokens = who.plan.tokens_per_step
-        for clock in ("", "own_"):
-            speed, step = mine[f"{clock}tokens_per_s"], mine[f"{clock}step_ms"]
-            assert speed == pytest.approx(1e3 * tokens / step, rel=0.2)
         counts = predicted_counts(program_of(who.plan), value_bytes(who.plan), 1)
         sent = total_wire_bytes(wire(counts, who.plan.mesh.degree)) / who.plan.world_size
         assert mine["sent_bytes"] == pytest.approx(sent)
@@ -204,9 +164,32 @@ def test_every_figure_of_every_layout_is_there_and_true(report):
 
 
 @pytest.mark.live
+def test_the_figures_of_a_run_fit_together(report):
+    """Speed is tokens over time by either clock; computing and bare messages fit into a step, and
+    of a pipeline the wait for a neighbour is neither."""
+    found, _, runs = report
+    for who in found:
+        for run in on_one_link(runs[who.name]):
+            mine = figures(run, RATE)
+            for clock in ("", "own_"):
+                both = mine[f"{clock}tokens_per_s"] * mine[f"{clock}step_ms"]
+                assert both == pytest.approx(1e3 * who.plan.tokens_per_step)
+            step, work = mine["own_step_ms"], mine["compute_ms"]
+            assert work + mine["exposed_ms"] <= step * 1.001
+            assert mine["utilisation"] == pytest.approx(100 * work / step, rel=0.02)
+            assert mine["mfu"] == pytest.approx(100 * mfu(who.plan, step / 1e3, RATE.peak))
+            assert mine["peak_bytes"] == max(
+                span.memory for row in run.trace.by_rank for span in row
+            )
+            waiting = 100 * use(run.own).comm / step
+            assert mine["comm_share"] <= waiting
+            assert who.plan.pp == 1 or mine["comm_share"] < 0.9 * waiting
+
+
+@pytest.mark.live
 def test_what_does_not_depend_on_the_machine_is_as_the_textbook_says(report):
     """State, bytes and losses; ZeRO-3 sends half as much again."""
-    _, made = report
+    _, made, _ = report
     told = {(each["says"], each["layout"]): each for each in made["expectations"]}
     for key in (
         ("every data-parallel rank holds the whole state", "dp=2"),
@@ -224,7 +207,7 @@ def test_what_does_not_depend_on_the_machine_is_as_the_textbook_says(report):
 @pytest.mark.live
 def test_the_table_reads_and_says_what_it_rests_on(report):
     """Rows for print, one a layout; the formula; JSON that round-trips."""
-    _, made = report
+    _, made, _ = report
     assert json.loads(json.dumps(made)) == made
     for names in (compare_table.SPEED, compare_table.PRICE):
         rows = compare_table.rows(made, names)
@@ -235,6 +218,8 @@ def test_the_table_reads_and_says_what_it_rests_on(report):
     recap = {row["layout"]: row for row in compare_table.recap(made)}
     assert "weights before every use" in recap["dp=2,zero=3"]["synchronises"]
     assert recap["dp=1"]["synchronises"] == "never (0 messages a step)"
+    assert recap["dp=1"]["batch"].startswith("any (1 microbatch of")
+    assert "(4 messages a step)" in recap["pp=2"]["synchronises"]  # 4 microbatches, there or back
     here = [row["here"] for row in compare_table.expectations(made)]
     assert all(said == "seen" or said.startswith("not seen here, because ") for said in here)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -16,6 +18,7 @@ from parallel_core.analysis.wait_for import Stand, State, WaitFor
 from parallel_core.cli.deadlock_command import command
 from parallel_core.deadlock.finding import LEGAL, find, verdict
 from parallel_core.deadlock.programs import CASES
+from parallel_core.deadlock.rendezvous import Deadlock, StrictComm
 from parallel_core.launch import RunError
 from parallel_core.views.wait_for import describe, wait_for
 
@@ -166,6 +169,28 @@ def test_deadlocked_is_who_never_reaches_a_rank_that_runs(choices):
     assert {(a.waiter, a.peer) for a in graph.arrows} >= set(closed)
     assert bool(expected) <= bool(graph.circle or graph.ended)
     assert WaitFor(tuple(Stand.of(s.as_json()) for s in stands)) == graph
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_only_a_board_that_holds_still_is_believed(moves):
+    """Rows are read one after another: if one has moved meanwhile, what they show together may
+    never have been; the rank looks again, and nobody is accused."""
+    stuck, free = WaitFor((waits(0, 1), waits(1, 0))), WaitFor((Stand(rank=0), Stand(rank=1)))
+    seen = iter(
+        [(stuck, (2, 2)), (free if moves else stuck, (2, 4 if moves else 2)), (free, (4, 4))]
+    )
+    comm = object.__new__(StrictComm)
+    comm.rank, comm._patience_s = 0, 0.0
+    comm._board = SimpleNamespace(snapshot=lambda: next(seen))
+    with nullcontext() if moves else pytest.raises(Deadlock, match="0 -> 1 -> 0"):
+        comm._stand_until_met(time.monotonic())
+
+
+def test_of_two_circles_the_shorter_is_named():
+    """It is the one to look at first; all ranks of both are deadlocked."""
+    ways = ((0, 1), (1, 2), (2, 0), (3, 4), (4, 3))
+    graph = WaitFor(tuple(waits(*way) for way in ways))
+    assert graph.circle == (3, 4) and graph.deadlocked == (0, 1, 2, 3, 4)
 
 
 def test_a_way_to_a_rank_that_ended_is_told():

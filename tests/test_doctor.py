@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 
 import pytest
+from click.testing import CliRunner
 
 from parallel_core import machine
 from parallel_core.cli import doctor_command
@@ -38,13 +41,46 @@ def test_a_machine_that_bears_less_gets_a_smaller_layout(monkeypatch):
     assert math.prod(doctor_command.pleasant_layout(8).values()) == 2
 
 
-@pytest.mark.parametrize(("text", "most"), [("150000 100000\n", 1.5), ("max 100000\n", 1e9)])
-def test_a_containers_share_counts(text, most, tmp_path):
-    """A quota below the affinity is what is ours; none, or no file, leaves the affinity."""
-    (tmp_path / "cpu.max").write_text(text)
+@pytest.mark.parametrize(
+    ("quota", "period", "most"), [("50000", "100000", 0.5), ("max", "100000", 1e9)]
+)
+def test_a_containers_share_counts(quota, period, most, tmp_path):
+    """A quota below the affinity is what is ours, by either version of cgroups; none leaves it."""
     free = usable_cores(tmp_path / "nothing")
-    assert free >= 1
-    assert usable_cores(tmp_path / "cpu.max") == min(free, most)
+    assert free == len(os.sched_getaffinity(0))
+    old, new = tmp_path / "1", tmp_path / "2"
+    (old / "cpu").mkdir(parents=True)
+    new.mkdir()
+    (new / "cpu.max").write_text(f"{quota} {period}\n")
+    (old / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota.replace('max', '-1')}\n")
+    (old / "cpu" / "cpu.cfs_period_us").write_text(f"{period}\n")
+    assert usable_cores(new) == usable_cores(old) == min(free, most)
+
+
+def test_ranks_at_ease_are_counted_on_the_cores_that_are_ours(monkeypatch):
+    """Of 64 cores a container may have half a one: then a single rank, and no more is named."""
+    monkeypatch.setattr(machine, "pleasant_ranks", lambda: 128)
+    monkeypatch.setattr(doctor_command, "usable_cores", lambda: 0.5)
+    found = doctor_command.examine()
+    assert found["usable_cores"] == 0.5
+    assert found["largest_layout"]["pleasant_ranks"] == 1
+    assert found["largest_layout"]["pleasant"] == {}
+    assert doctor_command.pleasant_ranks(2) == 2 * machine.PLEASANT_PER_CORE
+    assert doctor_command.pleasant_ranks(1000) == 128
+
+
+@pytest.mark.parametrize("gone", ["torch", "gloo", None])
+def test_what_every_run_needs_is_missed_aloud(gone, monkeypatch):
+    """A torch that does not load, or knows no gloo: named, and exit code 1."""
+    answer = {"gpus": [], "gpu_bytes": [], "gpu_peers": [], "gloo": gone is None, "nccl": False}
+    if gone == "torch":
+        answer["why"] = "torch does not load (on purpose)"
+    monkeypatch.setattr(doctor_command, "_ask_torch", lambda: answer)
+    done = CliRunner().invoke(doctor_command.command, ["--json"], standalone_mode=False)
+    found = json.loads(done.output)
+    assert found["backends"] == ([] if gone else ["gloo"])
+    assert done.return_value == (1 if gone else 0)
+    assert all(gone in words for words in found["missing"]) and len(found["missing"]) == bool(gone)
 
 
 def test_links_are_named(tmp_path):

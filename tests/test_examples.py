@@ -71,6 +71,14 @@ def test_slurm_starts_as_many_ranks_as_the_layout_has():
     assert int(agent.nproc_per_node) == gpus and int(agent.nnodes) == nodes
     assert plan.world_size == nodes * gpus
     assert agent.rdzv_backend == "c10d" and agent.rdzv_endpoint == "node1:20007"
+    assert agent.rdzv_id == "7"
+
+
+def test_slurm_gives_the_agent_its_cores():
+    """srun does not take over what sbatch was told: the variable it reads is set before it."""
+    text = SLURM.read_text(encoding="utf-8")
+    asked = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
+    assert "#SBATCH --cpus-per-task=" in text and 0 < text.find(asked) < text.find("\nsrun ")
 
 
 def test_the_pytorchjob_starts_as_many_ranks_as_the_layout_has():
@@ -81,6 +89,9 @@ def test_the_pytorchjob_starts_as_many_ranks_as_the_layout_has():
     assert plan.world_size == worker["replicas"] * int(spec["nprocPerNode"])
     assert elastic["minReplicas"] == elastic["maxReplicas"] == worker["replicas"]
     assert agent.rdzv_backend == elastic["rdzvBackend"] == "c10d"
+    # not left to the operator, whose variables for them have changed their names
+    assert int(agent.nnodes) == worker["replicas"] and agent.rdzv_id == job()["metadata"]["name"]
+    assert agent.nproc_per_node == spec["nprocPerNode"] and agent.rdzv_endpoint == ""
     pod = worker["template"]["spec"]
     (container,) = pod["containers"]
     assert container["name"] == "pytorch"

@@ -59,6 +59,13 @@ LINEAR = """
 """
 
 
+WEIGHT = """
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter({0})
+"""
+
+
 # -- what the lab finds by walking -----------------------------------------------------------------
 
 
@@ -144,6 +151,8 @@ def test_a_pages_process_opens_no_block(tmp_path):
         ("self.up(x)", "does not use its parameter other.weight"),
         ("(self.up(x) + self.other(x))[..., :4]", "must keep the shape"),
         ("self.up(x) + self.missing", "fails in its trial: AttributeError"),
+        ("self.up(x.mul_(2)) + self.other(x)", "writes into what comes in"),
+        ("self.up(x) + self.other(x) if len(x) > 1 else len(0)", "fails in its trial: TypeError"),
     ],
 )
 def test_a_block_that_would_be_wrong_under_some_layout_is_refused(tmp_path, forward, words):
@@ -160,6 +169,11 @@ def test_a_block_that_would_be_wrong_under_some_layout_is_refused(tmp_path, forw
         ("    def __init__(self):\n        super().__init__()\n", "has no parameters"),
         ("    def __init__(self):\n        raise OSError('no')\n", "fails in its trial: OSError"),
         ("    x = 1 / 0\n", "cannot be opened: ZeroDivisionError"),
+        ("    pass\nraise SystemExit(0)\n", "cannot be opened: SystemExit"),
+        ("    pass\nBlock = 3\n", "there is no Block"),
+        (WEIGHT.format("torch.tensor(0.5)"), "of no dimension, w"),
+        (WEIGHT.format("torch.ones(4, dtype=torch.cfloat)"), "complex"),
+        (WEIGHT.format("torch.ones(4), requires_grad=False"), "is not trained, w"),
     ],
 )
 def test_a_block_that_cannot_be_made_is_refused(tmp_path, body, words):
@@ -184,6 +198,31 @@ def test_what_needs_the_labs_own_block_is_refused(choice, field):
     with pytest.raises(PlanError) as told:
         plan_of(**choice)
     assert told.value.field == field
+
+
+def test_a_block_may_build_upon_the_length_of_a_row_and_hold_a_dataclass(tmp_path):
+    """It is tried on rows as long as the plan's, in a module that can be looked up."""
+    file = tmp_path / "theirs.py"
+    file.write_text(FIXED)
+    plan = Plan.of(**SMALL, block=f"{file}:Block")
+    assert {spec.shape for spec in param_specs(plan) if spec.unit == "layer0"} == {(16, 32)}
+
+
+FIXED = """
+from __future__ import annotations
+from dataclasses import dataclass
+import torch
+from torch import nn
+@dataclass
+class Start:
+    gain: float = 0.1
+class Block(nn.Module):
+    def __init__(self, hidden, seq):
+        super().__init__()
+        self.at = nn.Parameter(Start().gain * torch.randn(seq, hidden))
+    def forward(self, x):
+        return x * self.at
+"""
 
 
 def test_saving_under_names_it_has_not_is_refused():

@@ -149,7 +149,7 @@ def test_a_pair_of_runs_is_laid_side_by_side():
     assert float(placements["replicated, 1 spare"]) <= float(placements["static"])
     kept = table(at, "hits, LRU")
     assert len(kept) == 3 and list(kept["hits, LRU"]) == list(kept["hits, Belady"])
-    assert "modelled on measured routing" in fragments(at)
+    assert "on measured routing" in fragments(at)
     assert "following" in set(table(at, "sent for nothing")["guess"])
     assert "places experts statically" in words(at)
     players = [json.loads(found.proto.bytes) for found in at.get("bidi_component")]

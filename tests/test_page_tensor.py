@@ -144,7 +144,7 @@ def test_the_answers_stay_hidden_until_the_reader_has_guessed():
     assert not at.exception and not headings(at) and "`A[k/tp,m]`, 1 × 8 on a rank" in words(at)
     at.number_input(key="loom.row-column.False.number").set_value(1.0).run()
     button(at, "Lock my guess").click().run()
-    assert "You said 1 a rank; it is 2 a rank." in words(at) and "Answer" not in words(at)
+    assert "You said 1 message; it is 2 messages." in words(at) and "Answer" not in words(at)
     at.radio(key="loom.order.answer").set_value("column, then row").run()
     button(at, "Lock my answer").click().run()
     assert "**You said column, then row; it is row, then column.**" in words(at)

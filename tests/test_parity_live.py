@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from parallel_core import own_block
 from parallel_core.params import param_specs, units
 from parallel_core.parity.matrix import cells, parse, sample
 from parallel_core.parity.sweep import State, judge, outcome, sweep
 from parallel_core.runtime import PROBED_STEPS
 
 pytestmark = pytest.mark.live
+
+own_block.admit({"block": ""})
+OWN = f"block={Path(__file__).parent / 'own_block_sample.py'}:Block"
 
 LAYOUTS = (
     "dp=2,tp=2,sp=True",
@@ -21,6 +26,7 @@ LAYOUTS = (
     "tp=2,pp=2,schedule=dualpipe,recompute=full",
     "tp=2,pp=2,rank_order=pp-tp-cp-dp",
     "dp=2,tp=2,zero=1,rank_order=cp-dp-tp-pp",
+    f"{OWN},dp=2,zero=3,pp=2",
 )
 
 
@@ -58,12 +64,11 @@ def test_every_element_is_compared_and_everything_that_passes_between_units(righ
     elements = Counter()
     for row in (row for result in results for row in result["tensors"]):
         if (row["step"], row["kind"]) == (0, "gradient"):
-            elements[row["name"], (row["start"], row["numel"], str(row["cut"]))] += 1
+            elements[row["name"], (row["start"], row["real"], str(row["cut"]))] += 1
     for spec in param_specs(plan):
         parts = {key: n for (name, key), n in elements.items() if name == spec.name}
         assert len(set(parts.values())) == 1, f"{spec.name}: some parts have more copies"
-        padded = spec.numel if spec.module not in ("tokens", "out") else PADDED[plan.tp]
-        assert sum(numel for _, numel, _ in parts) == padded, spec.name
+        assert sum(real for _, real, _ in parts) == spec.numel, spec.name
     seen = {(r["step"], r["kind"], r["unit"], r["mb"]) for x in results for r in x["units"]}
     assert seen == {
         (step, kind, unit, mb)
@@ -72,10 +77,6 @@ def test_every_element_is_compared_and_everything_that_passes_between_units(righ
         for unit in units(plan.model)[:-1]
         for mb in range(plan.microbatches)
     }
-
-
-PADDED = {1: 97 * 32, 2: 98 * 32}
-"""Elements of the table: 97 words of 32, and one of padding on two tensor-parallel ranks."""
 
 
 FAULTS = {
@@ -134,6 +135,19 @@ def test_a_planted_fault_is_named_where_it_was_planted(wrong, fault):
     assert (where.step, where.phase, where.unit) == (step, phase, unit), found.message
     assert tensor in where.tensor and where.ranks == ranks, found.message
     assert proof in found.message and found.message == where.sentence
+
+
+def test_a_fault_in_a_readers_block_is_named_too(pool):
+    """Its layers are watched as the lab's are, its parameters named as its author named them."""
+    layouts = {
+        "LouderLayer": f"{OWN},dp=2,microbatches=2",
+        "SkippedReduction": f"{OWN},dp=2,bucket_mb=0.02",
+    }
+    told = _together(pool, list(layouts.items()))
+    louder, skipped = (judge(parse(x), told[fault, x]).first for fault, x in layouts.items())
+    assert (louder.phase, louder.unit, louder.ranks) == ("forward", "layer1", (1,))
+    assert louder.microbatch == 1 and skipped.phase == "backward"
+    assert skipped.tensor.endswith("layer0.block.gain") and "along dp add up" in skipped.sentence
 
 
 def test_a_layout_that_is_off_runs_again_with_everything_watched(pool):

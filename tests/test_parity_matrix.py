@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import combinations, product
+from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel_core.choices import DPMethod, Recompute
-from parallel_core.cli import parity_command
 from parallel_core.context import METHODS
 from parallel_core.fields import PlanError
 from parallel_core.params import param_specs, units
+from parallel_core.parity import sweep as parity_sweep
 from parallel_core.parity.axes import KINDS, KNOBS, PAIRED_SCHEDULES, by_kind, ways
 from parallel_core.parity.first import first
 from parallel_core.parity.matrix import cells, fitted, parse, sample, text_of
-from parallel_core.parity.sweep import Outcome, State, judge
+from parallel_core.parity.sweep import State, judge
 from parallel_core.pipeline import SCHEDULES
 from parallel_core.plan import LAYOUT
 
 WORLD = 8
+SAMPLE = f"{Path(__file__).parent / 'own_block_sample.py'}:Block"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_what_is_refused_is_what_the_plan_refuses(every):
     refused = [cell for cell in every if cell.plan is None]
     assert len(refused) < len(every) / 15
     with pytest.raises(PlanError) as error:
-        fitted({"recompute": "full", "dp": 2, "ep": 2})
+        fitted({"dp": 2, "ep": 2, "offload": True})
     assert str(error.value) in {cell.refused for cell in refused}
 
 
@@ -114,15 +114,16 @@ def test_a_layout_in_words_is_the_layout(every):
     assert parse("dp=2,tp=2,pp=2,schedule=zb-h1").plan.world_size == 8
     assert parse("dp=2,kv_heads=None").plan.model.kv_heads is None
     assert text_of(parse("dp=2, zero=1, pp=2").plan) == "dp=2,zero=1,pp=2"
-    assert parse("dp=2,pp=2,schedule=pipedream").changed == "tied=False"
+    assert parse("pp=2,schedule=pipedream").changed == "tied=False"
+    uneven = parse("pp=2,layers=3,stage_layers=2,1").plan
+    assert uneven.stage_layers == "2,1" and parse(text_of(uneven)).plan == uneven
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("dp", "name=value"),
-        ("", "no field"),
-        ("dq=2", "dq"),
+        *(("dp", "name=value"), ("", "no field"), ("dq=2", "dq")),
+        *(("dp=2,tp", "must be a whole number"), ("cp=0", "from 1"), ("dp=none", "must be")),
         ("pp=2,tied=True,schedule=pipedream", "tied"),
     ],
 )
@@ -146,13 +147,13 @@ def test_a_sample_is_spread_and_another_for_each_seed(every):
 
 def _right(plan, steps=2):
     """What ranks would tell of a plan if all were right, every rank holding everything."""
-    names = [spec.name for spec in param_specs(plan)]
+    sizes = {spec.name: spec.numel for spec in param_specs(plan)}
     number = {"ours": 1.0, "truth": 1.0, "error": 0.0}
     tensors = [
-        {"step": k, "kind": kind, "name": name, "start": 0, "cut": [], "numel": 4, "error": 0.0}
+        {"step": k, "kind": kind, "name": name, "start": 0, "cut": [], "real": n, "error": 0.0}
         for k in range(steps)
         for kind in ("gradient", "parameter")
-        for name in names
+        for name, n in sizes.items()
     ]
     passed = [
         {"step": k, "kind": kind, "unit": unit, "mb": mb, "error": 0.0}
@@ -205,6 +206,10 @@ def test_of_several_wrong_things_the_first_is_named(data, bad):
     assert told in found.tensor
     phases = {"gradient": "backward", "parameter": "update"}
     assert found.phase == phases.get(earliest["kind"], earliest["kind"])
+    every = units(PLAN.model)
+    at = every.index(earliest["unit"]) if "unit" in earliest else -1
+    culprit = every[at + (earliest["kind"] == "backward")] if at >= 0 else told.split(".")[0]
+    assert found.unit == culprit  # what reaches a unit is the work of the one above it
     key = ("step", "kind", "name", "unit")
     same = {r for r, row in wrong if [row.get(k) for k in key] == [earliest.get(k) for k in key]}
     assert set(found.ranks) <= same
@@ -241,31 +246,32 @@ def test_an_outcome_has_the_largest_errors_and_no_red_without_one():
     )
 
 
-# ---------------------------------------------------------------------------- the command
+@given(data=st.data())
+def test_what_no_rank_compared_is_not_called_equal(data):
+    """One part of one parameter in one step, on the only rank that has it: told, and red."""
+    cell = parse(text_of(PLAN))
+    results = _right(cell.plan)
+    lost = data.draw(st.sampled_from(results[0]["tensors"]))
+    for result in results:
+        rows = result["tensors"]
+        key = {k: lost[k] for k in ("step", "kind", "name")}
+        at = next(i for i, row in enumerate(rows) if key.items() <= row.items())
+        half = {**rows[at], "start": 7, "real": rows[at]["real"] // 2}
+        rows[at : at + 1] = data.draw(st.sampled_from([[], [half]]))
+    found = judge(cell, results)
+    if any(key.items() <= row.items() for row in results[0]["tensors"]):
+        assert "elements were compared" in found.message
+    assert found.state is State.BROKEN and lost["name"] in found.message
+    assert f"step {lost['step']}" in found.message
+    assert ("gradient" in found.message) == (lost["kind"] == "gradient")
 
 
-def _call(*words):
-    return CliRunner().invoke(parity_command.command, words)
+def test_what_this_machine_does_not_bear_is_refused_and_the_next_one_has_its_turn(monkeypatch):
+    """A sweep of many layouts loses none to one that is too large here and now."""
 
+    def bears(plan):
+        raise PlanError("dp", 2, "is more than fits", 1)
 
-def test_the_list_runs_nothing_and_has_every_cell(every, monkeypatch):
-    """`--list` names each layout, in JSON with the text that runs it and the reason it is not."""
-    monkeypatch.setattr(parity_command, "Pool", None)
-    told = json.loads(_call("--list", "--json").output)["cells"]
-    assert [cell["name"] for cell in told] == [cell.name for cell in every]
-    assert all(bool(cell["layout"]) != bool(cell["message"]) for cell in told)
-    assert "zero-2 + sp" in _call("--list").output
-
-
-def test_anything_off_ends_with_code_1(monkeypatch):
-    """A red cell is told with its layout, and the command fails; without one it does not."""
-    cell = parse("dp=2")
-
-    def fake(state):
-        return lambda every, pool: iter([Outcome(cell=cell, state=state, message="step 0, it is")])
-
-    monkeypatch.setattr(parity_command, "sweep", fake(State.OFF))
-    red = _call("--layout", "dp=2")
-    assert red.exit_code == 1 and "step 0, it is" in red.output and "--layout dp=2" in red.output
-    monkeypatch.setattr(parity_command, "sweep", fake(State.EQUAL))
-    assert _call("--layout", "dp=2").exit_code == 0
+    monkeypatch.setattr(parity_sweep, "check_bears", bears)
+    found = [each.state for each in parity_sweep.sweep([parse("dp=2"), parse("tp=2")], None)]
+    assert found == [State.REFUSED, State.REFUSED]

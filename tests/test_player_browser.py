@@ -162,6 +162,44 @@ def test_hovering_tells_the_cause_and_dragging_scrubs(opened: Any, measured: Tra
 
 
 @pytest.mark.browser
+def test_another_nodes_clock_is_drawn_as_unsure_as_it_is(opened: Any) -> None:
+    """Ink under its ranks' rows as long as the uncertainty, a shade before what crosses nodes; a
+    legend entry; and under the pointer how it was measured. None of it on the first node."""
+    page = opened(html(player_traces.two_nodes()), viewport={"width": 1280, "height": 800})
+    canvas, rows = page.locator("canvas"), state(page)["rows"]
+    left, right, wide = 84, 16, canvas.bounding_box()["width"]
+    scale = (wide - left - right) / 100_000  # pixels a nanosecond
+
+    def darker(y: float, start: float, end: float, than: int) -> float:
+        """The pixels of a line of the canvas that are darker than that."""
+        return page.evaluate(
+            """([y, a, b, than]) => {
+              const c = document.querySelector("canvas"), k = c.width / c.clientWidth;
+              const line = [a * k, Math.round(y * k), (b - a) * k, 1].map(Math.floor);
+              const { data } = c.getContext("2d").getImageData(...line);
+              return data.filter((v, i) => i % 4 === 0 && v < than).length / k;
+            }""",
+            [y, start, end, than],
+        )
+
+    long, crossing = 2 * player_traces.UNSURE * scale, left + 60_000 * scale
+    for rank, row in enumerate(rows):
+        bar = darker(row["bottom"] + 4, left, left + long + 4, 100)
+        shade = darker(row["lanes"][0] + 3, crossing - long, crossing - 2, 220)
+        if rank < 2:
+            assert bar == shade == 0
+        else:
+            assert abs(bar - long) < 3 and abs(shade - long / 2) < 4
+    assert "to scale (node 1 ± 5 µs: ping-pong" in page.locator(".legend").inner_text()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + left + 5, box["y"] + rows[3]["bottom"] + 4)
+    page.locator(".pop", has_text="rank 3 is on node 1: its times are ± 5 µs").wait_for()
+    page.locator(".sl").focus()
+    page.keyboard.press("l")  # among dependency steps there is no time to be unsure of
+    assert "to scale" not in page.locator(".legend").inner_text()
+
+
+@pytest.mark.browser
 def test_playing_ends_at_the_end_and_moves_by_events_without_motion(
     opened: Any, measured: Trace
 ) -> None:

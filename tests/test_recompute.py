@@ -13,6 +13,7 @@ from pipeline_runs import run_all
 
 from parallel_core.activations import recompute
 from parallel_core.activations.meter import metering
+from parallel_core.activations.offload import leaving
 from parallel_core.activations.saved import again_bytes, saved_bytes, saved_rows
 from parallel_core.assemble import program as program_of
 from parallel_core.check import check
@@ -20,6 +21,7 @@ from parallel_core.cost import UnitCost
 from parallel_core.keeping import Keeper, Shelf
 from parallel_core.model import Place, Transformer, init_weights, loss_sum
 from parallel_core.peak import predicted_peak
+from parallel_core.pipeline import SCHEDULES
 from parallel_core.plan import Plan, PlanError
 from parallel_core.program import Instr, Op, Program
 from parallel_core.prove import prove
@@ -118,6 +120,7 @@ def runs(world: int) -> list[Plan]:
             {"dp": 2, "microbatches": 2},
             {"pp": 2, "schedule": "zb-h1"},
             {"tp": 2, "sp": True},
+            {"pp": 2, "schedule": "gpipe", "microbatches": 4},
         ],
         4: [{"tp": 4, "sp": True}, {"tp": 2, "dp": 2}],
     }[world]
@@ -128,7 +131,7 @@ def runs(world: int) -> list[Plan]:
             continue
         try:
             plan = Plan.of(**{**TINY, "layers": 4}, **block, **layout, **policy, dtype="float64")
-        except PlanError:  # offload with a pipeline or with shards
+        except PlanError:  # a pipeline whose backwards follow at once
             continue
         made += [plan, plan.but(recompute="none", recompute_every=1, offload=False)]
     return made
@@ -163,18 +166,27 @@ def test_a_run_is_bitwise_the_run_that_kept_everything(world, pool):
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize("zero", [1, 2, 3])
 def test_sharded_weights_are_there_when_a_layer_is_run_again(zero, pool):
-    """ZeRO-3 frees a layer's weights after its forward, and gathers them for its backward."""
+    """ZeRO-3 frees a layer's weights after its forward, and gathers them for its backward; what was
+    saved of them goes to no host."""
     plan = Plan.of(**TINY, **BLOCKS[1], dp=2, zero=zero, dtype="float64")
     told = []
-    for policy in ({}, {"recompute": "full"}, {"recompute": "selective"}):
+    for policy in ({}, {"recompute": "full"}, {"recompute": "selective"}, {"offload": True}):
         args = {"plan": plan.but(**policy).flat(), "steps": 3}
         with pool.start("parallel_core.runtime:train", 2, args) as run:
             first, *_ = run.wait()
         assert first["parity"]["max_rel_error"] < 1e-10
         told.append([(m["loss"], m["grad_norm"]) for m in first["metrics"]])
-    assert told[0] == told[1] == told[2]
+        assert all(0 < kept == most for kept, most in away(plan.but(**policy), first))
+    assert all(each == told[0] for each in told)
+
+
+def away(plan: Plan, result: dict[str, Any]) -> list[tuple[int, int]]:
+    """Bytes on the host at most, as measured and as predicted; nothing where none go there."""
+    if not plan.offload:
+        return []
+    return [(result["peak"]["host"], predicted_peak(plan, program_of(plan))["host"][0])]
 
 
 @pytest.mark.live
@@ -223,6 +235,37 @@ def test_offloading_is_a_legal_program_of_bounded_memory(plan):
     most = predicted_peak(plan, program)["activations"][0]
     ends = saved_bytes(plan, "embed") + saved_bytes(plan, "head")
     assert most <= ends + 3 * saved_bytes(plan, "layer0")
+
+
+@given(
+    schedule=st.sampled_from([*SCHEDULES]),
+    pp=st.sampled_from([2, 4]),
+    m=st.sampled_from([4, 8]),
+    zero=st.sampled_from([0, 1, 2, 3]),
+)
+@settings(max_examples=60, deadline=None)
+def test_offloading_is_legal_in_every_pipeline(schedule, pp, m, zero):
+    """What leaves comes back before its backward, and leaves again for nobody; a rank whose
+    backwards follow at once puts nothing away."""
+    try:
+        plan = Plan.of(
+            pp=pp, schedule=schedule, layers=8, microbatches=m, offload=True,
+            **({"zero": zero, "dp": 2} if zero else {}), global_batch=2 * m,
+        )  # fmt: skip
+    except PlanError as error:
+        assert error.field in ("offload", "microbatches", "zero")
+        return
+    program = program_of(plan)
+    check(program)
+    assert prove(program) == prove(program_of(plan.but(offload=False)))
+    every = [leaving(instrs) for instrs in program.ranks]
+    assert any(every)
+    for instrs, left in zip(program.ranks, every, strict=True):
+        back = [i.reads[0].at for i in instrs if i.op == Op.FETCH]
+        assert len(back) == len(set(back)) and set(back) == left
+    if schedule == "1f1b":
+        last = plan.mesh.group(0, "pp")[-1]
+        assert every[last] == set()
 
 
 def test_without_its_waits_offloading_would_let_activations_pile_up():
@@ -283,7 +326,7 @@ def test_a_meter_sees_the_input_alone():
         ({"recompute": "full", "recompute_every": 9}, "recompute_every", 4),
         ({"pp": 2, "schedule": "pipedream", "recompute": "full"}, "recompute", "selective"),
         ({"pp": 2, "offload": True}, "offload", False),
-        ({"zero": 3, "dp": 2, "offload": True}, "offload", False),
+        ({"experts": 4, "dp": 2, "ep": 2, "offload": True}, "offload", False),
         ({"layers": 1, "offload": True}, "layers", 2),
         ({"overlap_tp": True}, "overlap_tp", False),
     ],

@@ -228,15 +228,19 @@ def test_the_figure_shows_where_each_mark_comes_from(dark):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_memory_figure_adds_up(dark):
-    """The boxes of a row touch, end at its total, and the capacity line stands at the device."""
+    """The boxes of a row touch, end at its total, and the capacity line stands at the device; a
+    box that the line cuts is named in its larger part."""
     rows = {
         "training": [walls_view.Slice("weights", "params", 15e9),
                      walls_view.Slice("Adam m", "optimizer", 30e9)],
         "serving": [walls_view.Slice("KV cache", "kv_cache", 5e9)],
     }  # fmt: skip
     figure = walls_view.memory_bars(rows, 40e9, device="device", dark=dark)
-    assert [(box.x[0], box.x[1]) for box in figure.data] == [(0, 15), (15, 45), (0, 5)]
-    assert all(box.line.dash == "dash" for box in figure.data)
+    boxes = [drawn for drawn in figure.data if drawn.type == "scatter"]
+    assert [(box.x[0], box.x[1]) for box in boxes] == [(0, 15), (15, 45), (0, 5)]
+    assert all(box.line.dash == "dash" for box in boxes)
+    names = {bar.text: (bar.base[0], bar.x[0]) for bar in figure.data if bar.text}
+    assert names["Adam m<br>30 GB"] == (15, 25) and names["KV cache<br>5 GB"] == (0, 5)
     assert figure.layout.shapes[0].x0 == 40
     words = walls_view.describe_memory(rows, 40e9, device="device")
     assert "training: 45 GB, 1.12 times the memory of one device" in words

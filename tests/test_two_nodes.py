@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parallel_core.elastic import on_our_clock
 from parallel_core.meetings import complete, messages
 from parallel_core.node_clock import NodeClock, Reading, reading
 from parallel_core.program import Op
@@ -75,6 +76,9 @@ def test_one_layout_trains_across_two_nodes(tmp_path):
     trace = Trace.from_json(file.read_text())
     assert {span.rank for span in trace.spans} == set(range(4))
     assert late_ends(trace, 2 * clock["unsure_ns"]) == []
+    (laid,) = trace.provenance.clocks  # what the picture draws is what was measured
+    assert (laid.node, laid.off_ns) == (clock["node"], clock["before"]["off_ns"])
+    assert laid.ranks == (2, 3) and laid.unsure_ns == clock["unsure_ns"]
     assert "2 nodes on the clock of node 0: node 1 was" in trace.provenance.badge
     assert "±" in trace.provenance.badge
 
@@ -123,6 +127,7 @@ def test_a_drift_is_followed(on_ranks):
     (clock,), _ = on_ranks(2, "node_targets:skewed", skew_ns=0, drift=0.02)
     first, last = clock["before"], clock["after"]
     own = last["at_ns"] - first["at_ns"]
+    assert own > 250_000_000, "the two readings lie apart"
     true = own * 0.02 / 1.02
     assert abs(last["off_ns"] - first["off_ns"] - true) <= first["unsure_ns"] + last["unsure_ns"]
 
@@ -156,4 +161,8 @@ def test_a_drift_is_even_between_the_two_readings(off, drift, part):
     note = [0, 1, t, t, t + 7, 3, 4, 5, [("send", "tp", 8, t, t + 7)]]
     (moved,) = one.shift_notes([note])
     assert moved[2:5] == [one.shifted(t), one.shifted(t), one.shifted(t + 7)]
+    assert on_our_clock({"event": "notes", "notes": [note]}, one)["notes"] == [moved]
+    gauge = {"event": "gauge", "rank": 3, "rows": [[0, 1, t, 7, 8]]}
+    assert on_our_clock(gauge, one)["rows"] == [[0, 1, one.shifted(t), 7, 8]]
+    assert on_our_clock(gauge, None) is gauge
     assert moved[:2] + moved[5:8] == [0, 1, 3, 4, 5] and moved[8][0][3] == moved[2]

@@ -16,12 +16,13 @@ from parallel_core.exports import chrome_json
 from parallel_core.trace import Trace
 from parallel_core.views import player as player_view
 from screens.controls import complain, plain, plan, plan_controls, request, sentence
-from screens.predict import Guess, predict, reveal, settle
+from screens.predict import Guess, commit, predict, reveal, settle
 
 __all__ = [
     "Guess",
     "badge",
     "chart",
+    "commit",
     "complain",
     "dark",
     "export",

@@ -98,7 +98,7 @@ def _growing(run: live.Follower) -> None:
 def _table(guess: chrome.Guess) -> None:
     report = runs.found("table")
     if report is None or not guess.settled:
-        st.markdown("The table opens after the runs: about a minute for eight layouts.")
+        st.markdown("The table opens after the runs: about a minute for nine layouts.")
         return
     _answer(guess, report)
     st.header("Where a step goes", anchor=False)

@@ -77,7 +77,7 @@ def current() -> live.Follower | None:
     if run is None or going is None:
         st.session_state.pop(f"{PAGE}.going", None)
         return None
-    if not run.state.status.over:
+    if run.going:
         return run
     done = live.ended(run)
     if done is None:  # cancelled or failed, and said so

@@ -49,9 +49,9 @@ def page() -> None:
     choice = choose()
     if choice is None:
         return
-    run = _current()
+    run = runs.current(PAGE)
     idle, guess = _predict()
-    going = run is not None and not run.state.status.over
+    going = run is not None and run.going
     _button(choice, idle, guess, going=going)
     if run is not None and going:
         live.watch(run, _growing, PAGE)
@@ -60,16 +60,6 @@ def page() -> None:
 
 
 # -- asking ----------------------------------------------------------------------------------------
-
-
-def _current() -> live.Follower | None:
-    """The run being followed; a finished one is kept."""
-    run = live.current(PAGE)
-    if run is not None and run.state.status.over:
-        done = live.ended(run)
-        if done is not None:
-            runs.keep(run, done, PAGE)
-    return run
 
 
 def _predict() -> tuple[Guess, Guess]:
@@ -105,18 +95,13 @@ def _button(choice: Choice, idle: Guess, guess: Guess, *, going: bool) -> None:
     except PlanError as error:
         chrome.complain(error, mend=error.field in choice.values)
         return
-    settled = {IDLE: idle, PAGE: guess}
-    for key, said in settled.items():
-        if not said.settled:
-            chrome.settle(key, said.value)
+    chrome.commit({IDLE: idle, PAGE: guess})
     live.start(request, PAGE)
 
 
 def _growing(run: live.Follower) -> None:
     st.caption(run.asked.request.plan.layout)
-    trace = run.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    live.growing(run, PAGE)
 
 
 # -- showing ---------------------------------------------------------------------------------------

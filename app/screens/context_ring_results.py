@@ -147,15 +147,8 @@ def take_away(choice: Choice, here: runs.Kept | None) -> None:
     """The run on both clocks, its ledgers, its command; exports."""
     plan = choice.plan
     if here is not None:
-        st.header("The whole step", anchor=False)
         done = here.done
-        step = shared.step_choice(done.trace, f"{PAGE}.step")
-        model = done.model if step is not None else None
-        chrome.player(done.trace, key=f"{PAGE}.player", own=done.own, model=model, step=step)
-        shared.ledgers(done.report, PAGE)
-        st.markdown("The same run from a terminal:")
-        command = shared.command(plan, len(done.trace.metrics))
-        st.code(command, language=None, wrap_lines=True)
+        shared.whole_step(plan, done, PAGE)
         forget = {"on_click": runs.forget_all, "args": (PAGE,), "type": "tertiary"}
         st.button("Forget my runs", key=f"{PAGE}.forget", **forget)
         chrome.export(done.trace, f"context_{plan.cp_method}", PAGE)

@@ -81,9 +81,10 @@ def plan_controls(
     name in the URL. `defaults` replaces the declared defaults of this page. A value in the URL
     that the field refuses is told in one sentence and replaced by the default.
     """
-    places = st.columns(columns)
     chosen = {}
     for position, name in enumerate(names):
+        if position % columns == 0:  # a row of its own: on a phone, and for Tab, by rows
+            places = st.columns(columns, vertical_alignment="bottom")
         spec = declared()[name]
         default = (defaults or {}).get(name, spec.default)
         with places[position % columns]:

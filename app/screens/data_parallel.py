@@ -14,7 +14,7 @@ from parallel_core.views import buckets as lanes
 from parallel_core.views.exposure import Use, exposure_curve, use
 from parallel_core.views.marks import typical_step
 from parallel_core.views.race import race
-from screens import chrome, data_parallel_server, dp_runs, live, results
+from screens import chrome, data_parallel_server, dp_runs, in_turn, live, results
 
 PAGE = "data_parallel"
 MAIN = ("dp", "dp_method", "bucket_mb", "microbatches")
@@ -54,7 +54,7 @@ def page() -> None:
     request = _controls()
     if request is None or not _drawable(request.plan):
         return
-    run = _current()
+    run = in_turn.take(live.current(PAGE), PAGE, dp_runs.keep)
     _cut(request.plan)
     guess = chrome.predict(
         PAGE,
@@ -62,7 +62,7 @@ def page() -> None:
         unit="%",
         high=100.0,
     )
-    going = run is not None and not run.state.status.over
+    going = run is not None and run.going
     _buttons(request, guess, going=going)
     if run is not None and going:
         live.watch(run, _growing, PAGE)
@@ -96,22 +96,6 @@ def _drawable(plan: Plan) -> bool:
         )
         return False
     return True
-
-
-def _current() -> live.Follower | None:
-    """The run being followed; a finished one is kept, and the second of a race is started."""
-    run = live.current(PAGE)
-    second: Request | None = st.session_state.get(f"{PAGE}.second")
-    if run is None:
-        st.session_state.pop(f"{PAGE}.second", None)
-    elif run.state.status.over:
-        st.session_state.pop(f"{PAGE}.second", None)
-        done = live.ended(run)
-        if done is not None:
-            dp_runs.keep(run, done)
-            if second is not None:
-                live.start(second, PAGE)
-    return run
 
 
 def _cut(plan: Plan) -> None:
@@ -148,20 +132,16 @@ def _buttons(request: Request, guess: chrome.Guess, *, going: bool) -> None:
         both = st.button("Race naive against bucketed", key=f"{PAGE}.race", **icon)
     if not (one or both):
         return
-    if not guess.settled:
-        chrome.settle(PAGE, guess.value)
+    chrome.commit({PAGE: guess})
     methods = [request]
     if both:
         flat = {**request.plan.flat(), "steps": request.steps}
         methods = [Request.of(**{**flat, "dp_method": method}) for method in ("naive", "bucketed")]
-        st.session_state[f"{PAGE}.second"] = methods[1]
-    live.start(methods[0], PAGE)
+    in_turn.start(methods, PAGE)
 
 
 def _growing(run: live.Follower) -> None:
-    trace = run.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    live.growing(run, PAGE)
 
 
 # -- showing ---------------------------------------------------------------------------------------
@@ -187,9 +167,7 @@ def _results(plan: Plan, guess: chrome.Guess) -> None:
     _race(runs, clock)
     if here is not None:
         results.ledgers(here.done.report, PAGE)
-        st.caption("The same run from a terminal:")
-        command = results.command(plan, len(here.done.trace.metrics))
-        st.code(command, language="bash", wrap_lines=True)
+        results.terminal(plan, here.done)
 
 
 def _answer(
@@ -270,8 +248,8 @@ def _what_hides(plan: Plan, base: dp_runs.Basis, runs: list[dp_runs.Kept], clock
     law = base.law
     best = law.best(len(units(plan.model)))
     st.markdown(
-        f"for K equal buckets under a backward of T_b = {1e3 * law.backward:.1f} ms, where "
-        f"T_c = K · {1e3 * law.latency:.2f} ms + {1e3 * law.wire:.2f} ms ({base.source}). "
+        f"for K equal buckets under a backward of $T_b$ = {1e3 * law.backward:.1f} ms, where "
+        f"$T_c$ = K · {1e3 * law.latency:.2f} ms + {1e3 * law.wire:.2f} ms ({base.source}). "
         "**The last bucket can never hide**: it is complete only when the backward is over. Few "
         f"buckets make it large, many pay a latency each; here {best} would be best (at most one "
         "a unit). Naive (the squares) overlaps nothing and pays one latency a parameter."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -15,7 +16,7 @@ from parallel_core.request import Request
 from parallel_core.trace import Trace
 from parallel_core.views import charts
 from parallel_core.views.staleness import account, histogram
-from screens import chrome, live, results
+from screens import chrome, in_turn, live, results
 from screens import shard_bench_runs as runs
 
 PAGE = "parameter_server"
@@ -59,7 +60,7 @@ def half() -> None:
         unit="versions",
         high=1000.0,
     )
-    going = run is not None and not run.state.status.over
+    going = run is not None and run.going
     _buttons(request, guess, going=going)
     if run is not None and going:
         live.watch(run, _growing, PAGE)
@@ -96,17 +97,9 @@ def _controls() -> Request | None:
 def _current() -> live.Follower | None:
     """The run being followed, if a server takes part; the second of a pair is started."""
     run = live.current(PAGE)
-    if run is None or run.asked.request.plan.parameter_server == Server.OFF:
-        st.session_state.pop(f"{PAGE}.waiting", None)
-        return None
-    if run.state.status.over:
-        done = live.ended(run)
-        if done is None:
-            st.session_state.pop(f"{PAGE}.waiting", None)
-        else:
-            runs.keep(run, done, PAGE)
-            runs.next_of(PAGE)
-    return run
+    if run is not None and run.asked.request.plan.parameter_server == Server.OFF:
+        run = None
+    return in_turn.take(run, PAGE, partial(runs.keep, page=PAGE))
 
 
 def _buttons(request: Request, guess: chrome.Guess, *, going: bool) -> None:
@@ -118,16 +111,14 @@ def _buttons(request: Request, guess: chrome.Guess, *, going: bool) -> None:
         both = st.button("Run sync against async", key=f"{PAGE}.both", **icon)
     if not (one or both):
         return
-    if not guess.settled:
-        chrome.settle(PAGE, guess.value)
+    chrome.commit({PAGE: guess})
     asked = [request]
     if both:
         asked = [
             Request.of(**_in_mode(request.plan, mode).flat(), steps=request.steps)
             for mode in (Server.SYNC, Server.ASYNC)
         ]
-    st.session_state[f"{PAGE}.waiting"] = asked[1:]
-    live.start(asked[0], PAGE)
+    in_turn.start(asked, PAGE)
 
 
 def _in_mode(plan: Plan, mode: Server) -> Plan:
@@ -137,9 +128,7 @@ def _in_mode(plan: Plan, mode: Server) -> Plan:
 
 
 def _growing(run: live.Follower) -> None:
-    trace = run.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    live.growing(run, PAGE)
 
 
 # -- showing ---------------------------------------------------------------------------------------
@@ -164,9 +153,7 @@ def _results(request: Request, guess: chrome.Guess) -> None:
     _losses(plan)
     if here is not None:
         results.ledgers(here.done.report, PAGE)
-        st.markdown("The same run from a terminal:")
-        command = results.command(plan, len(here.done.trace.metrics))
-        st.code(command, language="bash", wrap_lines=True)
+        results.terminal(plan, here.done)
     trace = modelled(plan) if here is None else here.done.trace
     chrome.export(trace, f"parameter_server_{plan.parameter_server}", PAGE)
 

@@ -134,8 +134,11 @@ class Basis:
         return _modelled(plan, self.law.link(plan), self.rate)
 
     def dots(self, plan: Plan) -> list[Dot]:
-        """Simulated: `plan` in every number of buckets it can have, and naive."""
-        return [self._dot(each) for each in (*ladder(plan), plan.but(dp_method="naive"))]
+        """Simulated: `plan` in every number of buckets it can have, its own as cut, and naive."""
+        every = {messages_a_step(each): each for each in ladder(plan)}
+        if plan.dp_method == DPMethod.BUCKETED:
+            every[messages_a_step(plan)] = plan
+        return [self._dot(each) for each in (*every.values(), plan.but(dp_method="naive"))]
 
     def _dot(self, plan: Plan) -> Dot:
         step = self.step(plan)

@@ -6,8 +6,7 @@ import streamlit as st
 
 from parallel_core.expert.capacity import drop_rate, even, places
 from parallel_core.request import Request
-from parallel_core.trace import Trace
-from screens import chrome, live
+from screens import chrome, in_turn, live
 from screens import experts_results as results
 from screens import experts_runs as runs
 from screens.experts_ahead import ahead
@@ -42,7 +41,7 @@ def page() -> None:
         return
     run = runs.current()
     slow, guess = _predict(request)
-    going = run is not None and not run.state.status.over
+    going = run is not None and run.going
     _buttons(request, slow, guess, going=going)
     if run is not None and going:
         live.watch(run, _growing, PAGE)
@@ -92,22 +91,15 @@ def _buttons(request: Request, slow: Guess, guess: Guess, *, going: bool) -> Non
         st.selectbox("Cure", list(CURES), key="cure", bind="query-params", width=260)
     if not (one or both):
         return
-    for key, said in ((SLOW, slow), (PAGE, guess)):
-        if not said.settled:
-            chrome.settle(key, said.value)
-    asked = asked_pair(request) if both else [request]
-    st.session_state[f"{PAGE}.waiting"] = asked[1:]
-    live.start(asked[0], PAGE)
+    chrome.commit({SLOW: slow, PAGE: guess})
+    in_turn.start(asked_pair(request) if both else [request], PAGE)
 
 
 def _growing(run: live.Follower) -> None:
-    waiting = len(st.session_state.get(f"{PAGE}.waiting", []))
     plan = run.asked.request.plan
-    more = f"; {waiting} more after it" if waiting else ""
-    st.caption(f"{plan.layout}, router {plan.model.router}, balance {plan.model.balance}{more}")
-    trace: Trace = run.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    said = f"{plan.layout}, router {plan.model.router}, balance {plan.model.balance}"
+    st.caption(said + in_turn.after(PAGE))
+    live.growing(run, PAGE)
 
 
 # -- showing ---------------------------------------------------------------------------------------

@@ -20,14 +20,15 @@ def ahead(here: Ran | None) -> None:
         "Experts of rank", range(here.plan.world_size), key="host_rank", bind="query-params"
     )
     loads, weighs = view.used(here.record, int(rank)), view.weighs(here.plan)
-    theme.badge(Kind.MODELLED, f"modelled on measured routing; {here.kept.badge}")
+    _, layers, each = loads.shape
+    theme.badge(Kind.MODELLED, f"modelled: on measured routing; {here.kept.badge}")
     st.markdown(
-        f"If rank {rank} kept its {loads.shape[1] * loads.shape[2]} experts on the host and a few "
-        "on the device, those used last (LRU) or those needed next (Belady, who knows the future): "
-        "a step touches what its tokens chose on the way forward and once more, in reverse, on the "
-        "way back. Bytes are those of bf16 weights, float32 gradients and Adam's state, a step. "
-        "The run does neither this nor what follows: its experts stay, its tokens wait for the "
-        "router."
+        f"If rank {rank} kept its experts, {each} in each of {layers} layers, on the host and a "
+        "few on the device, those used last (LRU) or those needed next (Belady, who knows the "
+        "future): a step touches what its tokens chose on the way forward and once more, in "
+        "reverse, on the way back. Bytes are those of bf16 weights, float32 gradients and Adam's "
+        "state, a step. The run does neither this nor what follows: its experts stay, its tokens "
+        "wait for the router."
     )
     chrome.table(view.held_table(view.held(loads, view.sizes_of(loads), weighs)))
     found = view.early(here.record)

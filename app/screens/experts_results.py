@@ -141,15 +141,8 @@ def take_away(request: Request, here: Ran | None) -> None:
         st.code(shared.command(plan, request.steps), language=None, wrap_lines=True)
         chrome.share(PAGE)
         return
-    st.header("The whole step", anchor=False)
     done = here.kept.done
-    step = shared.step_choice(done.trace, f"{PAGE}.step")
-    model = done.model if step is not None else None
-    chrome.player(done.trace, key=f"{PAGE}.player", own=done.own, model=model, step=step)
-    shared.ledgers(done.report, PAGE)
-    st.markdown("The same run from a terminal:")
-    command = shared.command(plan, len(done.trace.metrics))
-    st.code(command, language=None, wrap_lines=True)
+    shared.whole_step(plan, done, PAGE)
     forget = {"on_click": runs.forget_all, "type": "tertiary"}
     st.button("Forget my runs", key=f"{PAGE}.forget", **forget)
     chrome.export(done.trace, f"experts_{plan.model.router}", PAGE)

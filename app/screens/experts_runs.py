@@ -12,7 +12,7 @@ from parallel_core.views.expert_curves import Steps
 from parallel_core.views.expert_rows import received
 from parallel_core.views.expert_times import Share, shares
 from parallel_core.views.outcome import typical_step
-from screens import live
+from screens import in_turn, live
 from screens import shard_bench_runs as runs
 from screens.experts_controls import PAGE
 
@@ -52,21 +52,16 @@ class Ran:
 
 def current() -> live.Follower | None:
     """The run being followed; a finished one is kept, and the next that waits is started."""
-    run = live.current(PAGE)
-    if run is None:
-        st.session_state.pop(f"{PAGE}.waiting", None)
-    elif run.state.status.over:
-        done = live.ended(run)
-        if done is None:
-            st.session_state.pop(f"{PAGE}.waiting", None)
-        else:
-            records: dict[str, RoutingRecord] = st.session_state.setdefault(RECORDS, {})
-            records[run.asked.name] = run.view.routing
-            runs.keep(run, done, PAGE)
-            names = {kept.name for kept in st.session_state.get(f"{PAGE}.runs", [])}
-            st.session_state[RECORDS] = {k: x for k, x in records.items() if k in names}
-            runs.next_of(PAGE)
-    return run
+    return in_turn.take(live.current(PAGE), PAGE, _keep)
+
+
+def _keep(run: live.Follower, done: live.Finished) -> None:
+    """Remember a finished run and its routing, as long as the run."""
+    records: dict[str, RoutingRecord] = st.session_state.setdefault(RECORDS, {})
+    records[run.asked.name] = run.view.routing
+    runs.keep(run, done, PAGE)
+    names = {kept.name for kept in st.session_state.get(f"{PAGE}.runs", [])}
+    st.session_state[RECORDS] = {k: x for k, x in records.items() if k in names}
 
 
 def latest(plan: Plan) -> Ran | None:

@@ -1,127 +1,52 @@
-"""Runs as pages see them: one desk for the whole server, and the pieces that follow a run.
+"""Runs as pages see them: the pieces that follow a run, from the button to its end.
 
     press Run -> Desk.submit -> ?job= in the URL -> a fragment that tails the run every second
                                                     (bar, place in the queue, cancel)
     close the tab -> its session is gone -> the lease runs out -> the run ends
 
-The desk renews the lease of every session that is connected, so a run goes on while the reader
-looks at another page, and a hidden tab's slow timers cannot end it.
+desk.py has the desk, and following.py what pages submit besides training runs.
 """
 
 from __future__ import annotations
 
-import secrets
-import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import streamlit as st
-from streamlit import runtime
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from parallel_core.jobs import Jobs, JobState, QueueFull, Status
-from parallel_core.launch import Pool
+from parallel_core.jobs import JobState, QueueFull, Status
 from parallel_core.parameter_server_report import view_of
 from parallel_core.report import RunView
 from parallel_core.request import Request
 from parallel_core.trace import Trace
+from screens import chrome
 from screens.controls import sentence
+from screens.desk import Asked, Desk, close_jobs, desk, session, warm
 
-PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
-KEPT = 64  # requests remembered by the server
+__all__ = [
+    "Asked",
+    "Desk",
+    "Fed",
+    "Finished",
+    "Follower",
+    "Following",
+    "View",
+    "attend",
+    "close_jobs",
+    "current",
+    "desk",
+    "ended",
+    "forget",
+    "growing",
+    "session",
+    "start",
+    "warm",
+    "watch",
+    "words",
+]
+
 MOST = 4  # runs a session keeps, the latest
-RENEW_S = 2.0  # how often leases are renewed; well under the lease of Jobs
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A run that somebody asked for: what, and under which name it stands in a URL."""
-
-    name: str
-    job: str
-    request: Request
-
-
-class Desk:
-    """The job manager of this server, and what was asked of it. Thread-safe."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self.jobs = pool, Jobs(pool)
-        self._token = secrets.token_hex(3)  # so that a link of an earlier server names no run
-        self._asked: deque[Asked] = deque(maxlen=KEPT)
-        self._sessions: dict[tuple[str, str], None] = {}
-        self._closing = threading.Event()
-        threading.Thread(target=self._renew, daemon=True).start()
-
-    def submit(self, request: Request) -> str:
-        """The name of the run of this request; raises QueueFull."""
-        job = self.jobs.submit(*request.order)
-        name = f"{self._token}-{job}"
-        if self.find(name) is None:
-            self._asked.append(Asked(name, job, request))
-        return name
-
-    def find(self, name: str) -> Asked | None:
-        """What was asked under this name, or None."""
-        return next((asked for asked in self._asked if asked.name == name), None)
-
-    def watch(self, asked: Asked, session: str) -> None:
-        """This session looks at the run; its lease lasts until the session is gone."""
-        self._sessions[asked.job, session] = None
-        self.jobs.watch(asked.job, session)
-
-    def leave(self, asked: Asked, session: str) -> None:
-        """This session looks no more; the run ends at once if nobody else does."""
-        self._sessions.pop((asked.job, session), None)
-        if not self.watchers(asked):
-            self.jobs.cancel(asked.job)
-
-    def watchers(self, asked: Asked) -> int:
-        """How many sessions look at the run."""
-        return sum(job == asked.job for job, _ in list(self._sessions))
-
-    def close(self) -> None:
-        """End every run and the supervisor."""
-        self._closing.set()
-        self.jobs.close()
-        self.pool.close()
-
-    def _renew(self) -> None:
-        while not self._closing.wait(RENEW_S):
-            for job, session in list(self._sessions):
-                if runtime.exists() and runtime.get_instance().is_active_session(session):
-                    self.jobs.watch(job, session)
-                else:
-                    self._sessions.pop((job, session), None)
-
-
-_FIRST = threading.Lock()
-
-
-def desk() -> Desk:
-    """The server's one desk, made at the first call."""
-    with _FIRST:
-        return _desk()
-
-
-@cache
-def _desk() -> Desk:
-    return Desk(Pool(preload=PRELOAD))
-
-
-def warm() -> None:
-    """Have the ranks' parent process load torch now, so that the first run starts at once."""
-    desk().pool.warm()
-
-
-def close_jobs() -> None:
-    """End every run of this server, if it ever had one."""
-    if _desk.cache_info().currsize:
-        _desk().close()
-        _desk.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -134,20 +59,46 @@ class Finished:
     model: Trace
 
 
+class Fed(Protocol):
+    """What makes a picture of a job's events."""
+
+    def feed(self, event: Any) -> None:
+        """Take one event."""
+
+
+View = TypeVar("View", bound=Fed)
+
+
 @dataclass
-class Follower:
-    """One session's view of one run: how far it has read, and the trace so far."""
+class Following(Generic[View]):
+    """One session's view of one job: how far it has read; `view` takes the events."""
 
     asked: Asked
-    view: RunView
+    view: View
     state: JobState
-    finished: Finished | None = None
+
+    @property
+    def going(self) -> bool:
+        """Whether more will come."""
+        return not self.state.status.over
 
     def read(self) -> JobState:
         """Take what is new; the state, whose `status.over` says whether anything will follow."""
         self.state = desk().jobs.state(self.asked.job, self.state.next)
         for event in self.state.events:
             self.view.feed(event)
+        return self.state
+
+
+@dataclass
+class Follower(Following[RunView]):
+    """One session's view of one run, and the trace so far."""
+
+    finished: Finished | None = None
+
+    def read(self) -> JobState:
+        """Take what is new; of a run that is done, what it brought as well."""
+        super().read()
         if self.state.status is Status.DONE and self.finished is None:
             report = self.view.finish(self.state.results or [])
             view = self.view
@@ -225,27 +176,41 @@ def _left(run: Follower, page: str, said: str) -> None:
     st.session_state[f"{page}.left"] = said
 
 
+def attend(here: Following[Any]) -> None:
+    """In a fragment: this session looks at the job, and reads what is new.
+
+    When it is over the whole page runs again, without the fragment.
+    """
+    desk().watch(here.asked, session())
+    if here.read().status.over:
+        desk().leave(here.asked, session())
+        st.rerun()
+
+
 @st.fragment(run_every=1)
 def watch(run: Follower, draw: Callable[[Follower], None], page: str) -> None:
     """Follow a run until it is over: progress, place in the queue, cancel, and `draw`.
 
     When it is over the whole page runs again, without this fragment.
     """
-    context = get_script_run_ctx()
-    session = context.session_id if context else ""
-    desk().watch(run.asked, session)
-    if run.read().status.over:
-        desk().leave(run.asked, session)
-        st.rerun()
+    attend(run)
     done, steps = len(run.view.metrics), run.asked.request.steps
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(min(done / max(steps, 1), 1.0), text=words(run))
         shared = desk().watchers(run.asked) > 1
         if st.button("Leave" if shared else "Cancel", key="live.cancel", icon=":material/close:"):
-            desk().leave(run.asked, session)
+            desk().leave(run.asked, session())
             _left(run, page, "Left; it goes on for the others." if shared else "Cancelled.")
             st.rerun()
     draw(run)
+
+
+def growing(run: Follower, page: str) -> Trace:
+    """Draw the trace so far, or its last steps; what was drawn."""
+    trace = run.recent()
+    if trace.spans:
+        chrome.player(trace, key=f"{page}.growing", run=run.asked.name)
+    return trace
 
 
 def words(run: Follower) -> str:

@@ -11,7 +11,15 @@ from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
 from parallel_core.request import Request
 from parallel_core.views.river_prices import ALL, POLICIES, Price
-from screens import chrome, live, memory_river_figure, memory_river_prices, results
+from screens import (
+    chrome,
+    in_turn,
+    live,
+    memory_river_figure,
+    memory_river_prices,
+    results,
+    river_panel,
+)
 from screens import shard_bench_runs as runs
 from screens.predict import Guess
 from screens.predict_choice import choose_one, reveal_choice
@@ -26,7 +34,6 @@ DEFAULTS = {
     "attention": "unfused", "dialect": "gpt", "layers": 4, "heads": 8, "seq": 256,
     "global_batch": 2, "steps": 6,
 }  # fmt: skip
-MIB = 2**20
 MOST_INSTRUCTIONS = 6_000
 TENSOR = {
     "one rank": {"tp": 1, "sp": False, "overlap_tp": False},
@@ -50,7 +57,7 @@ def page() -> None:
     run = runs.current(PAGE)
     prices = memory_river_prices.prices(request.plan)
     which, guess = _predict(request.plan)
-    going = run is not None and not run.state.status.over
+    going = run is not None and run.going
     _buttons(request, prices, (which, guess), going=going)
     if run is not None and going:
         live.watch(run, _growing, PAGE)
@@ -69,11 +76,7 @@ def _controls() -> Request | None:
     values = chrome.plan_controls(MAIN, defaults=DEFAULTS)
     with st.expander("Model, batch, types, capacity, steps"):
         values |= chrome.plan_controls((*MORE, *TYPES), defaults=DEFAULTS)
-        st.number_input(
-            "Capacity of a rank, MiB", 0.01, 1e6, value=None, key="capacity_mib", format="%g",
-            bind="query-params", placeholder="no limit",
-            help="a line in the figures; a plan whose peak is above it runs out of memory",
-        )  # fmt: skip
+        river_panel.ask_capacity()
     return chrome.request(values)
 
 
@@ -120,23 +123,16 @@ def _buttons(
         pin_button(request.plan)
     if not (one or every):
         return
-    for key, guess in zip((f"{PAGE}.which", PAGE), guesses, strict=True):
-        if not guess.settled:
-            chrome.settle(key, guess.value)
+    chrome.commit(dict(zip((f"{PAGE}.which", PAGE), guesses, strict=True)))
     plans = [price.plan for price in prices] if every else [request.plan]
     asked = [Request.of(**plan.flat(), steps=request.steps) for plan in plans]
-    st.session_state[f"{PAGE}.waiting"] = asked[1:]
-    live.start(asked[0], PAGE)
+    in_turn.start(asked, PAGE)
 
 
 def _growing(run: live.Follower) -> None:
-    waiting = len(st.session_state.get(f"{PAGE}.waiting", []))
     name = memory_river_prices.policy_of(run.asked.request.plan)
-    st.caption(f"{name}, {run.asked.request.plan.layout}"
-               + (f"; {waiting} more after it" if waiting else ""))  # fmt: skip
-    trace = run.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    st.caption(f"{name}, {run.asked.request.plan.layout}{in_turn.after(PAGE)}")
+    live.growing(run, PAGE)
 
 
 # -- showing ---------------------------------------------------------------------------------------
@@ -144,8 +140,7 @@ def _growing(run: live.Follower) -> None:
 
 def _results(plan: Plan, prices: list[Price], which: Guess, guess: Guess) -> None:
     here = runs.latest(plan, PAGE)
-    size = st.session_state.get("capacity_mib")
-    capacity = None if size is None else size * MIB
+    capacity = river_panel.capacity()
     _reveal(prices, which, guess)
     if here is not None:
         results.parity(here.done.report["parity"], plan.dtype)
@@ -156,9 +151,7 @@ def _results(plan: Plan, prices: list[Price], which: Guess, guess: Guess) -> Non
     memory_river_prices.pair(plan)
     if here is not None:
         results.ledgers(here.done.report, PAGE)
-        st.caption("The same run from a terminal:")
-        command = results.command(plan, len(here.done.trace.metrics))
-        st.code(command, language="bash", wrap_lines=True)
+        results.terminal(plan, here.done)
         forget = {"on_click": runs.forget_all, "args": (PAGE,), "type": "tertiary"}
         st.button("Forget my runs", key=f"{PAGE}.forget", **forget)
     trace = runs.modelled(plan) if here is None else here.done.trace

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import cache
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from parallel_core.jobs import QueueFull, Status
 from parallel_core.machine import check_bears
@@ -57,7 +56,7 @@ def stop() -> None:
     """Wait for nothing more; the run under way ends if nobody else looks at it."""
     asked: live.Asked | None = st.session_state.pop(_ASKED, None)
     if asked is not None:
-        live.desk().leave(asked, _session())
+        live.desk().leave(asked, live.session())
     st.session_state[_WAITING], st.session_state[_MOST] = [], 0
 
 
@@ -93,7 +92,7 @@ def _go_on() -> None:
     """Take in the run that ended, ask for the next."""
     asked: live.Asked | None = st.session_state.get(_ASKED)
     if asked is not None:
-        live.desk().watch(asked, _session())
+        live.desk().watch(asked, live.session())
         if not _ended(asked):
             return
         st.session_state.pop(_ASKED, None)
@@ -108,7 +107,7 @@ def _ask(check: Check) -> None:
     name = live.desk().submit(check)  # type: ignore[arg-type]  # it has an order
     st.session_state[_ASKED] = asked = live.desk().find(name)
     if asked is not None:
-        live.desk().watch(asked, _session())
+        live.desk().watch(asked, live.session())
 
 
 def _ended(asked: live.Asked) -> bool:
@@ -117,7 +116,7 @@ def _ended(asked: live.Asked) -> bool:
     state = live.desk().jobs.state(asked.job)
     if not state.status.over:
         return False
-    live.desk().leave(asked, _session())
+    live.desk().leave(asked, live.session())
     cell, looked = matrix()[name], st.session_state.pop(_FIRST, None)
     if state.status is Status.CANCELLED:
         stop()
@@ -137,8 +136,3 @@ def _ended(asked: live.Asked) -> bool:
 
 def _plan(name: str) -> object:
     return matrix()[name].plan
-
-
-def _session() -> str:
-    context = get_script_run_ctx()
-    return context.session_id if context else ""

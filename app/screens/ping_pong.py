@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from parallel_core.collectives.ramp import fit_plain, fit_ramp
 from parallel_core.cost import Link
-from parallel_core.jobs import QueueFull, Status
 from parallel_core.live_link import APART, SIZES, TARGET, law, pings
 from parallel_core.program import Op
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.views.machine_room import Ping, describe_ping, ping_pong
 from screens import chrome, live
+from screens.measuring import Measurement
 
-JOB = "machine.job"
 SWEEPS = 3
 SECONDS = 0.12  # a size and sweep
 FITTED = 3  # sizes before a law is drawn
@@ -44,52 +42,21 @@ def measured() -> None:
         "fastest tenth of the quietest sweep counts as the link, the whisker reaches up to the "
         "best median: on a busy machine that is mostly waiting for a core. About five seconds."
     )
-    if st.button("Measure this machine's link", type="primary", key="machine.measure"):
-        _submit()
-    job = st.session_state.get(JOB)
-    if job is None:
-        return
-    try:
-        state = live.desk().jobs.state(job)
-    except KeyError:
-        st.info("That measurement is forgotten by now; measure again.")
-        return
-    if not state.status.over:
-        follow(job)
-    elif state.status is Status.DONE:
-        found = _shown(state.events, "measured: gloo, 2 ranks")
-        _conclude(found, guess)
-    else:
-        st.error(chrome.sentence(state.error))
-
-
-def _submit() -> None:
     order = sorted({*SIZES, APART}) * SWEEPS
-    try:
-        job = live.desk().jobs.submit(TARGET, 2, {"sizes": order, "seconds": SECONDS})
-    except QueueFull as error:
-        st.error(chrome.sentence(str(error)))
-        return
-    st.session_state[JOB] = job
+    asked = Measurement(
+        "machine",
+        "Measure this machine's link",
+        (TARGET, 2, {"sizes": order, "seconds": SECONDS}),
+        len(order),
+        starting="Starting two workers",
+    )
+    taken = asked.taken(_growing)
+    if taken is not None:
+        _conclude(_shown(taken.events, "measured: gloo, 2 ranks"), guess)
 
 
-@st.fragment(run_every=1)
-def follow(job: str) -> None:
-    """The points as they come, with progress and cancel; the whole page again when it is over."""
-    context, jobs = get_script_run_ctx(), live.desk().jobs
-    jobs.watch(job, context.session_id if context else "")
-    state = jobs.state(job)
-    if state.status.over:
-        st.rerun()
-    queued = state.status is Status.QUEUED
-    busy = "Measuring" if state.events else "Starting two workers"
-    words = f"Waiting: place {state.place} in the queue" if queued else busy
-    expected = SWEEPS * len({*SIZES, APART})
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(min(len(state.events) / expected, 1.0), text=words)
-        if st.button("Cancel", key="machine.cancel", icon=":material/stop_circle:"):
-            jobs.cancel(job)
-    _shown(state.events, "measured: gloo, 2 ranks, still running")
+def _growing(events: Sequence[dict[str, Any]]) -> None:
+    _shown(events, "measured: gloo, 2 ranks, still running")
 
 
 def _shown(events: Sequence[dict[str, Any]], badge: str) -> tuple[Ping, ...]:

@@ -138,9 +138,9 @@ def choose() -> Choice | None:
         for place, (key, default) in zip(places, SIZES.items(), strict=True)
     }
     with st.expander("Times, a slow rank"):
-        places = st.columns(3)
+        rows = [st.columns(3) for _ in range(-(-len(CLOCK) // 3))]
         typed = {
-            key: _number(places[at % 3], spec, spec.default)
+            key: _number(rows[at // 3][at % 3], spec, spec.default)
             for at, (key, spec) in enumerate(CLOCK.items())
         }
     p, m = values["pp"], values["microbatches"]

@@ -33,7 +33,7 @@ def run(choice: Choice) -> None:
     draft = current(choice)
     request = _request(choice, draft)
     here = live.current(PAGE)
-    going = here is not None and not here.state.status.over
+    going = here is not None and here.going
     if request is not None:
         _button(request, going=going)
     if here is None:
@@ -96,9 +96,7 @@ def _button(request: Request, *, going: bool) -> None:
 
 
 def _growing(here: live.Follower) -> None:
-    trace = here.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=here.asked.name)
+    live.growing(here, PAGE)
 
 
 # -- what happened ---------------------------------------------------------------------------------
@@ -126,12 +124,10 @@ def _show(plan: Plan, done: live.Finished) -> None:
     results.ledgers(done.report, PAGE)
     if plan.schedule == OWN:
         st.markdown("The same from a terminal, with the order saved as text:")
-        st.code("shardlab schedule --file mine.txt --run", language="bash")
+        st.code("shardlab schedule --file mine.txt --run", language=None)
         st.code(plan.order or "", language=None)
     else:
-        st.markdown("The same run from a terminal:")
-        command = results.command(plan, len(done.trace.metrics))
-        st.code(command, language="bash", wrap_lines=True)
+        results.terminal(plan, done)
     chrome.export(done.trace, f"run_pp{plan.pp}_{plan.schedule}", f"{PAGE}.ran")
 
 

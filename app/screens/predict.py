@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import streamlit as st
@@ -41,6 +42,13 @@ def predict(key: str, question: str, *, unit: str, high: float, low: float = 0.0
 def settle(key: str, number: float | None) -> None:
     """Lock this number, or with None skip the guess: from now on the instrument is open."""
     st.session_state[f"{key}.said"] = Guess(number, settled=True)
+
+
+def commit(guesses: Mapping[str, Guess]) -> None:
+    """A run begins: what was guessed so far is locked, each under its key."""
+    for key, guess in guesses.items():
+        if not guess.settled:
+            settle(key, guess.value)
 
 
 def _forget(key: str) -> None:

@@ -22,9 +22,7 @@ def show(done: Finished, key: str) -> None:
     """The whole of it, the proof first."""
     parity(done.report["parity"], done.trace.provenance.plan["dtype"])
     clocks(done)
-    step = step_choice(done.trace, f"{key}.step")
-    model = done.model if step is not None else None
-    chrome.player(done.trace, key=f"{key}.player", own=done.own, model=model, step=step)
+    _played(done, key)
     chrome.chart(
         charts.loss_curve({"this run": done.trace}, dark=chrome.dark()),
         f"Loss by step: {_losses(done.trace)}",
@@ -32,8 +30,7 @@ def show(done: Finished, key: str) -> None:
     )
     ledgers(done.report, key)
     plan = Plan.of(**done.trace.provenance.plan)
-    st.caption("The same run from a terminal:")
-    st.code(command(plan, len(done.trace.metrics)), language="bash", wrap_lines=True)
+    terminal(plan, done)
     chrome.export(done.trace, f"run_{plan.layout.replace(' ', '_')}", key)
 
 
@@ -78,6 +75,21 @@ def clocks(done: Finished) -> None:
         help="replayed: each op lasts the CPU time it used itself, each message alpha + bytes/beta",
     )
     columns[2].metric("Speed of the last step", f"{speed:,.0f} tokens/s")
+
+
+def whole_step(plan: Plan, done: Finished, key: str) -> None:
+    """The run on both clocks, its ledgers, its command line."""
+    st.header("The whole step", anchor=False)
+    _played(done, key)
+    ledgers(done.report, key)
+    terminal(plan, done)
+
+
+def _played(done: Finished, key: str) -> None:
+    """The run in the player; one step of it under its model."""
+    step = step_choice(done.trace, f"{key}.step")
+    model = done.model if step is not None else None
+    chrome.player(done.trace, key=f"{key}.player", own=done.own, model=model, step=step)
 
 
 def step_choice(trace: Trace, key: str) -> int | None:
@@ -190,6 +202,12 @@ def _losses(trace: Trace) -> str:
     return (
         f"from {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps" if losses else "no step"
     )
+
+
+def terminal(plan: Plan, done: Finished) -> None:
+    """The command line of a finished run."""
+    st.markdown("The same run from a terminal:")
+    st.code(command(plan, len(done.trace.metrics)), language=None, wrap_lines=True)
 
 
 def command(plan: Plan, steps: int) -> str:

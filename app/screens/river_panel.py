@@ -15,8 +15,24 @@ from parallel_core.views.river_moments import Moment, moments
 from screens import chrome, shard_bench_pair
 from screens.shard_bench_runs import Kept, modelled, program
 
+MIB = 2**20
 AT = "at"
 """The instruction looked at, in the session and in the URL."""
+
+
+def ask_capacity() -> None:
+    """What a rank can hold, if the reader says so."""
+    st.number_input(
+        "Capacity of a rank, MiB", 0.01, 1e6, value=None, key="capacity_mib", format="%g",
+        bind="query-params", placeholder="no limit",
+        help="a line in the figures; a plan whose peak is above it runs out of memory",
+    )  # fmt: skip
+
+
+def capacity() -> float | None:
+    """The bytes that a rank can hold; None without a limit."""
+    said: float | None = st.session_state.get("capacity_mib")
+    return None if said is None else said * MIB
 
 
 def follow_player(page: str, run: Kept | None, plan: Plan, trace: Trace) -> None:
@@ -36,18 +52,18 @@ def _player_key(page: str, run: Kept | None) -> str:
 
 def where(plan: Plan, trace: Trace) -> tuple[int, int]:
     """Which rank, and which step of a run."""
-    places = st.columns(3)
+    places = iter(st.columns(3))
     last = plan.world_size - 1
     rank = 0
     if last:
-        rank = places[0].number_input("Rank shown", 0, last, 0, key="rank", bind="query-params")
+        rank = next(places).number_input("Rank shown", 0, last, 0, key="rank", bind="query-params")
     step = typical_step(trace)
     if len(trace.steps) > 1:
-        with places[1]:
+        with next(places):
             step = st.selectbox(
                 "Step shown", trace.steps, index=trace.steps.index(step), key="river_step"
             )
-    with places[2]:
+    with next(places):
         st.number_input(
             "Instruction looked at", 0, 100_000, value=None, key=AT, bind="query-params",
             placeholder="the peak",

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from parallel_core.hardware.devices import DEVICES, Device, a100_ladder
 from parallel_core.hardware.moves import moves
@@ -24,17 +23,16 @@ from parallel_core.hardware.roofline import (
     matmul,
     tensor_parallel_mlp,
 )
-from parallel_core.jobs import QueueFull, Status
 from parallel_core.views.roofline import Dot, Roof, describe_roofline, of_findings
 from parallel_core.views.roofline import roofline as draw
 from parallel_core.views.walls import ladder, step_parts
 from parallel_core.walls.models import PRESETS
 from screens import chrome, live
+from screens.measuring import Measurement
 
 BOUND = "query-params"
 TARGET = "parallel_core.roofline_live:measure"
 FINDINGS = 18  # 4 streams, the peak twice, 9 points, 3 shares
-JOB = "walls.job"
 
 
 def modelled() -> None:
@@ -168,45 +166,21 @@ def measured() -> None:
         "five seconds."
     )
     dtype = st.selectbox("Element type", ["float32", "bfloat16"], key="live_dtype", bind=BOUND)
-    if st.button("Measure this machine", type="primary", key="walls.measure"):
-        try:
-            job = live.desk().jobs.submit(TARGET, 1, {"dtype": dtype})
-            st.session_state[JOB] = job
-        except QueueFull as error:
-            st.error(chrome.sentence(str(error)))
-    job = st.session_state.get(JOB)
-    if job is None:
-        return
-    try:
-        state = live.desk().jobs.state(job)
-    except KeyError:
-        st.info("That measurement is forgotten by now; measure again.")
-        return
-    if not state.status.over:
-        follow(job)
-    elif state.results:
-        _show(state.events, state.results[0]["badge"])
-        _conclude(state.results[0])
-    else:
-        st.error(chrome.sentence(state.error))
+    asked = Measurement(
+        "walls",
+        "Measure this machine",
+        (TARGET, 1, {"dtype": dtype}),
+        FINDINGS,
+        starting="Starting a worker",
+    )
+    taken = asked.taken(_growing)
+    if taken is not None and taken.results:
+        _show(taken.events, taken.results[0]["badge"])
+        _conclude(taken.results[0])
 
 
-@st.fragment(run_every=1)
-def follow(job: str) -> None:
-    """The points as they come, with progress and cancel; the whole page again when it is over."""
-    context, jobs = get_script_run_ctx(), live.desk().jobs
-    jobs.watch(job, context.session_id if context else "")
-    state = jobs.state(job)
-    if state.status.over:
-        st.rerun()
-    queued = state.status is Status.QUEUED
-    busy = "Measuring" if state.events else "Starting a worker"
-    words = f"Waiting: place {state.place} in the queue" if queued else busy
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(min(len(state.events) / FINDINGS, 1.0), text=words)
-        if st.button("Cancel", key="walls.cancel", icon=":material/stop_circle:"):
-            jobs.cancel(job)
-    _show(state.events, "measured: still running")
+def _growing(findings: Sequence[dict[str, Any]]) -> None:
+    _show(findings, "measured: still running")
 
 
 def _show(findings: Sequence[dict[str, Any]], badge: str) -> None:

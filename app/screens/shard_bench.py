@@ -14,8 +14,10 @@ from parallel_core.views.shards import describe_grid, shard_grid
 from parallel_core.views.shards_traffic import at_stage, elements
 from screens import (
     chrome,
+    in_turn,
     live,
     results,
+    river_panel,
     shard_bench_fits,
     shard_bench_pair,
     shard_bench_river,
@@ -28,7 +30,6 @@ MAIN = ("zero", "dp", "shard", "microbatches", "prefetch", "keep_gathered", "cli
 MORE = ("layers", "hidden", "heads", "vocab", "tied", "dialect", "seq", "global_batch")
 TYPES = ("dtype", "optimizer", "moments", "steps")
 DEFAULTS = {"dp": 4, "zero": 3, "steps": 4}
-MIB = 2**20
 MOST_INSTRUCTIONS = 12_000
 PRESETS = {
     "FSDP": {"zero": 3, "dp": 4, "shard": None, "microbatches": 1, "keep_gathered": False},
@@ -50,15 +51,14 @@ def page() -> None:
     if request is None or not _drawable(request.plan):
         return
     run = runs.current(PAGE)
-    capacity = st.session_state.get("capacity_mib")
     _shares(request.plan)
     guess = _predict(request.plan)
-    going = run is not None and not run.state.status.over
+    going = run is not None and run.going
     _buttons(request, guess, going=going)
     if run is not None and going:
         live.watch(run, _growing, PAGE)
     elif guess.settled or run is not None:
-        _results(request.plan, guess, None if capacity is None else capacity * MIB)
+        _results(request.plan, guess, river_panel.capacity())
 
 
 # -- asking ----------------------------------------------------------------------------------------
@@ -68,11 +68,7 @@ def _controls() -> Request | None:
     values = chrome.plan_controls(MAIN, defaults=DEFAULTS)
     with st.expander("Model, types, batch, capacity, steps"):
         values |= chrome.plan_controls((*MORE, *TYPES), defaults=DEFAULTS)
-        st.number_input(
-            "Capacity of a rank, MiB", 0.01, 1e6, value=None, key="capacity_mib", format="%g",
-            bind="query-params", placeholder="no limit",
-            help="a line in the figures; a plan whose peak is above it runs out of memory",
-        )  # fmt: skip
+        river_panel.ask_capacity()
     with st.container(horizontal=True):
         for name, fields in PRESETS.items():
             st.button(name, key=f"{PAGE}.{name}", on_click=_take, args=(fields,))
@@ -131,19 +127,13 @@ def _buttons(request: Request, guess: chrome.Guess, *, going: bool) -> None:
         shard_bench_pair.pin_button(request.plan)
     if not (one or every):
         return
-    if not guess.settled:
-        chrome.settle(PAGE, guess.value)
-    asked = runs.every_stage(request) if every else [request]
-    st.session_state[f"{PAGE}.waiting"] = asked[1:]
-    live.start(asked[0], PAGE)
+    chrome.commit({PAGE: guess})
+    in_turn.start(runs.every_stage(request) if every else [request], PAGE)
 
 
 def _growing(run: live.Follower) -> None:
-    waiting = len(st.session_state.get(f"{PAGE}.waiting", []))
-    st.caption(run.asked.request.plan.layout + (f"; {waiting} more after it" if waiting else ""))
-    trace = run.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    st.caption(run.asked.request.plan.layout + in_turn.after(PAGE))
+    live.growing(run, PAGE)
 
 
 # -- showing ---------------------------------------------------------------------------------------
@@ -163,9 +153,7 @@ def _results(plan: Plan, guess: chrome.Guess, capacity: float | None) -> None:
     shard_bench_pair.show(plan)
     if here is not None:
         results.ledgers(here.done.report, PAGE)
-        st.caption("The same run from a terminal:")
-        command = results.command(plan, len(here.done.trace.metrics))
-        st.code(command, language="bash", wrap_lines=True)
+        results.terminal(plan, here.done)
         forget = {"on_click": runs.forget_all, "args": (PAGE,), "type": "tertiary"}
         st.button("Forget my runs", key=f"{PAGE}.forget", **forget)
     shard_bench_fits.show()

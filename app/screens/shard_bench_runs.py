@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import streamlit as st
 
@@ -18,7 +18,7 @@ from parallel_core.request import Request
 from parallel_core.trace import Trace
 from parallel_core.views.shards import Stage
 from parallel_core.views.shards_traffic import Sent, Traffic, at_stage, predicted, sent
-from screens import live
+from screens import in_turn, live
 from screens.live import Finished, Follower
 
 MOST = 16
@@ -69,17 +69,7 @@ def keep(run: Follower, done: Finished, page: str) -> None:
 
 def current(page: str) -> Follower | None:
     """The run being followed; a finished one is kept, and the next that waits is started."""
-    run = live.current(page)
-    if run is None:
-        st.session_state.pop(f"{page}.waiting", None)
-    elif run.state.status.over:
-        done = live.ended(run)
-        if done is None:
-            st.session_state.pop(f"{page}.waiting", None)
-        else:
-            keep(run, done, page)
-            next_of(page)
-    return run
+    return in_turn.take(live.current(page), page, partial(keep, page=page))
 
 
 def latest(plan: Plan, page: str) -> Kept | None:
@@ -92,13 +82,6 @@ def forget_all(page: str) -> None:
     """Forget every run of this session, the one that `page` follows too."""
     st.session_state[f"{page}.runs"] = []
     live.forget(page)
-
-
-def next_of(page: str) -> None:
-    """Start the next run of those that wait for one another, if any does."""
-    waiting: list[Request] = st.session_state.get(f"{page}.waiting", [])
-    if waiting:
-        live.start(waiting.pop(0), page)
 
 
 def every_stage(request: Request) -> list[Request]:

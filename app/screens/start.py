@@ -92,7 +92,7 @@ def _own(run: live.Follower | None) -> None:
     with st.expander("Cut more than the batch: matrices, sequences, state, experts; keep less"):
         values |= chrome.plan_controls(AXES, defaults=defaults)
     request = chrome.request(values)
-    going = run is not None and not run.state.status.over
+    going = run is not None and run.going
     guess = chrome.predict(
         PAGE,
         "In each step every process hands tensors to messages: its gradients to an all-reduce, and "
@@ -104,8 +104,7 @@ def _own(run: live.Follower | None) -> None:
         "Run", type="primary", disabled=request is None or going, icon=":material/play_arrow:"
     )
     if pressed and request is not None:
-        if not guess.settled:
-            chrome.settle(PAGE, guess.value)
+        chrome.commit({PAGE: guess})
         live.start(request, PAGE)
     if run is None:
         return
@@ -120,9 +119,7 @@ def _own(run: live.Follower | None) -> None:
 
 def _growing(run: live.Follower) -> None:
     """What is there of a run that is still going."""
-    trace = run.recent()
-    if trace.spans:
-        chrome.player(trace, key=f"{PAGE}.growing", run=run.asked.name)
+    trace = live.growing(run, PAGE)
     if len(trace.metrics) > 1:
         figure = charts.loss_curve({"this run": trace}, dark=chrome.dark())
         chrome.chart(figure, "The loss so far", f"{PAGE}.growing.loss")

@@ -45,7 +45,7 @@ def page() -> None:
     request = choice.request
     _what(request)
     here = studio_runs.current()
-    going = here is not None and not here.state.status.over
+    going = here is not None and here.going
     guess = _predict(request)
     _buttons(choice, guess, going=going)
     if here is not None and going:
@@ -107,8 +107,7 @@ def _buttons(choice: Choice, guess: chrome.Guess, *, going: bool) -> None:
         )
     if not (one or race) or not all(map(live_request, choice.both if race else [choice.request])):
         return
-    if not guess.settled:
-        chrome.settle(PAGE, guess.value)
+    chrome.commit({PAGE: guess})
     studio_runs.start(choice.request, choice.rival if race else None)
 
 
@@ -245,7 +244,7 @@ def _take_away(choice: Choice, done: studio_runs.Kept | None) -> None:
     if not choice.here:
         over = f" --topology {choice.network.text}" if choice.network else ""
         lines += [f"{lines[0]} --simulate{over} --link {choice.wire.name}"]
-    st.code("\n".join(lines), language="bash", wrap_lines=True)
+    st.code("\n".join(lines), language=None, wrap_lines=True)
     trace = (
         done.trace
         if done

@@ -58,7 +58,7 @@ def page() -> None:
     done = runs.find(request)
     if not (guess.settled or done is not None):
         return
-    chrome.reveal(guess, len(request.weave.moves[0]), "a rank")
+    chrome.reveal(guess, len(request.weave.moves[0]), "messages")
     if order.settled:
         reveal_choice(order, ANSWERS, _right_order(), WHY)
     _picture(request, done)
@@ -96,7 +96,7 @@ def _predict(request: LoomRequest, key: str) -> chrome.Guess:
         key,
         f"Layout {request.layout}{sp}: how many messages (collectives) does a rank take part in, "
         "forward?",
-        unit="a rank",
+        unit="messages",
         high=100.0,
     )
 
@@ -130,10 +130,7 @@ def _button(request: LoomRequest, key: str, guess: chrome.Guess, order: chrome.G
     except PlanError as error:
         chrome.complain(error)
         return
-    if not guess.settled:
-        chrome.settle(key, guess.value)
-    if not order.settled:
-        chrome.settle(ORDER, order.value)
+    chrome.commit({key: guess, ORDER: order})
     runs.start(request)
 
 
@@ -219,7 +216,7 @@ def _edges(request: LoomRequest) -> None:
 def _take_away(request: LoomRequest, done: runs.Kept | None) -> None:
     results.whole_model()
     st.caption("The same from a terminal:")
-    st.code(request.command(), language="bash", wrap_lines=True)
+    st.code(request.command(), language=None, wrap_lines=True)
     if runs.runs():
         forget: dict[str, Any] = {"on_click": runs.forget_all, "type": "tertiary"}
         st.button("Forget my runs", key=f"{PAGE}.forget", **forget)

@@ -163,4 +163,4 @@ def whole_model() -> None:
             f"[Train one with tp=2 on real processes]({river.path}?tp=2), and see what cutting "
             f"leaves in memory; [with sequence parallelism]({river.path}?tp=2&sp=true) as well."
         )
-    st.code("shardlab run --tp 2 --steps 5", language="bash")
+    st.code("shardlab run --tp 2 --steps 5", language=None)

@@ -19,6 +19,7 @@ set -euo pipefail
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node must not meet
 export OMP_NUM_THREADS=1
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # from 22.05 on srun does not ask sbatch
 
 srun torchrun \
   --nnodes "$SLURM_NNODES" \

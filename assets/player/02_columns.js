@@ -21,6 +21,7 @@ export function decode(layer) {
   for (const key of ["op", "where", "axis", "peers", "source"]) t[key] = column(c[key], n, Uint16Array);
   t.beat = t.decks[0].beat;
   t.deckAt = t.decks.flatMap((deck) => new Array(deck.ranks).fill(deck));
+  t.clockAt = clocksOf(t, layer.world_size);
   t.mb = column(c.mb, n, Int32Array);
   t.chunk = column(c.chunk ?? -1, n, Int8Array);
   t.way = column(c.way ?? -1, n, Int8Array);
@@ -61,6 +62,27 @@ function decksOf(layer) {
 }
 
 const deckOf = (t, rank) => t.deckAt[rank] || t.decks[0];
+
+// Of every rank the clock of its node {node, off, unsure}; undefined on the first node, whose time it is.
+function clocksOf(t, ranks) {
+  const at = new Array(ranks);
+  for (const deck of t.decks)
+    for (const [node, off, unsure, mine] of deck.clocks || []) for (const rank of mine) at[deck.first + rank] = { node, off, unsure };
+  return at;
+}
+
+const sameClock = (t, a, b) => (t.clockAt[a] || {}).node === (t.clockAt[b] || {}).node;
+
+/** By how much two ranks' times may be apart from the truth; 0 on one node. */
+export function unsureBetween(t, a, b) {
+  if (sameClock(t, a, b)) return 0;
+  return [a, b].reduce((sum, rank) => sum + (t.clockAt[rank] ? t.clockAt[rank].unsure : 0), 0);
+}
+
+/** Whether the ends of a message lie on more than one node. */
+export function crossesNodes(t, i) {
+  return t.msg[i] >= 0 && t.ends[t.msg[i]].some((j) => !sameClock(t, t.rank[i], t.rank[j]));
+}
 
 // Where the mark of a row begins: of a message through a port, when its last end was posted;
 // of another message, when its wait is over; of all else, when it starts.

@@ -23,10 +23,12 @@ function paintScene(s) {
   ctx.globalAlpha = s.paths ? 0.35 : 1;
   paintRows(s);
   if (!s.logical) for (const w of s.t.waits) paintWait(s, w);
+  if (!s.logical) paintFringes(s);
   ctx.globalAlpha = 1;
   if (s.model) paintModel(s);
   if (s.paths) for (const path of s.paths) paintPath(s, path);
   ctx.restore();
+  if (!s.logical) paintClockBars(s);
   if (s.t.decks.length > 1) for (const deck of s.t.decks) paintHead(s, deck);
 }
 

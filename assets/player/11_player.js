@@ -114,8 +114,17 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
     if (S.payload.cap) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M1 7h18" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>the cap, ${t.decks[0].share ? counted(S.payload.cap, "microbatch") : bytesText(S.payload.cap)}; solid above it`);
     if (t.n <= 4000 && t.mb.some((mb) => mb >= 0)) items.push(cellWords());
     if (t.ports.size) items.push("under a row: what it sends, then what comes in; arrows point at the other rank's row");
+    if (t.clockAt.some(Boolean)) items.push(clockWords());
     if (S.layers.model && S.model) items.push(`<svg viewBox="0 0 20 14" aria-hidden="true"><rect x="1" y="1" width="18" height="12" fill="none" stroke="${T.ink}" stroke-width="1.5" stroke-dasharray="4 2.5"/></svg>predicted (${escape(S.layers.model.badge)})`);
     $(".legend").innerHTML = items.map((item) => `<li>${item}</li>`).join("");
+  }
+
+  // The bar of another node's clock, and how wide it is of each node.
+  function clockWords() {
+    const sure = [...new Map(t.clockAt.filter(Boolean).map((clock) => [clock.node, clock.unsure]))];
+    const most = Math.max(...sure.map(([, unsure]) => unsure));
+    const each = sure.length > 4 ? `± ${timeText(most)} at most` : sure.map(([node, unsure]) => `node ${node} ± ${timeText(unsure)}`).join(", ");
+    return `<svg viewBox="0 0 20 14" aria-hidden="true"><path d="M2 7h16M2 3v8M10 4v6M18 3v8" stroke="${T.ink}"/></svg>how sure another node's clock is, to scale (${each}: ping-pong, half a round trip); shaded where a message crosses nodes`;
   }
 
   function cellWords() {
@@ -419,6 +428,8 @@ export function mount(el, payload, { onPick = () => {}, heading = 3 } = {}) {
 
   /** What lies under the pointer: a row of the trace, or the memory of a rank. */
   function under({ px, y, x }) {
+    const bar = S.axis === "time" && clockBars(t, box, S.view).find((b) => Math.abs(y - b.y) <= CAP && px <= Math.max(b.to, box.left + 60));
+    if (bar) return { row: -1, ...aboutClock(t, bar.rank) };
     const rank = box.rows.findIndex((row) => y >= row.y - 1 && y <= row.bottom + 1);
     if (rank < 0 || px < box.left - 2 || px > box.left + box.plot + 2) return null;
     const row = box.rows[rank], m = t.memoryOf[rank];

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from parallel_core.activations.offload import leaving
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
 from parallel_core.lanes import Lanes
@@ -41,6 +42,7 @@ class Ours:
         self.kernels = kernels_of(plan)(plan, rank.rank, self.comm, device)
         self.kernels.measure_norm = norm
         instrs = program_of(plan).ranks[rank.rank]
+        self.kernels.leave = leaving(instrs)
         rank.describe([instr.label for instr in instrs])
         reader, hooks = memory or live_bytes(device), device_hooks(device)
         self.lanes = Lanes(instrs, self.kernels.table(), beat=rank.beat, memory=reader, **hooks)

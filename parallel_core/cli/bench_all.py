@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from parallel_core.bench import BENCHES, Say
 from parallel_core.bench.all import failed, gather
 from parallel_core.cli.bench_options import AS_JSON, Bench
 from parallel_core.cli.bench_report import measured, progress, show
+from parallel_core.cli.strict_json import strict_json
 from parallel_core.views.bench_page import page
 
 Make = Callable[[str, dict[str, Any]], Bench]
@@ -46,7 +46,7 @@ def everything(make: Make) -> click.Command:
             return measured(make(name, dict(options)), say)
 
         def kept(report: dict[str, Any]) -> None:
-            for file, text in ((save, json.dumps(report)), (html, page(report))):
+            for file, text in ((save, strict_json(report)), (html, page(report))):
                 if file:
                     Path(file).write_text(text, encoding="utf-8")
 
@@ -75,7 +75,7 @@ def chosen(only: str | None) -> list[str]:
 
 def _tell(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(report))
+        click.echo(strict_json(report))
         return
     for name, each in report["benches"].items():
         if "failed" in each:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,9 +126,54 @@ def _show_curves(report: Mapping[str, Any]) -> None:
 
 
 def _print(out: Console, rows: list[dict[str, str]], title: str) -> None:
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name.replace(" (", "\n("), overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
-    out.print(table)
+    """Rows as a table, or as several one below the other where a word would break."""
+    first, *names = rows[0]
+    for part in fitting(rows, out.width):
+        table = Table(title=title if part[0] == names[0] else f"{title}, further")
+        chosen = (first, *part)
+        for name, width in zip(chosen, _widths(rows, chosen, out.width), strict=True):
+            table.add_column(_heading(name), overflow="fold", width=width)
+        for row in rows:
+            table.add_row(*(row[name] for name in chosen))
+        out.print(table)
+
+
+FRAME = 3
+"""Characters that a column takes beside its own: a space on both sides, and a line."""
+
+
+def fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[list[str]]:
+    """The columns after the first, by tables of at most `width`: no word is broken in them."""
+    first, *names = rows[0]
+    begin = _least(rows, first, width) + FRAME + 1
+    parts: list[list[str]] = []
+    room = 0
+    for name in names:
+        takes = _least(rows, name, width) + FRAME
+        if not parts or takes > room:
+            parts.append([])
+            room = width - begin
+        parts[-1].append(name)
+        room -= takes
+    return parts
+
+
+def _widths(rows: Sequence[Mapping[str, str]], names: Sequence[str], width: int) -> Iterator[int]:
+    """Of these columns: the longest word of each, and then what is left to who needs it."""
+    least = [_least(rows, name, width) for name in names]
+    left = width - 1 - sum(least) - FRAME * len(names)
+    for name, takes in zip(names, least, strict=True):
+        lines = [*_heading(name).splitlines(), *(row[name] for row in rows)]
+        more = max(min(max(map(len, lines)) - takes, left), 0)
+        left -= more
+        yield takes + more
+
+
+def _least(rows: Sequence[Mapping[str, str]], name: str, width: int) -> int:
+    """The longest word of a column, but no more than half of the screen."""
+    words = [word for text in (name, *(row[name] for row in rows)) for word in text.split()]
+    return min(max(map(len, words), default=1), width // 2 - FRAME - 1)
+
+
+def _heading(name: str) -> str:
+    return name.replace(" (", "\n(")

@@ -67,12 +67,14 @@ def examine() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     torch = _ask_torch()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    cores = usable_cores()
+    easy = pleasant_ranks(cores)
     found: dict[str, Any] = {
         "shardlab": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count() or 1,
-        "usable_cores": usable_cores(),
+        "usable_cores": cores,
         "memory_bytes": {"total": memory.total, "available": memory.available},
         "run_files": "/dev/shm" if os.access("/dev/shm", os.W_OK) else "temporary files on disk",
         "gpus": torch["gpus"],
@@ -81,11 +83,11 @@ def examine() -> dict[str, Any]:
         "backends": [name for name in ("gloo", "nccl") if torch[name]],
         "chromium": browser,
         "versions": {name: _version(name) for name in PACKAGES},
-        "largest_layout": {"pleasant_ranks": _largest(machine.pleasant_ranks())},
+        "largest_layout": {"pleasant_ranks": _largest(easy)},
         "missing": [],
     }
     found["largest_layout"]["ranks"] = _largest(machine.most_ranks())
-    found["largest_layout"]["pleasant"] = pleasant_layout(machine.pleasant_ranks())
+    found["largest_layout"]["pleasant"] = pleasant_layout(easy)
     found["missing"] = _missing(found, torch.get("why", ""))
     return found
 
@@ -115,6 +117,11 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def pleasant_ranks(cores: float) -> int:
+    """The largest world size that still answers while you watch, on the cores that are ours."""
+    return max(min(machine.pleasant_ranks(), int(machine.PLEASANT_PER_CORE * cores)), 1)
 
 
 def pleasant_layout(most: int) -> dict[str, int]:

@@ -10,21 +10,26 @@ from typing import Any
 import psutil
 
 INFINIBAND = Path("/sys/class/infiniband")
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
-def usable_cores(quota: Path = CPU_MAX) -> float:
+def usable_cores(cgroups: Path = CGROUPS) -> float:
     """The cores this process may really use: its affinity, and the container's share of time.
 
-    `quota` is a file of the form "200000 100000" (microseconds, of how many) or "max 100000".
+    `cgroups` is where the system says so: version 2 in cpu.max, as "200000 100000" (microseconds,
+    of how many) or "max 100000", version 1 in two files, the first -1 where there is no limit.
     """
-    cores = float(len(psutil.Process().cpu_affinity())) if hasattr(os, "sched_getaffinity") else 0.0
+    cores = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 0.0
     cores = cores or float(os.cpu_count() or 1)
-    try:
-        most, period = quota.read_text().split()
-        return cores if most == "max" else min(cores, int(most) / int(period))
-    except (OSError, ValueError):
-        return cores
+    old = [cgroups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    for files in ([cgroups / "cpu.max"], old):
+        try:
+            most, period = " ".join(file.read_text() for file in files).split()
+            limit = int(most) / int(period) if most not in ("max", "-1") else cores
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+        return min(cores, limit)
+    return cores
 
 
 def links(gpus: int, peers: list[list[int]], infiniband: Path = INFINIBAND) -> dict[str, Any]:

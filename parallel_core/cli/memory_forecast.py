@@ -8,12 +8,13 @@ classic       the count of the textbooks beside it, every difference named (clas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import gcd
 from typing import Any
 
 from parallel_core.activations.classic import classic_rows, differences
 from parallel_core.activations.formula import Formula, block_of, classic, laid_out, sizes_of
+from parallel_core.activations.offload import leaving
 from parallel_core.activations.saved import (
     again_bytes,
     piece_away,
@@ -29,6 +30,7 @@ from parallel_core.params import param_specs, units
 from parallel_core.peak import predicted_peak
 from parallel_core.pieces import held_pieces, pieces
 from parallel_core.plan import DType, Plan
+from parallel_core.program import Instr
 from parallel_core.walls.sharding import NEVER_COUNTED
 
 KINDS = ("params", "grads", "optimizer", "activations")
@@ -78,7 +80,8 @@ def stand_in(plan: Plan) -> Plan:
 def _ranks(plan: Plan) -> Iterator[dict[str, Any]]:
     """A row for each kind of rank, in rank order."""
     small = stand_in(plan)
-    resident, peak = predicted_memory(small), predicted_peak(small, program_of(small))
+    program = program_of(small)
+    resident, peak = predicted_memory(small), predicted_peak(small, program)
     named: dict[str, list[int]] = {}
     for rank in range(small.world_size):
         named.setdefault(_who(small, rank), []).append(rank)
@@ -92,7 +95,7 @@ def _ranks(plan: Plan) -> Iterator[dict[str, Any]]:
                 0 if who == SERVER else sum(piece_bytes(plan, units) for units in mine)
             ),
             "microbatches_in_flight": _in_flight(plan, first, who),
-            "host_per_microbatch": _host(plan),
+            "host_per_microbatch": _host(plan, program.ranks[first]),
             "peak": {kind: peak[kind][first] for kind in KINDS},
             "total_at_peak": peak["total"][first],
         }
@@ -117,9 +120,10 @@ def _who(plan: Plan, rank: int) -> str:
     return "each rank"
 
 
-def _host(plan: Plan) -> int:
-    """What offloading takes to the host, of one microbatch."""
-    return sum(piece_away(plan, p.units) for u, p in enumerate(pieces(plan)) if plan.offloads(u))
+def _host(plan: Plan, instrs: Sequence[Instr]) -> int:
+    """What offloading takes to the host of one microbatch, on one rank."""
+    every = {u for _, u in leaving(instrs)}
+    return sum(piece_away(plan, pieces(plan)[u].units) for u in every)
 
 
 def _kinds(plan: Plan) -> dict[str, int]:

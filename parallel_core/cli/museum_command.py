@@ -12,6 +12,7 @@ from rich.table import Table
 
 from parallel_core.cli.plan_options import given
 from parallel_core.cli.strict_json import strict_json
+from parallel_core.fields import PlanError, shown
 from parallel_core.museum.exhibit import PROBE
 from parallel_core.museum.exhibits import EXHIBITS, ROOMS
 from parallel_core.museum.report import MuseumView, follow
@@ -58,6 +59,8 @@ def command(as_json: bool, **options: Any) -> int:
     """
     asked = given(options)
     if "bug" not in asked:
+        for name, value in asked.items():
+            raise PlanError(name, shown(str(value)), "is of a visit: name a --bug", "none")
         _list(as_json)
         return 0
     visit = Visit(**asked).checked()

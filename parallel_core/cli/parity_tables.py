@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from shlex import quote
 
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +25,7 @@ def show(outcomes: Sequence[Outcome]) -> None:
     for outcome in (each for each in outcomes if each.state.red):
         out.print(f"\n{outcome.cell.name}: {outcome.state}", style="bold", markup=False)
         out.print(f"  {outcome.message}", markup=False, soft_wrap=True)
-        again = f"  shardlab parity --layout {outcome.cell.layout}"
+        again = f"  shardlab parity --layout {quote(outcome.cell.layout)}"
         out.print(again, markup=False, soft_wrap=True, style="dim")
     out.print(in_words(outcomes), style="bold", soft_wrap=True)
 
@@ -35,9 +36,12 @@ def in_words(outcomes: Sequence[Outcome]) -> str:
     red = sum(each.state.red for each in ran)
     equal = [each for each in ran if each.state is State.EQUAL]
     refused = len(outcomes) - len(ran)
-    worst = max((each.worst for each in equal), default=0.0)
-    said = f"{len(equal)} of {len(ran)} layouts equal one process, largest error {worst:.1e}"
-    said += f" (tolerance {TOLERANCE:g})"
+    if not ran:
+        return f"nothing was compared: {refused} layouts cannot be run"
+    said = f"{len(equal)} of {len(ran)} layouts equal one process"
+    if equal:
+        worst = max(each.worst for each in equal)
+        said += f", largest error {worst:.1e} (tolerance {TOLERANCE:g})"
     if refused:
         said += f"; {refused} cannot be run"
     return said + (f"; {red} OFF" if red else "") + f"; {sum(e.seconds for e in ran):.0f} s"
@@ -60,7 +64,7 @@ def _show_sections(out: Console, outcomes: Sequence[Outcome]) -> None:
             table.add_row(name, ranks, *numbers, f"{each.seconds:.1f}", style=style)
         if table.row_count:
             out.print(table)
-    _refused(out, [each.cell for each in outcomes])
+    _refused(out, [(e.message, e.cell.name) for e in outcomes if e.state is State.REFUSED])
 
 
 def _pairs(out: Console, outcomes: Sequence[Outcome]) -> None:
@@ -72,19 +76,18 @@ def _pairs(out: Console, outcomes: Sequence[Outcome]) -> None:
     for kinds, here in found.items():
         counts = [sum(e.state is state for e in here) for state in (State.EQUAL, State.REFUSED)]
         red = sum(e.state.red for e in here)
-        worst = max(e.worst for e in here)
+        ran = [e.worst for e in here if e.errors]
         names = " x ".join(KINDS[kind] for kind in kinds)
-        row = (str(len(here)), *map(str, counts), str(red), f"{worst:.0e}")
+        row = (str(len(here)), *map(str, counts), str(red), f"{max(ran):.0e}" if ran else "")
         table.add_row(names, *row, style="bold red" if red else "")
     out.print(table)
 
 
-def _refused(out: Console, cells: Iterable[Cell]) -> None:
-    """What cannot be run, by reason."""
+def _refused(out: Console, found: Iterable[tuple[str, str]]) -> None:
+    """What cannot be run, by reason; of each its reason and name."""
     reasons: dict[str, list[str]] = {}
-    for cell in cells:
-        if cell.plan is None:
-            reasons.setdefault(cell.refused, []).append(cell.name)
+    for reason, name in found:
+        reasons.setdefault(reason, []).append(name)
     if reasons:
         out.print("not run:", style="dim")
     for reason, names in reasons.items():
@@ -112,10 +115,10 @@ def _show_tensors(out: Console, outcome: Outcome) -> None:
 def show_list(cells: Sequence[Cell]) -> None:
     """The layouts by name, and what cannot be run."""
     out = Console(highlight=False)
-    for section, group in groupby(cells, key=lambda cell: cell.section):
+    for section, group in groupby((c for c in cells if c.plan), key=lambda cell: cell.section):
         out.print(f"{section}:", style="bold")
-        for cell in (cell for cell in group if cell.plan):
+        for cell in group:
             out.print(f"  {cell.name}   {cell.layout}", markup=False, soft_wrap=True)
-    _refused(out, cells)
+    _refused(out, [(cell.refused, cell.name) for cell in cells if cell.plan is None])
     able = sum(cell.plan is not None for cell in cells)
     out.print(f"{able} layouts; {len(cells) - able} cannot be run", style="bold")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
 from parallel_core.analysis.exposed import exposed
+from parallel_core.analysis.lateness import Meeting
 from parallel_core.bench.measurement import Measurement
 from parallel_core.compare.rate import Rate, mfu
 from parallel_core.live import LiveRun
+from parallel_core.meetings import complete, messages
+from parallel_core.trace import Trace
 from parallel_core.views.exposure import use
 
 
@@ -59,11 +62,12 @@ FIGURES: dict[str, Figure] = {
     ),
     "comm_share": Figure(
         title="communication", unit="%", clock=OWN, better=-1,
-        what="time of messages, hidden or not, of a step (the loss's scalar left out)",
+        what="time in which messages move, hidden or not, of a step: waiting for whoever comes late"
+             " is idle time, and the loss's scalar is left out",
     ),
     "exposed_ms": Figure(
         title="exposed", unit="ms", clock=OWN, better=-1,
-        what="time of messages under which the rank computes nothing, in a step",
+        what="time in which messages move and the rank computes nothing, in a step",
     ),
     "sent_bytes": Figure(
         title="sent", unit="bytes", clock="", better=-1,
@@ -101,18 +105,19 @@ def figures(run: LiveRun, rate: Rate) -> dict[str, float]:
     report, plan = run.report, run.plan
     steps = report["steps"]
     timed = [row["tokens_per_s"] for row in steps[1:] or steps]
-    spent, whole = use(run.own), exposed(run.own, warmup=1)
+    spent, whole = use(moving(run.own)), exposed(run.own, warmup=1)
+    step_ms = use(run.own).step
     sent = report["ledger"]["wire"]["measured_total_bytes"]
     speed, loss = median(timed), float(steps[-1]["loss"])
     computed = sum(rank.compute_ns for rank in whole.ranks) / len(whole.ranks)
     found = {
         "tokens_per_s": speed,
         "step_ms": 1e3 * plan.tokens_per_step / speed,
-        "own_tokens_per_s": 1e3 * plan.tokens_per_step / spent.step,
-        "own_step_ms": spent.step,
+        "own_tokens_per_s": 1e3 * plan.tokens_per_step / step_ms,
+        "own_step_ms": step_ms,
         "utilisation": 100 * (1 - whole.bubble_of_total),
         "compute_ms": computed / len(timed) / 1e6,
-        "comm_share": 100 * spent.comm / spent.step,
+        "comm_share": 100 * spent.comm / step_ms,
         "exposed_ms": spent.exposed,
         "sent_bytes": sent / len(steps) / plan.world_size,
         "state_bytes": float(report["ledger"]["memory"]["peak_state_bytes"]),
@@ -121,8 +126,24 @@ def figures(run: LiveRun, rate: Rate) -> dict[str, float]:
         "perplexity": math.exp(loss),
     }
     if rate.peak:
-        found["mfu"] = 100 * mfu(plan, spent.step / 1e3, rate.peak)
+        found["mfu"] = 100 * mfu(plan, step_ms / 1e3, rate.peak)
     return found
+
+
+def moving(trace: Trace) -> Trace:
+    """The trace with each message begun when it began to move, not when its rank stood ready.
+
+    A rank of a pipeline that waits for its neighbour's result does not communicate: the time until
+    the last end was there and its lane was free (analysis/lateness.py) is taken off the front.
+    """
+    begun = {}
+    for ends in filter(complete, messages(trace)):
+        meeting = Meeting.of(ends)
+        for end in ends:
+            *_, wire = meeting.parts(end, end.t_start, end.t_done)
+            begun[id(end)] = end.t_done - wire
+    spans = (replace(s, t_start=begun.get(id(s), s.t_start)) for s in trace.spans)
+    return replace(trace, spans=tuple(spans))
 
 
 def measured(each: Samples) -> dict[str, dict[str, Any]]:

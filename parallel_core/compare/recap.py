@@ -78,7 +78,7 @@ def _row(who: Contender, run: LiveRun, figures: Mapping[str, Samples]) -> dict[s
         "bandwidth": _said(BANDWIDTH, mine),
         "sent_bytes": figures[who.name]["sent_bytes"][0],
         "weights_here_bytes": weights,
-        "batch": _said(BATCH, mine),
+        "batch": _said(BATCH, mine) if mine else "any",
         "rows": plan.rows_per_microbatch,
         "microbatches": plan.microbatches,
     }

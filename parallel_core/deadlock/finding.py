@@ -18,15 +18,21 @@ from typing import Any
 from parallel_core.analysis.stuck import POSTED, stuck
 from parallel_core.analysis.wait_for import Stand, WaitFor
 from parallel_core.check import check
+from parallel_core.deadlock.layouts import case_of_layout
 from parallel_core.deadlock.programs import CASES, Case
 from parallel_core.launch import Pool
 from parallel_core.mesh import Mesh
+from parallel_core.plan import Plan
 from parallel_core.program import Instr, Lane, Op, Program, ProgramError, Value
 from parallel_core.trace import Kind, Provenance, Span, Trace
 
 RANKS = "parallel_core.deadlock.ranks"
+TRAINING = "parallel_core.deadlock.training"
 LIMIT_S = 4.0
 """Seconds after which the owner gives up on ranks that say nothing."""
+
+TRAINING_LIMIT_S = 60.0
+"""The same of a training, whose ranks compute."""
 
 Posts = Sequence[Sequence[Mapping[str, Any]]]
 """Per rank its calls, as deadlock.rendezvous.Post."""
@@ -40,6 +46,7 @@ class Finding:
     to their end, `seconds` how long the run took once its ranks had met. `written` and `ran` are
     the words of `check` on the program and on the calls that were made; `ran` is empty where it
     was not asked. `trace` holds the calls, those that never met marked as in a flight record.
+    `losses` are those of a training that came to its end, a step each.
     """
 
     case: Case
@@ -50,6 +57,7 @@ class Finding:
     seconds: float
     ran: str
     trace: Trace
+    losses: tuple[float, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -82,10 +90,38 @@ def find(
     """
     if case not in CASES:
         raise ValueError(f"there is no case {case!r}; choose one of {', '.join(CASES)}")
-    chosen = CASES[case]
-    program = chosen.cured() if cured else chosen.careless()
-    args = {"case": case, "cured": cured, "buffered": buffered}
-    with pool.start(f"{RANKS}:play", program.mesh.size, args) as run:
+    return _found(
+        CASES[case],
+        pool,
+        f"{RANKS}:play",
+        {"case": case, "cured": cured, "buffered": buffered},
+        limit_s=limit_s,
+    )
+
+
+def find_in_training(
+    plan: Plan,
+    pool: Pool,
+    *,
+    steps: int = 1,
+    cured: bool = False,
+    buffered: bool = False,
+    limit_s: float = TRAINING_LIMIT_S,
+) -> Finding:
+    """Train by `plan` with its messages in line, and say what was found; no rank of it is left.
+
+    Raises PlanError as layouts.case_of_layout does.
+    """
+    args = {"plan": plan.flat(), "steps": steps, "cured": cured, "buffered": buffered}
+    return _found(case_of_layout(plan), pool, f"{TRAINING}:train", args, limit_s=limit_s)
+
+
+def _found(
+    chosen: Case, pool: Pool, target: str, args: Mapping[str, Any], *, limit_s: float
+) -> Finding:
+    """Run a target whose ranks tell as deadlock.ranks.tell does."""
+    program = chosen.cured() if args["cured"] else chosen.careless()
+    with pool.start(target, program.mesh.size, args) as run:
         heard = list(islice(run.events(), 1))  # a cold pool loads torch first: that does not count
         begun = time.monotonic()
         with contextlib.suppress(TimeoutError):
@@ -105,7 +141,8 @@ def find(
         ended=tuple(sorted(r for r, event in told.items() if event["event"] == "ended")),
         seconds=seconds,
         ran=verdict(what_ran(program.mesh, posts)) if surprised else "",
-        trace=record(posts, case, buffered=buffered),
+        trace=record(posts, chosen.name, _note(target, args)),
+        losses=tuple(told.get(0, {}).get("losses", ())),
     )
 
 
@@ -145,7 +182,7 @@ def what_ran(mesh: Mesh, posts: Posts) -> Program:
     return Program(mesh, tuple(ranks), holds, keeps, "what ran")
 
 
-def record(posts: Posts, title: str, *, buffered: bool = False) -> Trace:
+def record(posts: Posts, title: str, note: str) -> Trace:
     """The calls as a trace; those that never met last until the record ends."""
     times = [post[t] for mine in posts for post in mine for t in ("t_post", "t_met")]
     end = max(times, default=0)
@@ -168,11 +205,19 @@ def record(posts: Posts, title: str, *, buffered: bool = False) -> Trace:
         for index, post in enumerate(mine)
     ]
     machine = f"{len(posts)} ranks on {os.cpu_count()} cores"
-    note = "sends return at once" if buffered else "messages wait for each other, as NCCL's do"
     source = Provenance(
         kind=Kind.MEASURED, title=title, backend="gloo", machine=machine, notes=(note,)
     )
     return Trace(tuple(spans), source, len(posts))
+
+
+def _note(target: str, args: Mapping[str, Any]) -> str:
+    """How messages were passed, for the badge."""
+    if args["buffered"]:
+        return "sends return at once"
+    if args["cured"] and target.startswith(TRAINING):
+        return "a lane for each direction, gloo's own messages"
+    return "messages wait for each other, as NCCL's do"
 
 
 def _graph(told: Mapping[int, Mapping[str, Any]]) -> WaitFor | None:

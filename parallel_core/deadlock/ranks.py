@@ -50,15 +50,25 @@ def play(
     )
     rank.emit({"event": "begun"})
     player = Player(program, rank.rank, comm, careful=cured)
-    told: dict[str, Any] = {"event": "ended"}
-    try:
+
+    def run() -> None:
         for index, instr in enumerate(instrs):
             rank.beat(0, index)
             player.run(instr)
         comm.leave()
+
+    tell(rank, comm, run)
+
+
+def tell(rank: Rank, comm: Comm, run: Callable[[], dict[str, Any] | None]) -> None:
+    """Run, and emit how it ended: "ended" with what `run` gives, or "deadlock" with where every
+    rank stands; and this rank's calls, where `comm` has kept them."""
+    told: dict[str, Any] = {"event": "ended"}
+    try:
+        told |= run() or {}
     except Deadlock as error:
         told = {"event": "deadlock", "stands": [s.as_json() for s in error.graph.stands]}
-    posts = [] if isinstance(comm, BufferedComm) else [asdict(post) for post in comm.posts]
+    posts = [asdict(post) for post in comm.posts] if isinstance(comm, StrictComm) else []
     rank.emit({**told, "posts": posts})
 
 

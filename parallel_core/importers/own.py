@@ -7,7 +7,15 @@ from typing import Any
 
 from parallel_core.importers.decode import TraceError, listing, mapping, number, text, whole
 from parallel_core.importers.parts import MAX_RANKS, MAX_SPANS
-from parallel_core.trace import SCHEMA, Kind, Provenance, Span, Trace, spans_of_columns
+from parallel_core.trace import (
+    SCHEMA,
+    Kind,
+    NodeOffset,
+    Provenance,
+    Span,
+    Trace,
+    spans_of_columns,
+)
 
 _TIME = 4 * 10**18
 _WORDS = ("lane", "op", "where", "source")
@@ -36,7 +44,9 @@ def read_own(name: str, value: dict[str, Any]) -> Trace:
     ]
     return Trace(
         spans=spans,
-        provenance=_provenance(name, mapping(value.get("provenance"), f"{name}: provenance")),
+        provenance=_provenance(
+            name, mapping(value.get("provenance"), f"{name}: provenance"), world
+        ),
         world_size=world,
         metrics=tuple(_plain(step, f"{name}: metrics", 3) for step in metrics),
     )
@@ -88,7 +98,7 @@ def _inside(what: str, one: object) -> list[object]:
     return [*(text(word, what) for word in row[:3]), whole(row[3], what, 0, _TIME), *times]
 
 
-def _provenance(name: str, raw: dict[str, Any]) -> Provenance:
+def _provenance(name: str, raw: dict[str, Any], world: int) -> Provenance:
     kind = raw.get("kind")
     if kind not in [k.value for k in Kind]:
         raise TraceError(f"{name}: provenance kind must be one of {', '.join(Kind)}")
@@ -101,7 +111,22 @@ def _provenance(name: str, raw: dict[str, Any]) -> Provenance:
         versions={text(k, "a version"): text(v, "a version") for k, v in versions.items()},
         plan=_plain(mapping(raw.get("plan", {}), f"{name}: plan"), f"{name}: plan", 3),
         notes=tuple(text(n, f"{name}: notes") for n in listing(raw.get("notes", []), "notes")),
+        clocks=tuple(
+            _clock(mapping(one, f"{name}: clocks"), f"{name}: clocks", world)
+            for one in listing(raw.get("clocks", []), f"{name}: clocks")
+        ),
         **{word: text(raw.get(word, ""), f"{name}: {word}") for word in words},
+    )
+
+
+def _clock(raw: dict[str, Any], what: str, world: int) -> NodeOffset:
+    """Another node's clock, and the ranks that took their times on it."""
+    ranks = listing(raw.get("ranks"), f"{what}: ranks")
+    return NodeOffset(
+        node=whole(raw.get("node"), f"{what}: node", 0, MAX_RANKS),
+        ranks=tuple(whole(rank, f"{what}: ranks", 0, world - 1) for rank in ranks),
+        off_ns=whole(raw.get("off_ns"), f"{what}: off_ns", -_TIME, _TIME),
+        unsure_ns=whole(raw.get("unsure_ns"), f"{what}: unsure_ns", 0, _TIME),
     )
 
 

@@ -140,5 +140,5 @@ class TiedTooLate(TrainKernels):
             made: Sequence[Any] = stages.send(instr, reads)
             return made
         assert self.comm is not None and instr.peer is not None
-        self.comm.send(self.stale, instr.peer, name=f"{instr.where} mb{instr.mb}")
+        self.comm.send(self.stale, instr.peer, name=instr.where)
         return self.stale.nbytes, *([True] * len(instr.writes))

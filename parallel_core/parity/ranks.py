@@ -79,7 +79,8 @@ def _tensors(parts: list[Part], truth: Truth, step: int) -> Iterator[dict[str, A
             scale = max(_largest(wholes[part.name]), floor, sys.float_info.min)
             told = {"step": step, "kind": kind, "name": part.name, "start": part.start}
             told["cut"] = [[cut.dim, cut.start, cut.stop, cut.axis] for cut in part.cut]
-            yield told | {"numel": part.grad.numel()} | _error(ours[real], true[real], scale)
+            sizes = {"numel": part.grad.numel(), "real": int(real.sum())}
+            yield told | sizes | _error(ours[real], true[real], scale)
 
 
 def _error(ours: Tensor, true: Tensor, scale: float) -> dict[str, Any]:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import product
 from typing import Any
 
 from parallel_core.launch import Pool, RunCancelled, RunError
 from parallel_core.machine import check_bears
+from parallel_core.params import param_specs
 from parallel_core.parity.first import TOLERANCE, Divergence, Results, first
 from parallel_core.parity.matrix import Cell
 from parallel_core.plan import Plan
@@ -30,7 +32,7 @@ class State(StrEnum):
 
     EQUAL = "equal"
     OFF = "off"  # a number differs
-    BROKEN = "broken"  # a rank failed, or nothing moved
+    BROKEN = "broken"  # a rank failed, nothing moved, or not everything was compared
     REFUSED = "refused"
 
     @property
@@ -108,10 +110,16 @@ def sweep(
 def outcome(
     cell: Cell, pool: Pool, *, target: str = TARGET, tolerance: float = TOLERANCE
 ) -> Outcome:
-    """One cell, run and judged; RunCancelled where its owner ended it."""
+    """One cell, run and judged; RunCancelled where its owner ended it.
+
+    A layout that this machine does not bear now is refused like one that cannot be.
+    """
     if cell.plan is None:
         return Outcome(cell=cell, state=State.REFUSED, message=cell.refused)
-    check_bears(cell.plan)
+    try:
+        check_bears(cell.plan)
+    except ValueError as error:
+        return Outcome(cell=cell, state=State.REFUSED, message=str(error))
     start = time.perf_counter()
     try:
         results = _run(pool, Check(cell.plan, target=target))
@@ -151,15 +159,37 @@ def judge(cell: Cell, results: Results, *, tolerance: float = TOLERANCE) -> Outc
         "gradients": max(told["gradient"] for told in tensors.values()),
         "parameters": max(told["parameter"] for told in tensors.values()),
     }
-    where = first(cell.plan, results, tolerance)
+    where, missing = first(cell.plan, results, tolerance), uncompared(cell.plan, results)
+    right = State.BROKEN if missing else State.EQUAL
     return Outcome(
         cell=cell,
-        state=State.EQUAL if where is None else State.OFF,
+        state=right if where is None else State.OFF,
         errors=errors,
         tensors=tensors,
         first=where,
-        message="" if where is None else where.sentence,
+        message=missing if where is None else where.sentence,
     )
+
+
+def uncompared(plan: Plan, results: Results) -> str:
+    """What of a parameter no rank compared in some step, in a sentence; "" where nothing is left.
+
+    Ranks tell which part of a parameter they hold. Copies apart, the parts are all of it.
+    """
+    seen: dict[tuple[int, str, str], dict[tuple[int, str], int]] = {}
+    for row in (row for result in results for row in result["tensors"]):
+        parts = seen.setdefault((row["step"], row["kind"], row["name"]), {})
+        parts[row["start"], str(row["cut"])] = row["real"]
+    for step in range(len(results[0]["losses"])):
+        for spec, kind in product(param_specs(plan), ("gradient", "parameter")):
+            found = sum(seen.get((step, kind, spec.name), {}).values())
+            if found != spec.numel:
+                what = "the gradient of " if kind == "gradient" else ""
+                return (
+                    f"step {step}: of {what}{spec.name} {found} of"
+                    f" {spec.numel} elements were compared"
+                )
+    return ""
 
 
 def summary(outcomes: Sequence[Outcome], world: int, *, tolerance: float) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from parallel_core import oracle, oracle_stale
 from parallel_core.model import Embed, Layer, Transformer
+from parallel_core.own_block_layer import OwnLayer
+from parallel_core.params import units
 from parallel_core.plan import Plan
 
 Named = dict[str, Tensor]
@@ -50,7 +52,7 @@ def train(plan: Plan, steps: int, *, look: bool = False) -> Truth:
             run = oracle_stale.train_stale(plan, steps)
         else:
             if look:
-                hooks.enter_context(_units_seen(told))
+                hooks.enter_context(_units_seen(plan, told))
             run = oracle.train(plan.single(), steps)
     told.losses, told.norms = run.losses, run.grad_norms
     told.grads, told.params = (
@@ -77,16 +79,16 @@ def _updates_seen(told: Truth, names: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _units_seen(told: Truth) -> Iterator[None]:
+def _units_seen(plan: Plan, told: Truth) -> Iterator[None]:
     """What embedding and layers hand on, and its gradient."""
 
     def look(module: nn.Module, _: Any, out: Any) -> None:
-        if not isinstance(module, Embed | Layer):
+        if not isinstance(module, Embed | Layer | OwnLayer):
             return
-        unit = "embed" if isinstance(module, Embed) else module.name
-        if unit == "embed":
+        if isinstance(module, Embed):
             told.acts.append({})
             told.dacts.append({})
+        unit = next(u for u in units(plan.model) if u not in told.acts[-1])  # they come in turn
         into = told.dacts[-1]
         told.acts[-1][unit] = out.detach().clone()
         out.register_hook(lambda grad: into.__setitem__(unit, grad.detach().clone()))

@@ -142,7 +142,7 @@ def _shade_exposed(figure: go.Figure, step: Trace, rank: int, dark: bool) -> Non
     figure.add_annotation(
         x=begin, y=0, yref="paper", yanchor="bottom", xanchor="left" if early else "right",
         xshift=4 if early else -4, showarrow=False,
-        text=f"backward is over; <b>{time_text(gap)} exposed</b> in this step",
+        text=f"backward over: <b>{time_text(gap)} exposed</b>", font={"size": 12},
     )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from parallel_core.quantities import bytes_text
 from parallel_core.views.frame import finish, safe
 from parallel_core.views.palette import Shade
 
-__all__ = ["byte_ticks", "colour", "framed", "safe"]
+__all__ = ["byte_ticks", "colour", "framed", "safe", "step_axis"]
+
+_FEW = 8  # steps up to which a chart as wide as a phone has room for a tick each
 
 
 def framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool) -> go.Figure:
@@ -35,6 +37,12 @@ def framed(figure: go.Figure, badges: Sequence[str], *, height: int, dark: bool)
 def colour(shade: Shade, dark: bool) -> str:
     """The fill of a meaning on a light or a dark page."""
     return shade.dark if dark else shade.light
+
+
+def step_axis(figure: go.Figure) -> go.Figure:
+    """The axis of a chart by step: of few steps each has its tick, never a half of one."""
+    few = max((len(trace.x) for trace in figure.data), default=0) <= _FEW
+    return figure.update_xaxes(title="step", tickformat="d", dtick=1 if few else None)
 
 
 def byte_ticks(most: float) -> dict[str, object]:

@@ -14,7 +14,7 @@ from parallel_core.analysis.exposed import exposed
 from parallel_core.analysis.waits import totals, waits
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.trace import Kind, Span, Trace
-from parallel_core.views.chart_frame import byte_ticks, colour, framed, safe
+from parallel_core.views.chart_frame import byte_ticks, colour, framed, safe, step_axis
 from parallel_core.views.frame import DASH, PAGES, ink
 from parallel_core.views.ledger_bars import ledger_bars
 from parallel_core.views.palette import PHASES, Shade, mix
@@ -47,7 +47,7 @@ def loss_curve(runs: Mapping[str, Trace], *, dark: bool = False) -> go.Figure:
             marker={"symbol": _RUN_SYMBOLS[at % 6], "size": 7},
             hovertemplate="step %{x}: loss %{y:.6f}",
         )
-    figure.update_xaxes(title="step", tickformat="d")
+    step_axis(figure)
     figure.update_yaxes(title="loss (nats per token)")
     named = [f"{name}: {trace.provenance.badge}" for name, trace in runs.items()]
     alone = [trace.provenance.badge for trace in runs.values()]

@@ -49,6 +49,10 @@ class Deck:
             "chunks": pipe.chunks,
             "ways": pipe.ways,
             "ramps": ramps(trace),
+            "clocks": [
+                [clock.node, clock.off_ns, clock.unsure_ns, list(clock.ranks)]
+                for clock in trace.provenance.clocks
+            ],
             "bubble": "" if self.bubbles is None else bubble_text(self.bubbles),
             **units.as_data(),
         }

@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from parallel_core.views.chart_frame import colour, framed, safe
+from parallel_core.views.chart_frame import colour, framed, safe, step_axis
 from parallel_core.views.palette import PHASES
 
 _COLOURS = {"float64": "F", "float32": "collective", "bfloat16": "I"}
@@ -61,7 +61,7 @@ def _drawn(lines: Lines, series: Sequence[Sequence[float]], hover: str, dark: bo
             },
             hovertemplate=f"step %{{x}}: {hover}",
         )
-    return figure.update_xaxes(title="step", tickformat="d")
+    return step_axis(figure)
 
 
 def rows(lines: Lines) -> list[dict[str, str]]:

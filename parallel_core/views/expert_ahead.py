@@ -151,8 +151,9 @@ def held_table(found: Sequence[Held]) -> list[dict[str, str]]:
             "experts on the device": f"{row.size}",
             "hits, LRU": f"{row.lru} of {row.touches}",
             "hits, Belady": f"{row.best} of {row.touches}",
-            "weights in": bytes_text(row.fetched),
-            "gradients out": bytes_text(row.returned),
+            "weights in, gradients out": (
+                f"{bytes_text(row.fetched)} · {bytes_text(row.returned)}"
+            ),
             "state travels: in, out": " · ".join(bytes_text(way) for way in row.travels),
             "forward only: LRU, Belady": (
                 f"{row.once_lru} · {row.once_best} of {row.touches // 2}"

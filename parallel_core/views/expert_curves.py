@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from parallel_core.views.chart_frame import colour, framed, safe
+from parallel_core.views.chart_frame import colour, framed, safe, step_axis
 from parallel_core.views.frame import ink
 from parallel_core.views.palette import PHASES
 
@@ -49,8 +49,7 @@ def _lines(runs: Mapping[str, Steps], field: str, hover: str, dark: bool) -> go.
             marker={"symbol": symbol, "size": 7},
             hovertemplate=f"step %{{x}}: {hover}",
         )
-    drawn.update_xaxes(title="step", tickformat="d")
-    return drawn
+    return step_axis(drawn)
 
 
 def in_words(name: str, steps: Steps) -> str:

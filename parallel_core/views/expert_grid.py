@@ -97,7 +97,7 @@ def drawing(picture: Picture) -> str:
 def in_words(picture: Picture) -> str:
     """The figure in a few sentences."""
     loads = picture.loads
-    each = ", ".join(f"rank {r} {n:,}" for r, n in enumerate(loads.rank_loads))
+    each = ", ".join(f"{n:,} on rank {r}" for r, n in enumerate(loads.rank_loads))
     said = (
         f"Drawn: {len(picture.tokens)} sample tokens against {len(loads.kept)} experts on "
         f"{loads.ranks} ranks. Counted over all tokens of the step in this layer, rows of the "

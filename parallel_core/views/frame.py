@@ -22,23 +22,19 @@ DASH = {Kind.MODELLED: "dash", Kind.QUOTED: "dot"}
 PAGES = {False: "#FFFFFF", True: "#11161B"}  # what a transparent figure lies on: light, dark
 GREY = {False: "#C3C8CF", True: "#4A4F57"}
 LINE = 16  # pixels that a line of a badge takes
-_WRAP = 46  # letters of a badge's line that a narrow screen shows
+_WRAP = 42  # letters of a badge's line that a narrow screen shows
 _PALE = 0.6  # share of its colour that a modelled fill keeps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A rectangle from `left` to `right` in row `y`: words on it, words when pointed at.
-
-    `label_at` is where along x its words stand; by default in the middle.
-    """
+    """A rectangle from `left` to `right` in row `y`: words on it, words when pointed at."""
 
     left: float
     right: float
     y: int
     label: str
     hover: str
-    label_at: float | None = None
     holds: str = ""  # a key of palette.TENSORS; "" is grey
     kind: Kind = Kind.MODELLED
 
@@ -64,20 +60,29 @@ def blank() -> go.Figure:
     return go.Figure(layout={"template": "none"})
 
 
-def add_box(figure: go.Figure, box: Box, *, log: bool = False, dark: bool) -> None:
-    """Draw `box`: a filled outline, since a bar's edge cannot be dashed; `log` for a log x axis."""
-    half, hatch = 0.34, TENSORS[box.holds].hatch if box.holds in TENSORS else ""
+def add_edge(figure: go.Figure, box: Box, *, dark: bool, **fill: object) -> None:
+    """The outline of `box`, since a bar's edge cannot be dashed; `fill` as Plotly names it."""
+    half = 0.34
     figure.add_scatter(
         x=[box.left, box.right, box.right, box.left, box.left],
         y=[box.y - half, box.y - half, box.y + half, box.y + half, box.y - half],
-        mode="lines", fill="toself", fillcolor=box.fill(dark), fillpattern={"shape": hatch},
+        mode="lines", name=box.hover, **(fill or {"hoverinfo": "skip"}),
         line={"color": ink(dark), "width": 1.5, "dash": DASH.get(box.kind, "solid")},
-        text=box.hover, hoverinfo="text", hoveron="fills", name=box.hover,
     )  # fmt: skip
+
+
+def add_box(figure: go.Figure, box: Box, *, log: bool = False, dark: bool) -> None:
+    """Draw `box`: its outline, filled, and its words; `log` for a log x axis."""
+    hatch = TENSORS[box.holds].hatch if box.holds in TENSORS else ""
+    add_edge(
+        figure, box, dark=dark, fill="toself", fillcolor=box.fill(dark),
+        fillpattern={"shape": hatch}, text=box.hover, hoverinfo="text", hoveron="fills",
+    )  # fmt: skip
+    if not box.label:
+        return
     left, right = (math.log10(box.left), math.log10(box.right)) if log else (box.left, box.right)
-    middle = (left + right) / 2 if box.label_at is None else box.label_at
     figure.add_annotation(
-        x=middle, y=box.y, text=box.label, showarrow=False, captureevents=False,
+        x=(left + right) / 2, y=box.y, text=box.label, showarrow=False, captureevents=False,
         font={"color": box.ink(dark), "size": 12},
     )  # fmt: skip
 
@@ -106,7 +111,7 @@ def finish(
         margin={"l": 10, "r": 16, "t": 30 + LINE * len(lines), "b": 48},
     )  # fmt: skip
     figure.update_xaxes(gridcolor=grid, zeroline=False, automargin=True)
-    figure.update_yaxes(gridcolor=grid, zeroline=False, automargin=True)
+    figure.update_yaxes(gridcolor=grid, zeroline=False, automargin=True, ticklabelstandoff=4)
     figure.add_annotation(
         text="<br>".join(lines), align="left", xref="paper", yref="paper", x=0, y=1,
         xanchor="left", yanchor="bottom", yshift=12, showarrow=False, font={"size": 12},

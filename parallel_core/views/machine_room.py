@@ -88,7 +88,10 @@ def levels(bars: Sequence[Level], axis: Axis, *, badge: str, dark: bool = False)
         tickangle=0,
     )  # fmt: skip
     names = [bar.name.replace(", ", ",<br>") for bar in bars]
-    figure.update_yaxes(tickvals=rows, ticktext=names, range=[rows[-1] + 0.6, -0.5], showgrid=False)
+    figure.update_yaxes(
+        tickvals=rows, ticktext=names, range=[rows[-1] + 0.6, -0.5], showgrid=False,
+        tickfont={"size": 12},
+    )  # fmt: skip
     lines = "<br>".join(textwrap.wrap(badge, 30)) + "<br>"
     return finish(figure, lines.removesuffix("<br>"), height=150 + 34 * rows[-1], dark=dark)
 

@@ -254,6 +254,7 @@ def _cursor(figure: go.Figure, shown: River, at: int | None, dark: bool) -> None
         x=ms(top.time, shown.origin), y=top.total, arrowhead=2, arrowcolor=ink(dark), ax=0, ay=-22,
         text=f"<b>peak {bytes_text(top.total)}{ran}</b><br>{safe(top.words)}", align="left",
         xanchor="left" if share < 1 / 3 else "center" if share < 2 / 3 else "right",
+        bgcolor=PAGES[dark],
     )  # fmt: skip
 
 
@@ -279,7 +280,9 @@ def _frame(figure: go.Figure, shown: River, names: Sequence[str], dark: bool) ->
     floor = low + (0.22 if shown.at_host else 0.08)
     framed(figure, badges, height=540 if shown.at_host else 500, dark=dark)
     grid = figure.layout.yaxis.gridcolor
-    common = {"gridcolor": grid, "zeroline": False, "automargin": True}
+    common = {
+        "gridcolor": grid, "zeroline": False, "automargin": True, "ticklabelstandoff": 4,
+    }  # fmt: skip
     figure.update_layout(
         barmode="overlay", hovermode="closest", uniformtext={"mode": "hide", "minsize": 9},
         dragmode=False, clickmode="event+select",

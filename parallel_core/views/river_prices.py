@@ -179,7 +179,8 @@ def _dots(
     }  # fmt: skip
     figure.add_scatter(
         x=x, y=[peaks[name] for name in names], mode="markers" if ran else "markers+text",
-        text=names, textposition=_sides(peaks, names), name="measured" if ran else "predicted",
+        text=names, textposition=_sides(peaks, names), cliponaxis=False,
+        name="measured" if ran else "predicted",
         marker={"size": 10 if ran else 15, "color": ink(dark),
                 "symbol": "circle" if ran else "circle-open-dot"},
         error_x=bars if ran else None,

@@ -18,6 +18,7 @@ from parallel_core.views.frame import DASH, blank, finish, ink, log_range
 from parallel_core.views.palette import PHASES
 
 _SIDES = ("bottom right", "top left")  # of a dot, for its name; in turn, so that names part
+_FAR = 0.75  # of the axis; a dot beyond has its name below it, inside the frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +64,12 @@ def roofline(
     xs = [roof.ridge for roof in roofs] + [dot.intensity for dot in dots]
     low, high = min(xs) / 8, max(xs) * 8
     for place, roof in enumerate(roofs):
-        _draw_roof(figure, roof, (low, high), lift=24 + 22 * place, dark=dark)
+        _draw_roof(figure, roof, (low, high), lift=40 + 22 * place, dark=dark)
     for place, line in enumerate(dict.fromkeys(dot.line for dot in dots)):
         joined = [dot for dot in dots if dot.line == line]
-        _draw_dots(figure, joined, first_side=place, dark=dark)
+        _draw_dots(figure, joined, (low, high), first_side=place, dark=dark)
     rates = [roof.at(low) for roof in roofs] + [dot.flops for dot in dots]
-    top = max([roof.peak for roof in roofs] + rates) * 2.5 * 1.9 ** len(roofs)  # room for labels
+    top = max([roof.peak for roof in roofs] + rates) * 4.5 * 1.9 ** len(roofs)  # room for labels
     figure.update_xaxes(type="log", title="FLOP per byte", dtick=1, range=log_range(low, high))
     figure.update_yaxes(
         type="log",
@@ -133,13 +134,25 @@ def _draw_roof(
     )  # fmt: skip
 
 
-def _draw_dots(figure: go.Figure, dots: Sequence[Dot], *, first_side: int, dark: bool) -> None:
+def _draw_dots(
+    figure: go.Figure,
+    dots: Sequence[Dot],
+    across: tuple[float, float],
+    *,
+    first_side: int,
+    dark: bool,
+) -> None:
     colour = PHASES["F"].dark if dark else PHASES["F"].light
-    sides = [_SIDES[(first_side + place) % 2] for place in range(len(dots))]
+    far = across[1] ** _FAR * across[0] ** (1 - _FAR)
+    sides = [
+        "bottom center" if dot.intensity > far else _SIDES[(first_side + place) % 2]
+        for place, dot in enumerate(dots)
+    ]
     symbols = ["circle-open" if dot.kind == Kind.MODELLED else "circle" for dot in dots]
     figure.add_scatter(
         x=[dot.intensity for dot in dots], y=[dot.flops for dot in dots],
-        mode="lines+markers+text", text=[dot.name for dot in dots], textposition=sides,
+        mode="lines+markers+text", cliponaxis=False, textposition=sides,
+        text=[dot.name.replace(", ", ",<br>") for dot in dots],
         line={"color": colour, "width": 1, "dash": "dot"},
         textfont={"color": ink(dark), "size": 11},
         marker={"size": 11, "symbol": symbols, "color": colour,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from textwrap import wrap
 from typing import Unpack
 from xml.sax.saxutils import escape
 
@@ -16,6 +17,7 @@ from parallel_core.program import Op
 from parallel_core.trace import Span, Trace
 from parallel_core.views.account import account
 from parallel_core.views.causes import Wait, message_ids, ordered, waits
+from parallel_core.views.clocks import bars, fringes, legend_words
 from parallel_core.views.outcome import result
 from parallel_core.views.palette import PHASES, mix, phase_of
 from parallel_core.views.reading import BEAT, Reading, Units, bubble_text
@@ -117,8 +119,10 @@ def _drawn(trace: Trace, look: Look, title: str, reading: Reading) -> tuple[str,
     ids = message_ids(rows)
     found = waits(rows, ids)
     bottom = TOP + PITCH * trace.world_size
-    legend = _legend(look, rows, found, bottom + 34)
-    height = bottom + 34 + 18 * (1 + legend.count("<!--line-->")) + 16
+    begun, source = _begun(rows, ids), trace.provenance
+    legend = _legend(look, rows, found, bottom + 34, unsure=legend_words(source))
+    badge = wrap(source.badge, (width - 32) // 6)
+    height = bottom + 34 + 18 * (1 + legend.count("<!--line-->")) + 16 + 14 * (len(badge) - 1)
     name, muted = escape(title), mix(ink, page, 0.62)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -132,13 +136,23 @@ def _drawn(trace: Trace, look: Look, title: str, reading: Reading) -> tuple[str,
         *_ramps(look, trace, bottom, muted),
         *_bubble(look, reading, muted),
         *_labels(look, trace.world_size),
-        *cells(look, rows, _begun(rows, ids)),
+        *cells(look, rows, begun),
         *(wait_mark(look, rows[wait.row], wait) for wait in found),
+        *fringes(look, rows, ids, begun=begun, source=source),
+        *bars(look, trace.world_size, source),
         legend,
-        f'<text x="{width - 16}" y="{height - 12}" text-anchor="end" fill="{muted}">'
-        f"{escape(trace.provenance.badge)}</text></svg>",
+        _badge(badge, look, height, muted) + "</svg>",
     ]
     return "\n".join(part for part in parts if part), height
+
+
+def _badge(lines: Sequence[str], look: Look, height: int, muted: str) -> str:
+    """The badge's lines at the lower right, the last one lowest."""
+    return "".join(
+        f'<text x="{look.width - 16}" y="{height - 12 - 14 * lift}" text-anchor="end" '
+        f'fill="{muted}">{escape(line)}</text>'
+        for lift, line in zip(range(len(lines) - 1, -1, -1), lines, strict=True)
+    )
 
 
 def _begun(rows: Sequence[Span], ids: Sequence[int]) -> list[int]:
@@ -216,7 +230,9 @@ def _labels(look: Look, ranks: int) -> Iterable[str]:
         yield f'fill="{look.ink}">rank {rank}</text>'
 
 
-def _legend(look: Look, rows: Sequence[Span], found: Sequence[Wait], y: int) -> str:
+def _legend(
+    look: Look, rows: Sequence[Span], found: Sequence[Wait], y: int, *, unsure: str = ""
+) -> str:
     """Swatches of what is in the picture, in as many lines as they need."""
     used = {phase_of(span.op) for span in rows if span.op != Op.WAIT}
     causes = {wait.why for wait in found}
@@ -226,6 +242,7 @@ def _legend(look: Look, rows: Sequence[Span], found: Sequence[Wait], y: int) -> 
         for why, hatch in HATCH_OF.items()
         if why in causes
     ]
+    words += [(mix(look.ink, look.page, 0.22), unsure)] if unsure else []
     x, parts = 16.0, []
     for fill, text in words:
         wide = 34 + 6.2 * len(text)

@@ -18,7 +18,7 @@ from parallel_core.network import Use
 from parallel_core.quantities import bytes_text, time_text
 from parallel_core.views.frame import GREY, PAGES, blank, finish, ink
 from parallel_core.views.palette import mix
-from parallel_core.views.topology_layout import Layout, Line, layout
+from parallel_core.views.topology_layout import Layout, Line, Point, layout
 
 MOST_RANKS = 256
 """Ranks of the largest topology that is drawn."""
@@ -33,6 +33,8 @@ _LEVELS = 5  # of depth, and of width
 _THIN = 1.0
 _ROOM = ((40, 9.0), (200, 5.0))  # up to so many lines the thickest is so wide
 _CROWDED = 3.5
+_TALL = 8.0  # grid steps above which a drawing gets a taller figure
+_READ = 16.0  # pixels across from which a disc holds a name
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def topology_figure(
     _draw_lines(figure, loads, dark)
     _draw_hover(figure, topology, loads, span_ns)
     _draw_points(figure, topology, drawn, hosts, dark)
-    return _framed(figure, note, dark)
+    return _framed(figure, note, dark, height=560 if _extent(drawn)[1] > _TALL else 460)
 
 
 def describe_links(topology: Topology, uses: Mapping[Hashable, Use], span_ns: int) -> str:
@@ -213,7 +215,7 @@ def _draw_points(
 ) -> None:
     """Hosts as discs with their rank, switches as squares."""
     ranks = {host: str(rank) for rank, host in enumerate(hosts)}
-    small = len(drawn.points) > 80
+    size = _disc(drawn)
     vertices = list(drawn.points)
     kinds = [vertex < topology.ranks for vertex in vertices]
     names = [
@@ -223,11 +225,11 @@ def _draw_points(
     figure.add_scatter(
         x=[drawn.points[v][0] for v in vertices],
         y=[drawn.points[v][1] for v in vertices],
-        mode="markers" if small else "markers+text",
+        mode="markers+text" if size > _READ else "markers",
         text=["".join(word[0] for word in n.split()[:-1]) + n.split()[-1] for n in names],
         textfont={"size": 11, "color": ink(dark)},
         marker={
-            "size": [7 if small else 22 for _ in vertices],
+            "size": [size for _ in vertices],
             "symbol": ["circle" if host else "square" for host in kinds],
             "color": PAGES[dark],
             "opacity": 1,
@@ -240,7 +242,20 @@ def _draw_points(
     )
 
 
-def _framed(figure: go.Figure, note: str, dark: bool) -> go.Figure:
-    finish(figure, note.removesuffix("<br>"), height=460, dark=dark)
+def _disc(drawn: Layout) -> float:
+    """Pixels across of a host, so that neighbours stay apart on a screen of middling width."""
+    wide, high = _extent(drawn)
+    step = min(480 / (wide + 1), (460 if high > _TALL else 360) / (high + 1))
+    return float(min(22.0, max(6.0, 0.6 * step)))
+
+
+def _extent(drawn: Layout) -> Point:
+    """Width and height between the outermost points, in units of a grid step."""
+    xs, ys = zip(*drawn.points.values(), strict=True)
+    return max(xs) - min(xs), max(ys) - min(ys)
+
+
+def _framed(figure: go.Figure, note: str, dark: bool, height: int = 460) -> go.Figure:
+    finish(figure, note.removesuffix("<br>"), height=height, dark=dark)
     figure.update_xaxes(visible=False)
     return figure.update_yaxes(visible=False, scaleanchor="x", scaleratio=1)

@@ -58,27 +58,36 @@ def _circle(topology: Topology) -> Layout:
 
 
 def _grid(topology: Topology) -> Layout:
-    """Planes of the first two dimensions side by side; further dimensions as slanting stubs."""
+    """Planes of the first two dimensions in rows; further dimensions as slanting stubs."""
     assert isinstance(topology, Torus)
     shape = topology.shape
     if len(shape) == 1:
         return _circle(topology)
-    wide, plane = shape[0] + 1.4, shape[0] * shape[1]
+    plane = shape[0] * shape[1]
+    count = topology.ranks // plane
+    corners = _corners(count, shape)
     points: dict[int, Point] = {}
     for rank in range(topology.ranks):
         x, y, *_ = coordinates(rank, shape)
-        points[rank] = (x + wide * (rank // plane), -float(y))
+        left, top = corners[rank // plane]
+        points[rank] = (x + left, top - y)
     lines = tuple(
         Line(((a, b),), _grid_segments(points, (a, b), shape)) for a, b in topology.links()
     )
     boxes: tuple[tuple[float, float, float, float, str], ...] = ()
-    if topology.ranks > plane:
-        low = -(shape[1] - 1) - 0.55
+    if count > 1:
         boxes = tuple(
-            (wide * p - 0.55, low, wide * p + shape[0] - 0.45, 0.55, _plane_name(p, shape))
-            for p in range(topology.ranks // plane)
+            (x - 0.55, y - shape[1] + 0.45, x + shape[0] - 0.45, y + 0.55, _plane_name(p, shape))
+            for p, (x, y) in enumerate(corners)
         )
     return Layout(points, _names(topology, points), lines, boxes)
+
+
+def _corners(count: int, shape: tuple[int, ...]) -> list[Point]:
+    """Where the first host of each plane stands: planes fill a square, row after row."""
+    a_row = math.ceil(math.sqrt(count * shape[1] / shape[0]))
+    wide, high = shape[0] + 1.4, shape[1] + 1.4
+    return [(wide * (p % a_row), -high * (p // a_row)) for p in range(count)]
 
 
 def _plane_name(plane: int, shape: tuple[int, ...]) -> str:

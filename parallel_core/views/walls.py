@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from parallel_core.trace import Kind
-from parallel_core.views.frame import Box, add_box, blank, finish, ink, log_range
+from parallel_core.views.frame import Box, add_box, add_edge, blank, finish, ink, log_range
+from parallel_core.views.palette import TENSORS
 
-_LETTER = 0.0125  # share of the axis a letter takes; words too wide for a box show on hover
 _PARTS = {
     "matmul": ("#404040", "#C8C8C8", ""),
     "attention": ("#7C828B", "#8A9099", "/"),
@@ -56,14 +56,11 @@ def memory_bars(
         start = 0.0
         for part in parts:
             end = start + part.size / 1e9
-            label = f"{part.name}<br>{gigabytes(part.size)}" if _fits(part, span) else ""
-            at = _beside(start, end, capacity / 1e9)
-            box = Box(
-                left=start, right=end, y=y, label=label, label_at=at, hover=part.words,
-                holds=part.holds,
-            )  # fmt: skip
-            add_box(figure, box, dark=dark)
+            box = Box(left=start, right=end, y=y, label="", hover=part.words, holds=part.holds)
+            _name(figure, part, box, _beside(start, end, capacity / 1e9), dark=dark)
+            add_edge(figure, box, dark=dark)
             start = end
+    figure.update_layout(barmode="overlay", uniformtext={"mode": "hide", "minsize": 10})
     figure.add_vline(x=capacity / 1e9, line={"color": ink(dark), "width": 3})
     figure.add_annotation(
         x=capacity / 1e9, y=-0.62, xanchor="left" if capacity / 1e9 < span / 2 else "right",
@@ -77,17 +74,34 @@ def memory_bars(
     return finish(figure, badge, height=160 + 86 * len(rows), dark=dark)
 
 
-def _fits(part: Slice, span: float) -> bool:
-    """Whether its words fit a box of its size, on an axis of `span` GB."""
-    letters = max(len(part.name), len(gigabytes(part.size)))
-    return part.size / 1e9 / span > _LETTER * letters
+def _name(
+    figure: go.Figure, part: Slice, box: Box, room: tuple[float, float], *, dark: bool
+) -> None:
+    """A box that is filled, with its words in `room`.
+
+    Bars hold both, for Plotly turns words that a bar is too narrow for, as on a phone, or leaves
+    them out.
+    """
+    place = {"y": [box.y], "orientation": "h", "width": 0.68}
+    pattern = {"shape": TENSORS[part.holds].hatch} if part.holds in TENSORS else {}
+    figure.add_bar(
+        base=[box.left], x=[box.right - box.left], hovertext=box.hover, hoverinfo="text",
+        name=box.hover, marker={"color": box.fill(dark), "pattern": pattern, "line": {"width": 0}},
+        **place,
+    )  # fmt: skip
+    figure.add_bar(
+        base=[room[0]], x=[room[1] - room[0]], hoverinfo="skip", name=part.name,
+        text=f"{part.name}<br>{gigabytes(part.size)}", textposition="inside",
+        insidetextanchor="middle", insidetextfont={"color": box.ink(dark), "size": 12},
+        marker={"color": "rgba(0,0,0,0)", "line": {"width": 0}}, **place,
+    )  # fmt: skip
 
 
-def _beside(left: float, right: float, line: float) -> float:
-    """The middle of a box, or of its larger part where the capacity `line` cuts it."""
+def _beside(left: float, right: float, line: float) -> tuple[float, float]:
+    """From where to where a box is free: its larger part where the capacity `line` cuts it."""
     if not left < line < right:
-        return (left + right) / 2
-    return (left + line) / 2 if line - left > right - line else (line + right) / 2
+        return left, right
+    return (left, line) if line - left > right - line else (line, right)
 
 
 def describe_memory(rows: Mapping[str, Sequence[Slice]], capacity: float, *, device: str) -> str:
