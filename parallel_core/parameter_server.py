@@ -31,8 +31,9 @@ from parallel_core.plan import Plan, Server
 from parallel_core.program import ProgramError
 from parallel_core.rank import Backend, Rank, choose_backend
 from parallel_core.resident import live_bytes
-from parallel_core.runtime import PROBED_STEPS, compare, join
+from parallel_core.runtime import join
 from parallel_core.saving import save_outputs
+from parallel_core.truth_beside import PROBED_STEPS, compare
 
 
 def train(

@@ -18,7 +18,8 @@ from parallel_core.parameter_server_kernels import ServerKernels, WorkerKernels
 from parallel_core.plan import Server
 from parallel_core.rank import Rank
 from parallel_core.resident import state_bytes
-from parallel_core.runtime import AFTERWARDS, Snapshots, kernel_bytes, measurements
+from parallel_core.runtime import AFTERWARDS, kernel_bytes, measurements
+from parallel_core.truth_beside import Snapshots
 from parallel_core.unfolding import Unfolding, bare_label
 
 

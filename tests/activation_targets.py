@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from parallel_core.comm import Comm
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
-from parallel_core.runtime import activations, join, kernels_of
+from parallel_core.resident import activations
+from parallel_core.runtime import join
 
 
 def kept(rank: Rank, *, plans: list[dict[str, Any]]) -> list[dict[str, int]]:

@@ -12,6 +12,7 @@ from torch.autograd import Function
 from parallel_core import moe, runtime
 from parallel_core.crossing import Skip
 from parallel_core.deferred import Deferred
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.plan import Plan
 from parallel_core.program import Instr
 from parallel_core.rank import Rank
@@ -81,7 +82,7 @@ def train_all(
     results = []
     with FAULTS[fault]():
         for number, flat in enumerate(plans):
-            made: Any = type("Made", (Quick, runtime.kernels_of(Plan.of(**flat))), {})
+            made: Any = type("Made", (Quick, kernels_of(Plan.of(**flat))), {})
             rank.emit({"event": "plan", "rank": rank.rank, "number": number})
             results.append(runtime.train(rank, plan=flat, steps=steps, make=made, parity=False))
     return results

@@ -14,6 +14,7 @@ from parallel_core import crossing, moe, runtime
 from parallel_core.crossing import Flow, Skip
 from parallel_core.expert.routing import Choice, Rules
 from parallel_core.expert_kernels import ExpertKernels
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.kernels import Reads
 from parallel_core.model import Layer, Transformer
 from parallel_core.plan import Plan
@@ -25,7 +26,7 @@ def train_all(rank: Rank, plans: list[dict[str, Any]], steps: int, **more: Any) 
     """Every plan in turn in the same processes; each tells its number before its events."""
     results = []
     for number, plan in enumerate(plans):
-        make: Any = type("Quick", (NoSources, runtime.kernels_of(Plan.of(**plan))), {})
+        make: Any = type("Quick", (NoSources, kernels_of(Plan.of(**plan))), {})
         rank.emit({"event": "plan", "rank": rank.rank, "number": number})
         results.append(runtime.train(rank, plan=plan, steps=steps, make=make, **more))
     return results

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 from parallel_core import runtime
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.kernels import TrainKernels
 from parallel_core.museum import ranks
 from parallel_core.museum.planted import planted
@@ -82,7 +83,7 @@ def prints(rank: Rank, cases: list[list[Any]]) -> list[Any]:
     told = []
     for flat, way in cases:
         plan = Plan.of(**flat)
-        usual = runtime.kernels_of(plan)
+        usual = kernels_of(plan)
         kernels = usual if way in ("plain", "made") else planted(usual, way)
         kept: Any = type("Kept", (Printed, kernels), {"last": None})
         if way == "plain":  # what nobody asked a bug of: its kernels are looked at, not chosen

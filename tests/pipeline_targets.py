@@ -15,12 +15,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from parallel_core import runtime
 from parallel_core import values as v
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.kernels import TrainKernels
 from parallel_core.lanes import Kernel
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.rank import Rank
 from parallel_core.stage_kernels import StageKernels
+from parallel_core.stash_kernels import StashKernels
 
 Reads = Mapping[Value, Any]
 
@@ -67,7 +69,7 @@ def train_all(
     """
     results, mixed = [], (SlowWire,) if slow_wire else ()
     for number, plan in enumerate(plans):
-        kernels = runtime.kernels_of(Plan.of(**plan))
+        kernels = kernels_of(Plan.of(**plan))
         make: Any = type("Witnessed", (Witness, *mixed, kernels), {})
         rank.emit({"event": "plan", "rank": rank.rank, "number": number})
         result = runtime.train(rank, plan=plan, steps=steps, make=make, **more)
@@ -244,7 +246,7 @@ class EarlyReduction(StageKernels):
         return span.nbytes, *([True] * len(instr.writes))
 
 
-class StaleForever(runtime.StashKernels):
+class StaleForever(StashKernels):
     """The forward takes the weights of the step's start, as if no update had happened since."""
 
     def load(self, step: int) -> dict[Value, Any]:

@@ -22,7 +22,7 @@ from parallel_core.model import Place, Transformer, init_weights
 from parallel_core.params import units
 from parallel_core.plan import DType, Plan
 from parallel_core.published import table
-from parallel_core.runtime import activations
+from parallel_core.resident import activations
 from parallel_core.walls.memory import Keep, activation_bytes
 
 GPT3 = {"hidden": 12288, "heads": 96, "seq": 2048, "global_batch": 1, "vocab": 256}

@@ -16,12 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from parallel_core import values as v
 from parallel_core.activations.held import held_by_piece
 from parallel_core.activations.saved import piece_bytes
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.launch import Pool
 from parallel_core.pieces import pieces
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.report import RunView
-from parallel_core.runtime import activations, kernels_of
+from parallel_core.resident import activations
 from parallel_core.sizes import flops, step_flops, value_bytes
 
 TINY: dict[str, Any] = {

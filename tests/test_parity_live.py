@@ -11,7 +11,7 @@ from parallel_core import own_block
 from parallel_core.params import param_specs, units
 from parallel_core.parity.matrix import cells, parse, sample
 from parallel_core.parity.sweep import State, judge, outcome, sweep
-from parallel_core.runtime import PROBED_STEPS
+from parallel_core.truth_beside import PROBED_STEPS
 
 pytestmark = pytest.mark.live
 

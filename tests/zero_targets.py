@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from parallel_core import oracle, runtime
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.kernels import TrainKernels
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
 from parallel_core.plan import Plan
@@ -35,7 +36,7 @@ def _train(rank: Rank, plan: dict[str, Any], steps: int, more: dict[str, Any]) -
     made: list[TrainKernels] = []
 
     def make(*args: Any) -> TrainKernels:
-        made.append(runtime.kernels_of(args[0])(*args))
+        made.append(kernels_of(args[0])(*args))
         return made[0]
 
     rank.emit({"event": "plan"})
@@ -221,7 +222,7 @@ def _ours(rank: Rank, plan: Plan, steps: int) -> tuple[Tensor, dict[str, Tensor]
     made: list[TrainKernels] = []
 
     def make(*args: Any) -> TrainKernels:
-        made.append(runtime.kernels_of(args[0])(*args))
+        made.append(kernels_of(args[0])(*args))
         return made[0]
 
     result = runtime.train(rank, plan=plan.flat(), steps=steps, make=make, parity=False)

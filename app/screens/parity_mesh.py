@@ -14,7 +14,7 @@ from screens import chrome
 from screens.parity_runs import PAGE
 from screens.predict_choice import choose_one, reveal_choice
 
-MAIN = ("dp", "zero", "shard", "tp", "sp", "cp", "cp_method", "ep", "pp", "schedule")
+MAIN = ("dp", "zero", "shard", "tp", "sp", "cp", "cp_method", "ep", "pp", "schedule", "rank_order")
 SIZES = ("layers", "hidden", "heads", "seq", "global_batch", "microbatches")
 DEFAULTS = {"dp": 2, "tp": 2, "pp": 2, "layers": 4, "hidden": 64, "seq": 32}
 PLANNED = {"global_batch": 16, "microbatches": 4}
@@ -40,12 +40,12 @@ def question(plan: Plan, per_node: int) -> bool:
     axes = mesh_cube.shown_axes(plan)
     if len(axes) < 2:
         return True
-    key = f"{PAGE}.wire.{plan.layout}.{per_node}"
+    key = f"{PAGE}.wire.{plan.layout}.{per_node}.{plan.rank_order}"
     answers = (*axes, "none of them")
     guess = choose_one(
         key,
-        f"{plan.layout}, {plan.world_size} ranks on nodes of {per_node}. Ranks are numbered tp "
-        "first, then cp, dp and pp. Which axis sends nothing between nodes?",
+        f"{plan.layout}, {plan.world_size} ranks on nodes of {per_node}. Ranks are numbered "
+        f"{numbered(plan)}. Which axis sends nothing between nodes?",
         answers,
     )
     if guess.settled:
@@ -53,9 +53,16 @@ def question(plan: Plan, per_node: int) -> bool:
         said = None if guess.value is None else answers[int(guess.value)]
         right = said if said in inside else (*inside, answers[-1])[0]
         why = f"Inside a node stay: {', '.join(inside) or 'none'}. "
-        why += "Neighbouring numbers share a node, and the innermost axis has neighbouring numbers."
+        inner = next(name for name, degree in plan.mesh.axes if degree > 1)
+        why += f"Neighbouring numbers share a node, and {inner}, innermost, has neighbouring ones."
         reveal_choice(guess, answers, answers.index(right), why)
     return guess.settled
+
+
+def numbered(plan: Plan) -> str:
+    """In which order the axes number the ranks: "tp first, then cp, dp and pp"."""
+    first, *rest, last = plan.rank_order.split("-")
+    return f"{first} first, then {', '.join(rest)} and {last}"
 
 
 def cube(plan: Plan) -> None:

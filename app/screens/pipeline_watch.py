@@ -20,6 +20,7 @@ from parallel_core.views.reading import Units
 from screens import chrome
 from screens.pipeline_compare import compare, reading, table
 from screens.pipeline_controls import Choice, Seen
+from screens.pipeline_strict import strict
 
 PAGE = "pipeline"
 NANO = 1e9
@@ -43,6 +44,7 @@ def watch(choice: Choice) -> None:
     compare(choice)
     table(choice)
     _deadlock(here.order, here.times)
+    strict(choice)
     chrome.export(here.trace, f"{choice.name}_{choice.p}x{choice.m}", PAGE)
 
 

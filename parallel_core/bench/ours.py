@@ -10,11 +10,12 @@ from torch import Tensor
 from parallel_core.activations.offload import leaving
 from parallel_core.cases import program_of
 from parallel_core.comm import Comm
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.lanes import Lanes
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank, choose_backend
 from parallel_core.resident import live_bytes, state_bytes
-from parallel_core.runtime import device_hooks, kernels_of, loss_and_norm
+from parallel_core.runtime import device_hooks, loss_and_norm
 
 CPU = torch.device("cpu")
 

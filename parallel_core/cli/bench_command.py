@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from parallel_core import own_block
 from parallel_core.cli import bench_all, bench_context, bench_experts, bench_pipeline, bench_tensor
 from parallel_core.cli.bench_options import (
     AS_JSON,
@@ -19,6 +20,7 @@ from parallel_core.cli.bench_options import (
     taken,
 )
 from parallel_core.cli.plan_options import given
+from parallel_core.cli.plan_sections import Sectioned
 
 
 def _own(name: str) -> dict[str, object]:
@@ -85,7 +87,7 @@ def start(as_json: bool, **options: Any) -> None:
     _run("start", options, as_json)
 
 
-@command.command("recorder")
+@command.command("recorder", cls=Sectioned, rest="The measurement")
 @plan_fields(own=lambda: _own("dp"))
 @count("rounds", "rounds of the small pairs  [default: 20]")
 @count("real-rounds", "rounds of whole steps, four steps each  [default: 10]")
@@ -178,6 +180,7 @@ def simulate(as_json: bool, **options: Any) -> None:
 def _bench(name: str, options: dict[str, Any]) -> Bench:
     """The bench with these options; a wrong one raises PlanError before anything starts."""
     flat = given(options)
+    own_block.admit(flat)
     match name:
         case "dp":
             from parallel_core.bench import dp

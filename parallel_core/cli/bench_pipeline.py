@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from parallel_core import own_block
 from parallel_core.cli.bench_options import (
     AS_JSON,
     MODEL,
@@ -17,6 +18,7 @@ from parallel_core.cli.bench_options import (
     taken,
 )
 from parallel_core.cli.plan_options import given
+from parallel_core.cli.plan_sections import Sectioned
 
 
 def _own(schedules: str) -> dict[str, object]:
@@ -49,7 +51,7 @@ def command(as_json: bool, **options: Any) -> None:
     run(bench(given(options)), as_json=as_json)
 
 
-@click.command("bubble")
+@click.command("bubble", cls=Sectioned, rest="The measurement")
 @plan_fields(own=lambda: _own("all that allow the rest"))
 @count("steps", "steps that are replayed, a schedule  [default: 8]")
 @count("warmup", "steps before them  [default: 2]")
@@ -81,6 +83,7 @@ def bench_of_bubbles(flat: dict[str, Any]) -> Bench:
     """The same of the bubble."""
     from parallel_core.bench import bubble
 
+    own_block.admit(flat)
     runs = bubble.Runs(**taken(flat, bubble.Runs))
     fit, refused = bubble.plans_of(**flat)
     return lambda say: bubble.measure(fit, refused, runs, say)

@@ -12,7 +12,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from parallel_core import own_block
 from parallel_core.cli.plan_options import Command, field_options, given
+from parallel_core.cli.plan_sections import Sectioned
 from parallel_core.cli.strict_json import strict_json
 from parallel_core.fields import PlanError
 from parallel_core.plan import Plan, flat_fields
@@ -27,7 +29,7 @@ def all_options(command: Command) -> Command:
     return field_options(command, REQUEST | dict(flat_fields()) | REQUEST)
 
 
-@click.command("memory")
+@click.command("memory", cls=Sectioned, rest="What is asked")
 @all_options
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout, nothing else")
 def command(as_json: bool, **options: Any) -> None:
@@ -73,6 +75,7 @@ def _of_a_plan(typed: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         rule = "says nothing of layers; name a model, or give layers, hidden and heads"
         raise PlanError("params", typed["params"], rule, "none")
     asked = MemoryRequest(**{k: typed.pop(k) for k in ("model", "device") if k in typed})
+    own_block.admit(typed)
     plan = Plan.of(**{**asked.plan_fields, **typed})
     return forecast(plan, asked.device_memory) | {"device": asked.about_device}, show
 

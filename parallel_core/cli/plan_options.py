@@ -13,6 +13,9 @@ from parallel_core.plan import flat_fields
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LONGEST = 42
+"""Characters of choices that still stand beside their flag."""
+
 
 def plan_options(command: Command) -> Command:
     """Add one option a field of the plan (`global_batch` is --global-batch)."""
@@ -54,13 +57,26 @@ def field_options(
         told: dict[str, Any] = {"default": None, "help": meta["help"], "cls": FieldOption}
         told["usual"] = partial(usual, name) if usual else partial(str, own)
         if meta["kind"] is bool:
-            told["usual"] = str
+            told["usual"] = partial(_on, told["usual"])
             flag = f"{flag}/--no-{flag[2:]}"
         else:
-            kind = meta["kind"].__name__.upper()
-            told["metavar"] = "|".join(meta["choices"]) if "choices" in meta else kind
+            told["metavar"], more = _kind(meta)
+            told["help"] += more
         command = click.option(flag, name, **told)(command)
     return command
+
+
+def _on(usual: Callable[[], str]) -> str:
+    """A switch tells its default only where that is on: off is what a flag unsaid looks like."""
+    return "on" if usual() == str(True) else ""
+
+
+def _kind(meta: Mapping[str, Any]) -> tuple[str, str]:
+    """What is typed behind a flag; a long list of words stands in the meaning, where it wraps."""
+    if "choices" not in meta:
+        return meta["kind"].__name__.upper(), ""
+    every = "|".join(meta["choices"])
+    return (every, "") if len(every) <= LONGEST else ("WORD", f": {', '.join(meta['choices'])}")
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import click
 
 from parallel_core import own_block
 from parallel_core.cli.plan_options import given, plan_options
+from parallel_core.cli.plan_sections import Sectioned
 from parallel_core.cli.strict_json import strict_json
 from parallel_core.cli.summary import print_summary, progress_bar
 from parallel_core.report import RunView
@@ -23,7 +24,7 @@ FOLDER = click.Path(file_okay=False)
 SAVES = ("save_weights", "save_grads", "save_batch")
 
 
-@click.command("run")
+@click.command("run", cls=Sectioned, rest="Output")
 @plan_options
 @click.option("--steps", default="20", metavar="INT", help="training steps  [default: 20]")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout, nothing else")

@@ -19,10 +19,11 @@ from parallel_core.deadlock.layouts import case_of_layout
 from parallel_core.deadlock.ranks import tell
 from parallel_core.deadlock.rendezvous import PATIENCE_S, StrictComm
 from parallel_core.deadlock.standing import Board
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.lanes import Lanes
 from parallel_core.plan import Plan
 from parallel_core.rank import Rank
-from parallel_core.runtime import kernels_of, loss_and_norm
+from parallel_core.runtime import loss_and_norm
 
 
 class EagerComm(Comm):

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from parallel_core import oracle, runtime
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.kernels import TrainKernels
 from parallel_core.museum.planted import planted
 from parallel_core.museum.request import OTHER, PLANTED, Visit
@@ -38,7 +39,7 @@ def visit(rank: Rank, *, request: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _train(rank: Rank, asked: Visit, plan: Plan, which: str) -> dict[str, Any]:
     """One training, and on rank 0 the probe."""
-    kernels = runtime.kernels_of(plan)
+    kernels = kernels_of(plan)
     if which == PLANTED:
         kernels = planted(kernels, asked.bug)
     kept: Any = type(f"Watched{kernels.__name__}", (Watched, kernels), {"gathered": []})

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from parallel_core import runtime
+from parallel_core.kernel_choice import kernels_of
 from parallel_core.kernels import TrainKernels
 from parallel_core.parity.probe import Looking, Part, Probe, expected
 from parallel_core.parity.truth import Truth, same_sum, train
@@ -42,7 +43,7 @@ def compare(
     """
     chosen = Plan.of(**plan)
     made: list[Any] = []
-    base = (Looking if look else Probe, make or runtime.kernels_of(chosen))
+    base = (Looking if look else Probe, make or kernels_of(chosen))
     kernels_type = type("Probed", base, {"steps": steps})
 
     def build(*args: Any) -> Any:
