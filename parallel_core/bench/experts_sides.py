@@ -12,6 +12,7 @@ a token whatever its k experts are, and needs no counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,26 @@ from parallel_core.moe import MoE, put_back, send
 
 NOWHERE = Place(seed=0, step=0, rows=torch.empty(0), positions=torch.empty(0))
 """A router asks for no place: it drops nothing at random."""
+
+
+Move = Callable[[Tensor], Tensor]
+
+
+class _Across(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Move, back: Move) -> Tensor:
+        ctx.back = back
+        return there(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return ctx.back(grads[0]), None, None
+
+
+def across(x: Tensor, there: Move, back: Move) -> Tensor:
+    """`there(x)`; the gradient travels `back`."""
+    move: Callable[..., Tensor] = _Across.apply
+    return move(x, there, back)
 
 
 class ByAllToAll:
@@ -54,8 +75,8 @@ class ByAllToAll:
         return self.comm.all_to_all(counts, axis, ones, ones)
 
     def _swap(self, x_rd: Tensor, out: Sequence[int], back: Sequence[int]) -> Tensor:
-        swap: Callable[..., Tensor] = _Swap.apply
-        return swap(x_rd, self, out, back)
+        there, home = (partial(self.move, out=a, back=b) for a, b in ((out, back), (back, out)))
+        return across(x_rd, there, home)
 
     def move(self, x_rd: Tensor, out: Sequence[int], back: Sequence[int]) -> Tensor:
         """Rows to where they belong, counted: those that stay are not sent."""
@@ -63,17 +84,6 @@ class ByAllToAll:
         row = x_rd.shape[1] * x_rd.element_size()
         self.sent += (sum(out) - out[me]) * row
         return self.comm.all_to_all(x_rd.contiguous(), "ep", out, back)
-
-
-class _Swap(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: ByAllToAll, out: Any, back: Any) -> Tensor:
-        ctx.layer, ctx.out, ctx.back = layer, out, back
-        return layer.move(x, out, back)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return ctx.layer.move(grads[0], ctx.back, ctx.out), None, None, None
 
 
 class ByAllGather:
@@ -87,16 +97,15 @@ class ByAllGather:
 
     def __call__(self, x_bsd: Tensor) -> Tensor:
         """x[B, S, D] -> y[B, S, D]."""
-        gather: Callable[..., Tensor] = _Gather.apply
-        scatter: Callable[..., Tensor] = _Scatter.apply
-        x_nd = gather(x_bsd.flatten(0, 1), self)
-        gates_en = gather(gates_of(self.moe, x_bsd), self)[:, self.mine].T
+        x_nd = across(x_bsd.flatten(0, 1), self.gather, self.scatter)
+        gates = across(gates_of(self.moe, x_bsd), self.gather, self.scatter)
+        gates_en = gates[:, self.mine].T
         experts, tokens = gates_en.detach().nonzero(as_tuple=True)
         counts = torch.bincount(experts, minlength=len(gates_en)).tolist()
         y_rd = self.moe.experts(x_nd.index_select(0, tokens), counts)
         weighed_rd = y_rd * gates_en[experts, tokens][:, None]
         y_nd = torch.zeros_like(x_nd).index_add(0, tokens, weighed_rd)
-        return scatter(y_nd, self).view(x_bsd.shape)
+        return across(y_nd, self.scatter, self.gather).view(x_bsd.shape)
 
     def gather(self, x: Tensor) -> Tensor:
         """x[n/ep] -> x[n]."""
@@ -108,28 +117,6 @@ class ByAllGather:
         n = self.comm.mesh.degree("ep")
         self.sent += (n - 1) * x.nbytes // n
         return self.comm.reduce_scatter(x.contiguous(), "ep", quick=True)
-
-
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: ByAllGather) -> Tensor:
-        ctx.layer = layer
-        return layer.gather(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return ctx.layer.scatter(grads[0]), None
-
-
-class _Scatter(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: ByAllGather) -> Tensor:
-        ctx.layer = layer
-        return layer.scatter(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return ctx.layer.gather(grads[0]), None
 
 
 class ByLoop:

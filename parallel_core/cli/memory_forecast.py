@@ -149,6 +149,8 @@ def _unit(plan: Plan, unit: str, times: int) -> dict[str, Any]:
         return found
     if plan.recompute_in(unit) != Recompute.NONE:
         found["again_bytes"] = again_bytes(plan, unit)
+    if plan.model.block:  # tried out, not counted: it has no rows that a textbook could name
+        return found
     textbook = classic(DType(plan.dtype).bytes)
     if not plan.model.experts:  # of what depends on routing there is no formula in these letters
         found["formula"] = _evaluated(plan, laid_out(plan, block_of(plan), unit))
