@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +10,7 @@ import psutil
 
 from parallel_core.activations.saved import saved_bytes
 from parallel_core.fields import PlanError, nearest_where
+from parallel_core.hardware.cores import usable_cores
 from parallel_core.ledger import predicted_memory
 from parallel_core.plan import Dialect, DType, Plan
 
@@ -31,13 +31,13 @@ SHRINKS = ("global_batch", "seq", "dp", "layers", "vocab", "ffn", "hidden")
 
 
 def most_ranks() -> int:
-    """The largest world size of a live run on this machine's processors."""
-    return max(RANKS_PER_CORE * (os.cpu_count() or 1), 8)
+    """The largest world size of a live run on the cores that are ours; 8 work on any."""
+    return max(int(RANKS_PER_CORE * usable_cores()), 8)
 
 
 def pleasant_ranks() -> int:
-    """The largest world size that still answers while you watch."""
-    return PLEASANT_PER_CORE * (os.cpu_count() or 1)
+    """The largest world size that still answers while you watch, on those cores."""
+    return max(int(PLEASANT_PER_CORE * usable_cores()), 1)
 
 
 def needed_bytes(plan: Plan) -> int:

@@ -93,9 +93,8 @@ def cuts(plan: Plan, spec: ParamSpec, place: Mapping[str, int]) -> tuple[Cut, ..
     """
     found = []
     if spec.is_expert and plan.ep > 1:
-        size = spec.shape[0] // plan.ep
-        at = place.get("ep", 0)
-        found.append(Cut(0, at * size, (at + 1) * size, spec.shape[0], axis="ep"))
+        mine = plan.experts_of(place.get("ep", 0))
+        found.append(Cut(0, mine.start, mine.stop, spec.shape[0], axis="ep"))
     dim = _tensor_dim(spec)
     if plan.tp == 1 or dim is None:
         return tuple(found)

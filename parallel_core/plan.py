@@ -258,6 +258,10 @@ class Plan:
         """Experts of a layer on one rank."""
         return self.model.experts // self.ep
 
+    def experts_of(self, place: int) -> slice:
+        """Those that the rank at `place` along ep holds: neighbours, as many on every rank."""
+        return slice(place * self.experts_here, (place + 1) * self.experts_here)
+
     @cached_property
     def context(self) -> Layout:
         """Who holds which positions of a sequence."""

@@ -58,8 +58,8 @@ class RoutingRecord:
 
     def rank_loads(self, *, step: int, layer: int) -> list[int]:
         """The same by the rank of an ep group that holds the experts, neighbours together."""
-        loads, each = self.loads(step=step, layer=layer), self.plan.experts_here
-        return [sum(loads[i : i + each]) for i in range(0, len(loads), each)]
+        loads = self.loads(step=step, layer=layer)
+        return [sum(loads[self.plan.experts_of(place)]) for place in range(self.plan.ep)]
 
     def _speaks(self, rank: int) -> bool:
         """Tensor-parallel ranks all see the same tokens: the first tells of them."""
@@ -83,7 +83,7 @@ class RoutingRecord:
             step, mb, layer = when
             for row in rows:
                 place = plan.mesh.coordinate(row.rank).get("ep", 0)
-                mine = slice(place * plan.experts_here, (place + 1) * plan.experts_here)
+                mine = plan.experts_of(place)
                 came = sum(sum(other.kept[mine]) for other in rows)
                 found[row.rank, step, mb, layer] = Load(sum(row.kept), came)
         return found

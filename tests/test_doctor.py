@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from parallel_core import machine
 from parallel_core.cli import doctor_command
-from parallel_core.cli.doctor_links import link_words, links, usable_cores
+from parallel_core.cli.doctor_links import link_words, links
 from parallel_core.fields import PlanError
+from parallel_core.hardware.cores import usable_cores
 from parallel_core.plan import Plan
 
 
@@ -57,16 +58,25 @@ def test_a_containers_share_counts(quota, period, most, tmp_path):
     assert usable_cores(new) == usable_cores(old) == min(free, most)
 
 
-def test_ranks_at_ease_are_counted_on_the_cores_that_are_ours(monkeypatch):
-    """Of 64 cores a container may have half a one: then a single rank, and no more is named."""
-    monkeypatch.setattr(machine, "pleasant_ranks", lambda: 128)
-    monkeypatch.setattr(doctor_command, "usable_cores", lambda: 0.5)
+@pytest.mark.parametrize(
+    ("cores", "easy", "most"),
+    [(0.5, 1, 8), (1.0, 2, 8), (1.5, 3, 12), (2.0, 4, 16), (64.0, 128, 512)],
+)
+def test_ranks_are_counted_on_the_cores_that_are_ours(cores, easy, most, monkeypatch):
+    """Of 64 cores a container may have half a one: what a run bears and what the doctor names."""
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    assert (machine.pleasant_ranks(), machine.most_ranks()) == (easy, most)
+    with pytest.raises(PlanError, match=rf"more than this machine bears live \({most}\)"):
+        machine.check_bears(Plan.of(dp=most + 1, global_batch=most + 1))
+
+
+def test_the_doctor_tells_those_cores_and_a_layout_for_them(monkeypatch):
+    """On half a core a single rank, and no layout of more is named."""
+    for module in (machine, doctor_command):
+        monkeypatch.setattr(module, "usable_cores", lambda: 0.5)
     found = doctor_command.examine()
     assert found["usable_cores"] == 0.5
-    assert found["largest_layout"]["pleasant_ranks"] == 1
-    assert found["largest_layout"]["pleasant"] == {}
-    assert doctor_command.pleasant_ranks(2) == 2 * machine.PLEASANT_PER_CORE
-    assert doctor_command.pleasant_ranks(1000) == 128
+    assert found["largest_layout"] == {"pleasant_ranks": 1, "ranks": 8, "pleasant": {}}
 
 
 @pytest.mark.parametrize("gone", ["torch", "gloo", None])

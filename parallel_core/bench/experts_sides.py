@@ -91,9 +91,7 @@ class ByAllGather:
 
     def __init__(self, moe: MoE, comm: Comm) -> None:
         self.moe, self.comm, self.sent = moe, comm, 0
-        here = moe.plan.experts_here
-        first = comm.mesh.coordinate(comm.rank)["ep"] * here
-        self.mine = slice(first, first + here)
+        self.mine = moe.plan.experts_of(comm.mesh.coordinate(comm.rank)["ep"])
 
     def __call__(self, x_bsd: Tensor) -> Tensor:
         """x[B, S, D] -> y[B, S, D]."""

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from parallel_core import __version__, machine, places
-from parallel_core.cli.doctor_links import link_words, links, usable_cores
+from parallel_core.cli.doctor_links import link_words, links
 from parallel_core.fields import PlanError
+from parallel_core.hardware.cores import usable_cores
 from parallel_core.plan import Plan
 from parallel_core.quantities import bytes_text
 
@@ -67,14 +68,13 @@ def examine() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     torch = _ask_torch()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    cores = usable_cores()
-    easy = pleasant_ranks(cores)
+    easy = machine.pleasant_ranks()
     found: dict[str, Any] = {
         "shardlab": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count() or 1,
-        "usable_cores": cores,
+        "usable_cores": usable_cores(),
         "memory_bytes": {"total": memory.total, "available": memory.available},
         "run_files": "/dev/shm" if os.access("/dev/shm", os.W_OK) else "temporary files on disk",
         "gpus": torch["gpus"],
@@ -117,11 +117,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def pleasant_ranks(cores: float) -> int:
-    """The largest world size that still answers while you watch, on the cores that are ours."""
-    return max(min(machine.pleasant_ranks(), int(machine.PLEASANT_PER_CORE * cores)), 1)
 
 
 def pleasant_layout(most: int) -> dict[str, int]:

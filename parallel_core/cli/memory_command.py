@@ -42,8 +42,8 @@ def command(as_json: bool, **options: Any) -> None:
     With any other field of a plan, those of `shardlab run`: that plan, activations and all. What
     stays and the most at any moment, rank by rank; what one layer keeps for its backward, row by
     row, beside the classic sbh(34 + 5as/h), every difference named. A model by name brings its
-    shape, its context as --seq, and bfloat16. A --block of yours is tried out instead: it alone
-    is loaded and run, once.
+    shape, its context as --seq, and bfloat16. A --block of yours is the exception:
+    it is loaded, and tried out once.
 
     \b
     Examples:

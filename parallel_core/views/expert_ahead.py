@@ -60,8 +60,7 @@ def used(record: RoutingRecord, rank: int) -> IntArray:
     for row in record.rows:
         group = plan.mesh.group(row.rank, "ep") if plan.ep > 1 else (row.rank,)
         if rank in group:
-            first = group.index(rank) * plan.experts_here
-            rows.append((row.step, row.layer, row.kept[first : first + plan.experts_here]))
+            rows.append((row.step, row.layer, row.kept[plan.experts_of(group.index(rank))]))
     layers = sorted({layer for _, layer, _ in rows})
     steps = sorted({step for step, _, _ in rows})
     found = np.zeros((len(steps), len(layers), plan.experts_here), dtype=np.int64)

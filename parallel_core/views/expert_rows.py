@@ -125,6 +125,5 @@ def received(record: RoutingRecord, *, step: int) -> list[int]:
         if row.step != step:
             continue
         for place, rank in enumerate(plan.mesh.group(row.rank, "ep")):
-            mine = slice(place * plan.experts_here, (place + 1) * plan.experts_here)
-            total[rank] += sum(row.kept[mine])
+            total[rank] += sum(row.kept[plan.experts_of(place)])
     return total
