@@ -112,7 +112,11 @@ def _table(guess: chrome.Guess) -> None:
     _grid(compare_table.rows(report, compare_table.PRICE))
     st.header("What the textbook expects", anchor=False)
     seen = sum(found["seen"] for found in report["expectations"])
-    st.markdown(f"{seen} of {len(report['expectations'])} expectations are seen here.")
+    every = len(report["expectations"])
+    st.markdown(
+        f"{seen} of {every} expectations are seen here, counted layout by layout; those that show "
+        "the same share a line."
+    )
     st.markdown("\n".join(_lines(report)))
     st.header("Recap", anchor=False)
     for row in compare_table.recap(report):

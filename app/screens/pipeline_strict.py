@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,13 @@ from screens.pipeline_controls import SIZES, Choice, one_of
 
 PAGE = "pipeline.strict"
 MINE = "mine"  # as pipeline_run.py says it: the two views share the control
-NARROW = 620  # pixels below which the graph is scrolled sideways, not shrunk
+SCRIPT = """
+/* A picture as it comes; what is wider than the page scrolls, also by keyboard. */
+export default function ({ parentElement, data }) {
+  const text = typeof data === "string" ? data : new TextDecoder().decode(data);
+  parentElement.querySelector("#graph").innerHTML = JSON.parse(text);
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,11 @@ def strict(choice: Choice) -> None:
 
 def _request(choice: Choice) -> StrictRun | None:
     """What would run; None after the sentence that says what is missing."""
-    whose = one_of("Whose order", "whose", [choice.name, MINE], choice.name)
-    passing = one_of("Messages", "passing", list(PASSING), STRICT, help_of=_passing)
+    left, right = st.columns(2)
+    with left:
+        whose = one_of("Whose order", "whose", [choice.name, MINE], choice.name)
+    with right:
+        passing = one_of("Messages", "passing", list(PASSING), STRICT, help_of=_passing)
     order = choice.order
     if whose == MINE:
         mine = current(choice).order
@@ -156,10 +166,11 @@ def _graph(told: Told) -> None:
     title = "Who waits for whom"
     badge = told.trace.provenance.badge
     picture = wait_for.wait_for(graph, dark=chrome.dark(), title=title, badge=badge)
-    st.html(
-        f'<div tabindex="0" role="region" aria-label="{title}" style="overflow-x: auto">'
-        f'<div style="min-width: {NARROW}px">{picture}</div></div>'
+    region = f'<div tabindex="0" role="region" aria-label="{title}" style="overflow-x: auto">'
+    component = st.components.v2.component(
+        "shardlab_wait_for", html='<div id="graph"></div>', js=SCRIPT
     )
+    component(key=f"{PAGE}.graph", data=json.dumps(f"{region}{picture}</div>").encode())
     st.markdown(sentence(graph.sentence.rpartition("; ")[2]))
     waits = {arrow.waiter: arrow for arrow in graph.arrows}
     rows = []

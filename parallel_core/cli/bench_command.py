@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import click
@@ -28,7 +29,20 @@ def _own(name: str) -> dict[str, object]:
     return dict(importlib.import_module(f"parallel_core.bench.{name}").DEFAULTS)
 
 
-@click.group("bench")
+class Benches(click.Group):
+    """A group whose list says what each bench measures, to the end of the sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Name and first paragraph; click would cut it at the line's end."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first(c)) for name, c in sorted(self.commands.items())])
+
+
+def _first(command: click.Command) -> str:
+    return " ".join(inspect.cleandoc(command.help or "").partition("\n\n")[0].split())
+
+
+@click.group("bench", cls=Benches)
 def command() -> None:
     """Measure the lab: beside a peer, or beside itself without what is measured.
 

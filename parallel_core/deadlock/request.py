@@ -44,7 +44,7 @@ class StrictRun:
         return cls(plan=plan_of_order(order), passing=passing)
 
     def checked(self) -> StrictRun:
-        """The same, if its ranks wait in a fixed order and this machine bears it; else PlanError."""
+        """The same, if its ranks wait in a fixed order and the machine bears it; else PlanError."""
         case_of_layout(self.plan)
         return self
 

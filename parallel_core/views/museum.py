@@ -17,7 +17,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from parallel_core.views.chart_frame import colour, framed, safe
+from parallel_core.views.chart_frame import colour, framed, safe, step_axis
 from parallel_core.views.frame import ink
 from parallel_core.views.palette import PHASES
 
@@ -49,8 +49,7 @@ def curves(rows: Curves, key: str, *, badge: str, dark: bool = False) -> go.Figu
             marker={"symbol": symbol, "size": 7, "line": {"color": shade, "width": 2}},
             hovertemplate="step %{x}: %{y:.6f}",
         )
-    figure.update_xaxes(title="step", tickformat="d")
-    figure.update_yaxes(title=AXES[key])
+    step_axis(figure).update_yaxes(title=AXES[key])
     return framed(figure, [badge], height=300, dark=dark)
 
 
