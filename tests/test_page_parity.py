@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pages import button, calm, complaints, fragments, in_looks, table, until, words
 from screens import parity, parity_runs
 
+from parallel_core.choices import RANK_ORDERS
 from parallel_core.params import param_specs
 from parallel_core.parity.matrix import cells, parse
 from parallel_core.plan import Plan
@@ -127,6 +128,34 @@ def test_the_cube_waits_for_a_guess_and_then_says_what_a_rank_holds():
     rows = table(at, "wire")
     assert list(rows["axis"])[:3] == ["tp", "dp", "pp"]
     assert table(at, "part")["parameter"].iloc[0] == "embed.tokens.weight"
+
+
+@pytest.mark.parametrize("order", RANK_ORDERS)
+def test_the_mesh_turns_with_the_order_of_its_axes(order):
+    """The axis named first has neighbouring numbers and stays inside a node of two; the question,
+    its answer, the table and the place of a rank all follow."""
+    at = open_page(rank_order=order, node=2, rank=1)
+    inner, *others = order.split("-")
+    ranks = [axis for axis in order.split("-") if axis != "cp"]  # one rank of that here
+    assert f"numbered {inner} first, then {', '.join(others[:-1])} and {others[-1]}." in words(at)
+    calm(button(at, "Skip this").click().run())
+    assert f"**Answer:** {ranks[0]}. Inside a node stay: {ranks[0]}." in words(at)
+    assert f"{ranks[0]}, innermost" in words(at)
+    rows = table(at, "wire").set_index("axis")
+    assert list(rows.index)[:3] == ranks and rows["rank 0's group"][ranks[0]] == "0, 1"
+    inside = rows["wire"][ranks] == "stays inside a node"
+    assert list(inside) == [True, False, False]
+    assert f"stands at {ranks[0]} 1, {ranks[1]} 0, {ranks[2]} 0, on node 0" in words(at)
+
+
+def test_the_order_of_the_axes_stands_in_the_url_and_asks_anew():
+    """Another order is another question: what was answered for tp first says nothing of pp first."""
+    at = open_page()
+    assert at.selectbox(key="rank_order").value == "tp-cp-dp-pp"
+    calm(button(at, "Skip this").click().run())
+    calm(at.selectbox(key="rank_order").set_value("pp-tp-cp-dp").run())
+    assert at.query_params["rank_order"] in ("pp-tp-cp-dp", ["pp-tp-cp-dp"])
+    assert "numbered pp first" in words(at) and not at.subheader
 
 
 def test_a_refused_cell_gives_the_reason_and_no_button():

@@ -6,7 +6,7 @@ from functools import partial
 
 import pages
 import pytest
-from pages import button, calm, fragments, payloads, until, words
+from pages import button, calm, fragments, payloads, table, until, words
 from screens.pipeline_controls import Choice, Clock
 from screens.pipeline_draft import compact
 from screens.pipeline_match import Same, matched, peak
@@ -117,6 +117,60 @@ def test_the_same_order_deadlocks_without_asynchronous_sends():
     assert at.error[0].value.startswith("Deadlock: rank 0 (compute) waits at send")
     at = skipped(schedule="gpipe", blocking="true")
     assert not at.error and "It does, in 33 beats." in words(at)
+
+
+def strict_verdict(at):
+    """What the page says of the strict run that its controls ask for: headline, the two verdicts,
+    and the drawn graph or None."""
+    button(at, "Run on 2 processes").click().run()
+    at = until(at, lambda page: page.error or 'class="verdict">' in fragments(page))
+    assert not at.error, at.error[0].value
+    said = dict(table(at, "says").values.tolist())
+    return fragments(at), said, next((g for g in payloads(at) if isinstance(g, str)), None)
+
+
+@pytest.mark.live
+def test_the_deadlock_happens_on_real_processes_and_check_had_said_so():
+    """1F1B, strictly: both verdicts name the same messages, and the graph is drawn. Where sends
+    return at once, or each direction has a lane, the same order trains."""
+    small = {"pp": 2, "microbatches": 4}
+    told, said, graph = strict_verdict(at := skipped(**small))
+    assert "Deadlock<small>Found by the ranks themselves; check had said so" in told
+    for rank, message in ((0, "stage0 mb1"), (1, "stage1 mb0")):
+        assert f"rank {rank} (compute) waits at send {message}" in said["check, before it runs"]
+        assert f"rank {rank} waits at send {message}" in said["2 real processes"]
+        assert f">rank {rank}</text>" in graph and message in graph
+    assert "0 -> 1 -> 0" in words(at).replace("\\", "") and "<svg" in graph
+    assert list(table(at, "stands")["waits for rank"]) == ["1", "0"]
+    for passing, says in (("buffered", "On NCCL the same order hangs"), ("cured", "stands behind")):
+        told, said, graph = strict_verdict(skipped(passing=passing, **small))
+        assert "No deadlock" in told and says in told and graph is None
+        assert said["2 real processes"] == "all 2 ranks came to their end"
+
+
+@pytest.mark.live
+def test_an_order_that_never_hangs_is_called_safe_and_my_own_is_run_as_well():
+    """GPipe comes to its end strictly; the reader's own 1F1B, read from the URL, does not."""
+    told, said, graph = strict_verdict(at := skipped(schedule="gpipe", pp=2, microbatches=4))
+    assert "the order is safe under these semantics, and check agrees" in told and graph is None
+    assert said["check, before it runs"].startswith("legal") and "The loss" in words(at)
+    assert "shardlab deadlock --file mine.txt" in [shown.value for shown in at.code]
+    mine = "F0.F1.B0.B1_F0.B0.F1.B1"
+    own = skipped(schedule="gpipe", pp=2, microbatches=2, whose="mine", order=mine)
+    told, _, graph = strict_verdict(own)
+    assert "Deadlock<small>" in told and "<svg" in graph
+
+
+def test_a_strict_run_that_cannot_be_is_one_sentence(monkeypatch):
+    """An unfinished order, a word that is no choice, more ranks than the machine bears."""
+    at = skipped(whose="mine")
+    assert "is not whole yet" in at.info[0].value
+    assert not [b for b in at.button if b.label.startswith("Run on")]
+    assert "passing=soon is no choice here" in skipped(passing="soon").error[0].value
+    monkeypatch.setattr("parallel_core.machine.most_ranks", lambda: 2)
+    at = skipped(pp=4)
+    assert "pp=4" in at.error[0].value
+    assert not [b for b in at.button if b.label.startswith("Run on")]
 
 
 # -- what is held equal ----------------------------------------------------------------------------
