@@ -48,8 +48,8 @@ A pipeline has a few more:
     gsum[u,mb]   one microbatch's gradient of u, summed over ranks (asynchronous)
     tally        a rank's share of (loss, squared norm of the gradient);  total  over all stages
 
-Where a pipeline's state is sharded, a tied table is a piece by itself, number -1: grad[-1,k] is that
-of the lookups of microbatch k, and from k = m on that of the head's microbatch k - m.
+Where a pipeline's state is sharded, a tied table is a piece by itself, number -1: grad[-1,k] is of
+the lookups of microbatch k, and from k = m on of the head's microbatch k - m.
 """
 
 from __future__ import annotations
