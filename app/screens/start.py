@@ -33,8 +33,8 @@ MORE = (
     "seed",
 )
 AXES = (
-    *("tp", "sp", "overlap_tp", "cp", "cp_method", "zero", "recompute", "offload", "attention"),
-    *("experts", "top_k", "ep", "tied", "dropout"),
+    *("tp", "sp", "overlap_tp", "cp", "cp_method", "pp", "schedule", "zero", "recompute"),
+    *("offload", "attention", "experts", "top_k", "ep", "tied", "dropout", "rank_order"),
 )
 
 
@@ -89,7 +89,9 @@ def _own(run: live.Follower | None) -> None:
     values = chrome.plan_controls(MAIN, defaults=defaults)
     with st.expander("Model, batch, optimizer"):
         values |= chrome.plan_controls(MORE, defaults=defaults)
-    with st.expander("Cut more than the batch: matrices, sequences, state, experts; keep less"):
+    with st.expander(
+        "Cut more than the batch: matrices, sequences, layers, state, experts; keep less"
+    ):
         values |= chrome.plan_controls(AXES, defaults=defaults)
     request = chrome.request(values)
     going = run is not None and run.going
