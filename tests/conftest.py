@@ -22,8 +22,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
 
 
+def _slow(config: pytest.Config) -> bool:
+    return bool(config.getoption("--slow")) or os.environ.get("SHARDLAB_SLOW") == "1"
+
+
+@pytest.fixture(scope="session")
+def whole_matrix(pytestconfig: pytest.Config) -> bool:
+    """Whether a matrix of runs is asked for in full, rather than the sample that covers it."""
+    return _slow(pytestconfig)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow") or os.environ.get("SHARDLAB_SLOW") == "1":
+    if _slow(config):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow or SHARDLAB_SLOW=1")
     for item in items:

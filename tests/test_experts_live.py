@@ -76,11 +76,18 @@ LAYOUTS: dict[int, list[dict[str, Any]]] = {
 every_world = pytest.mark.parametrize("world", [1, 2, 4, pytest.param(8, marks=pytest.mark.slow)])
 
 
-def plans(world: int) -> list[Plan]:
-    """Every layout with every router, even and skewed; the models by turns."""
+def plans(world: int, *, every: bool) -> list[Plan]:
+    """Every layout with every router, even and skewed; the models by turns.
+
+    A sample has each router once a layout, even or skewed by turns: so both skews with every
+    layout, all pairs of router and skew, all models.
+    """
     made, turn = [], count()
-    for layout, router, skew in product(LAYOUTS[world], ROUTERS, SKEWS):
+    layouts, routers, skews = map(enumerate, (LAYOUTS[world], ROUTERS, SKEWS))
+    for (at, layout), (i, router), (j, skew) in product(layouts, routers, skews):
         dress = dict(DRESSES[next(turn) % len(DRESSES)])
+        if not every and (at + i) % 2 != j:
+            continue
         if router == "expert-choice":
             for name in ("balance", "aux_loss", "bias_rate", "expert_groups", "group_limit"):
                 dress.pop(name, None)
@@ -129,12 +136,12 @@ Runs = Callable[[int], list[Ran]]
 
 
 @pytest.fixture(scope="module")
-def runs(pool: Pool) -> Runs:
+def runs(pool: Pool, whole_matrix: bool) -> Runs:
     """The runs of a world size, made when first asked for."""
 
     @lru_cache
     def of(world: int) -> list[Ran]:
-        return run_all(pool, plans(world))
+        return run_all(pool, plans(world, every=whole_matrix))
 
     return of
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pages
 import pytest
-from pages import button, calm, fragments, payloads, table, until, words
+from pages import button, calm, complaints, fragments, in_looks, payloads, table, until, words
 from screens.pipeline_controls import Choice, Clock
 from screens.pipeline_draft import compact
 from screens.pipeline_match import Same, matched, peak
@@ -171,6 +171,28 @@ def test_a_strict_run_that_cannot_be_is_one_sentence(monkeypatch):
     at = skipped(pp=4)
     assert "pp=4" in at.error[0].value
     assert not [b for b in at.button if b.label.startswith("Run on")]
+
+
+@pytest.mark.browser
+@pytest.mark.live
+@in_looks((390, 8200, "dark"))
+def test_the_deadlock_is_reached_and_read_by_keyboard(tab):
+    """Enter runs it, the graph takes the focus, and arrows scroll it on a phone; axe has nothing
+    to say of it."""
+    page = tab.open("/pipelines?pp=2&microbatches=4", "Pipeline arena")
+    page.get_by_role("button", name="Skip").click()
+    page.get_by_role("button", name="Run on 2 processes").focus()
+    page.keyboard.press("Enter")
+    graph = page.get_by_role("region", name="Who waits for whom")
+    graph.wait_for(timeout=60_000)
+    tab.settle()
+    graph.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(400)
+    assert graph.evaluate("e => e.scrollLeft") > 0
+    assert graph.locator("svg").get_attribute("role") == "img"
+    # Streamlit's tables scroll without a stop for Tab: the comparison of all schedules is one
+    assert not complaints(tab, pages.STREAMLITS_OWN | {"scrollable-region-focusable"})
 
 
 # -- what is held equal ----------------------------------------------------------------------------

@@ -19,7 +19,11 @@ from parallel_core.jobs import Jobs
 from parallel_core.launch import Pool
 from parallel_core.request import Request
 
-PRELOAD = ("parallel_core.runtime", "parallel_core.oracle")
+PRELOAD = (
+    "parallel_core.runtime",
+    "parallel_core.oracle",
+    "parallel_core.deadlock.training",
+)
 KEPT = 64  # requests remembered by the server
 RENEW_S = 2.0  # how often leases are renewed; well under the lease of Jobs
 

@@ -10,8 +10,9 @@ from typing import Any
 import streamlit as st
 import theme
 
+from parallel_core.deadlock.finding import BUFFERED, CURED, PASSING, STRICT
 from parallel_core.deadlock.report import StrictView, Told
-from parallel_core.deadlock.request import BUFFERED, CURED, PASSING, STRICT, StrictRun
+from parallel_core.deadlock.request import StrictRun
 from parallel_core.fields import PlanError
 from parallel_core.pipeline.order import Order
 from parallel_core.views import wait_for

@@ -15,12 +15,16 @@ from parallel_core.cli.plan_options import given, plan_options
 from parallel_core.cli.plan_sections import Sectioned
 from parallel_core.cli.strict_json import strict_json
 from parallel_core.cli.summary import print_summary, progress_bar
+from parallel_core.program import Program
 from parallel_core.report import RunView
 from parallel_core.request import Request
 from parallel_core.views.equality import verdict
 
 FILE = click.Path(dir_okay=False)
 FOLDER = click.Path(file_okay=False)
+PROVED = 5_000
+"""Instructions up to which a program is proved before it runs, in about a second."""
+
 SAVES = ("save_weights", "save_grads", "save_batch")
 
 
@@ -105,12 +109,17 @@ def _write_trace(view: RunView, file: Path) -> None:
 
 
 def follow(request: Request) -> tuple[RunView, dict[str, Any]]:
-    """Run on a pool of this command's own, with a progress bar on stderr; Ctrl-C ends it."""
+    """Run on a pool of this command's own, with a progress bar on stderr; Ctrl-C ends it.
+
+    Raises ProgramError, before any rank starts, if the program would hang or sum a term wrongly:
+    a method that somebody has just written.
+    """
     from parallel_core.cases import PRELOAD
     from parallel_core.launch import Pool
     from parallel_core.parameter_server_report import view_of
 
     view = view_of(request.plan)
+    examine(view.program)
     bar = progress_bar(request.steps, request.plan.layout)
     with Pool(preload=PRELOAD) as pool, bar as advance, pool.start(*request.order) as run:
         for event in run.events():
@@ -118,3 +127,13 @@ def follow(request: Request) -> tuple[RunView, dict[str, Any]]:
             advance(view)
         report = view.finish(run.wait())
     return view, report
+
+
+def examine(program: Program) -> None:
+    """A program's proof, unless it is so long that the reader would wait for it."""
+    from parallel_core.check import check
+    from parallel_core.prove import prove
+
+    if sum(map(len, program.ranks)) <= PROVED:
+        check(program)
+        prove(program)

@@ -7,4 +7,5 @@ ranks.py       a rank that runs such a program, strictly or with gloo's buffered
 layouts.py     any layout with its messages in line with its tasks: one lane a rank
 training.py    a rank of a real training in that form, strictly
 finding.py     the owner's side: start the ranks, hear where they stand, say what `check` says
+request.py     a strict training that a page asks for; report.py what it found, event by event
 """

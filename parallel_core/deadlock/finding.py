@@ -28,6 +28,14 @@ from parallel_core.trace import Kind, Provenance, Span, Trace
 
 RANKS = "parallel_core.deadlock.ranks"
 TRAINING = "parallel_core.deadlock.training"
+STRICT, BUFFERED, CURED = "strict", "buffered", "cured"
+PASSING = {
+    STRICT: "messages wait for each other, as NCCL's do",
+    BUFFERED: "sends return at once",
+    CURED: "a lane for each direction, gloo's own messages",
+}
+"""How messages may be passed, and what is said of it."""
+
 LIMIT_S = 4.0
 """Seconds after which the owner gives up on ranks that say nothing."""
 
@@ -129,7 +137,7 @@ def _found(
         seconds = time.monotonic() - begun
     heard += run.events()
     told = {event["rank"]: event for event in heard if event["event"] != "begun"}
-    graph = _graph(told)
+    graph = graph_of(told)
     posts = [told[r]["posts"] if r in told else [] for r in range(program.mesh.size)]
     written = verdict(program)
     surprised = graph is not None and written == LEGAL
@@ -214,13 +222,11 @@ def record(posts: Posts, title: str, note: str) -> Trace:
 def _note(target: str, args: Mapping[str, Any]) -> str:
     """How messages were passed, for the badge."""
     if args["buffered"]:
-        return "sends return at once"
-    if args["cured"] and target.startswith(TRAINING):
-        return "a lane for each direction, gloo's own messages"
-    return "messages wait for each other, as NCCL's do"
+        return PASSING[BUFFERED]
+    return PASSING[CURED if args["cured"] and target.startswith(TRAINING) else STRICT]
 
 
-def _graph(told: Mapping[int, Mapping[str, Any]]) -> WaitFor | None:
+def graph_of(told: Mapping[int, Mapping[str, Any]]) -> WaitFor | None:
     """Where the ranks stood, as the lowest one that found out saw it; each knows its own wait."""
     found = {r: event["stands"] for r, event in told.items() if event["event"] == "deadlock"}
     if not found:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from parallel_core.analysis.wait_for import Stand, WaitFor
-from parallel_core.deadlock.finding import LEGAL, record, verdict, what_ran
-from parallel_core.deadlock.request import PASSING, StrictRun
+from parallel_core.analysis.wait_for import WaitFor
+from parallel_core.deadlock.finding import LEGAL, PASSING, graph_of, record, verdict, what_ran
+from parallel_core.deadlock.request import StrictRun
 from parallel_core.trace import Trace
 
 
@@ -68,7 +68,7 @@ class StrictView:
         """What was found; call it when every rank has told how it ended."""
         program, size = self.asked.program, self.asked.plan.world_size
         posts = [self._told[rank]["posts"] for rank in range(size)]
-        graph, written = self._graph(), verdict(program)
+        graph, written = graph_of(self._told), verdict(program)
         surprised = graph is not None and written == LEGAL
         return Told(
             asked=self.asked,
@@ -78,12 +78,3 @@ class StrictView:
             losses=tuple(self._told[0].get("losses", ())),
             trace=record(posts, self.asked.plan.layout, PASSING[self.asked.passing]),
         )
-
-    def _graph(self) -> WaitFor | None:
-        """Where all stood as the lowest rank that found out saw it; each knows its own wait."""
-        told = self._told.items()
-        found = {rank: event["stands"] for rank, event in told if event["event"] == "deadlock"}
-        if not found:
-            return None
-        rows = found[min(found)]
-        return WaitFor(tuple(Stand.of(found.get(r, rows)[r]) for r in range(len(rows))))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from parallel_core.deadlock.finding import TRAINING
+from parallel_core.deadlock.finding import BUFFERED, CURED, PASSING, STRICT, TRAINING
 from parallel_core.deadlock.layouts import case_of_layout, plan_of_order
 from parallel_core.fields import choice, validate, whole
 from parallel_core.pipeline.order import Order
@@ -14,13 +14,6 @@ from parallel_core.plan import Plan
 from parallel_core.program import Program
 
 TARGET = f"{TRAINING}:train"
-STRICT, BUFFERED, CURED = "strict", "buffered", "cured"
-PASSING = {
-    STRICT: "messages wait for each other, as NCCL's do",
-    BUFFERED: "sends return at once, as gloo's isend does",
-    CURED: "a lane for each direction, gloo's own messages",
-}
-"""How messages may be passed, and what is said of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
