@@ -124,11 +124,20 @@ def until(at, done, seconds=90.0):
 def in_looks(*looks):
     """Runs a browser test once a look: width, height in pixels, and light or dark.
 
-    Make the window as high as the page: axe judges no contrast outside of it.
+    Make the window as high as the page: axe judges no contrast outside of it. A look is slow if
+    others have its width and its scheme: wide and light, beside wide and dark, narrow and light.
     """
-    named = [dict(zip(("width", "height", "scheme"), look, strict=True)) for look in looks]
-    ids = [f"{scheme}-{width}" for width, _, scheme in looks]
-    return pytest.mark.parametrize("tab", named, ids=ids, indirect=True)
+    named, rest = [], list(looks)
+    for look in looks:
+        width, _, scheme = look
+        others = [each for each in rest if each is not look]
+        seen = width in {w for w, _, _ in others} and scheme in {s for _, _, s in others}
+        if seen:
+            rest = others
+        wish = dict(zip(("width", "height", "scheme"), look, strict=True))
+        marks = [pytest.mark.slow] if seen else []
+        named.append(pytest.param(wish, id=f"{scheme}-{width}", marks=marks))
+    return pytest.mark.parametrize("tab", named, indirect=True)
 
 
 def complaints(tab, known=frozenset(STREAMLITS_OWN)):

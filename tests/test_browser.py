@@ -13,6 +13,7 @@ import psutil
 import pytest
 from browser import start_app, stop_app
 from demo_trace import dp_step
+from pages import in_looks
 
 from parallel_core import places
 from parallel_core.trace import Trace
@@ -36,11 +37,6 @@ EXISTING = {
     for path, heading in PAGES.items()
     if path != "/data-parallel" or (places.app() / "screens" / "data_parallel.py").is_file()
 }
-LOOKS = (  # high enough that axe sees every colour: it judges no contrast outside the window
-    {"width": 1280, "height": 2400, "scheme": "light"},
-    {"width": 1280, "height": 2400, "scheme": "dark"},
-    {"width": 390, "height": 3000, "scheme": "light"},
-)
 STREAMLITS_OWN = {
     "list",  # the grouped navigation in its sidebar
     "listitem",
@@ -48,9 +44,7 @@ STREAMLITS_OWN = {
 }
 
 
-@pytest.mark.parametrize(
-    "tab", LOOKS, ids=lambda look: f"{look['scheme']}-{look['width']}", indirect=True
-)
+@in_looks((1280, 2400, "light"), (1280, 2400, "dark"), (390, 3000, "light"))
 def test_the_pages_are_clean(tab):
     """No console error, no policy violation, no stranger asked, no sideways scroll, axe content."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")

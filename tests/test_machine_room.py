@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from pages import in_looks
 from streamlit.testing.v1 import AppTest
 
 from parallel_core.hardware.hierarchy import GENERATIONS, hierarchy
@@ -202,17 +203,8 @@ def test_it_measures_this_machine(opened):
     assert not page.exception and not page.error
 
 
-LOOKS = (
-    {"width": 1280, "height": 2400, "scheme": "light"},
-    {"width": 1280, "height": 2400, "scheme": "dark"},
-    {"width": 390, "height": 3000, "scheme": "light"},
-)
-
-
 @pytest.mark.browser
-@pytest.mark.parametrize(
-    "tab", LOOKS, ids=lambda look: f"{look['scheme']}-{look['width']}", indirect=True
-)
+@in_looks((1280, 2400, "light"), (1280, 2400, "dark"), (390, 3000, "light"))
 def test_the_page_is_clean_in_a_browser(tab):
     """Every section: no error, nobody else asked, no sideways scroll, what axe judges content."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
