@@ -136,7 +136,7 @@ def _same_calls(
     ranks: tuple[int, int],
 ) -> None:
     for (i, a), (j, b) in zip(ours, theirs, strict=False):
-        if (a.op, a.where, len(a.reads)) != (b.op, b.where, len(b.reads)):
+        if (a.op, a.where, len(a.writes)) != (b.op, b.where, len(b.writes)):
             raise ProgramError(
                 f"collectives on {axis} differ: {_at(ranks[0], i, a)} meets {_at(ranks[1], j, b)};"
                 " every rank of a group must call them in one order"

@@ -30,11 +30,6 @@ class Effect:
     made: dict[str, int] = field(default_factory=dict)
     freed: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def acts(self) -> bool:
-        """Whether it changes anything."""
-        return any(self.made.values()) or any(self.freed.values())
-
     def net(self, kind: str) -> int:
         """By how much the instruction moves a kind when it is over."""
         return self.made.get(kind, 0) - self.freed.get(kind, 0)

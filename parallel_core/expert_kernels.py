@@ -132,9 +132,9 @@ class ExpertKernels(TrainKernels):
         mine, m = self.loads(), self.plan.model
         layers = [*mine] if instr.axis == "dp" else [f"layer{i}" for i in range(m.layers)]
         nothing = torch.zeros(m.experts, dtype=torch.int64, device=self.device)
-        loads = torch.stack([mine.get(layer, nothing) for layer in layers])
+        loads = torch.cat([nothing[:0], *(mine.get(layer, nothing) for layer in layers)])
         self.comm.all_reduce(loads, instr.axis, name=instr.where, control=True)
-        summed = dict(zip(layers, loads, strict=True))
+        summed = dict(zip(layers, torch.split(loads, m.experts) if layers else (), strict=True))
         self.summed = [summed[layer] for layer in mine]
         return loads.nbytes, *([True] * len(instr.writes))
 

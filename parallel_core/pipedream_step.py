@@ -4,11 +4,11 @@
                rank 1   F0 B0 O0 F1 B1 O1 F2 B2 O2
 
 A microbatch is a minibatch of its own. Its forward takes the newest weights of the stage, and its
-backward must take the same, though newer ones may exist by then: `w[s,k]`, the weights after k
+backward must take the same, though newer ones may exist by then: `w[u,k]`, a piece after k
 updates, lives until its last reader. On stage s of p at most p - s versions live at once; that is
 weight stashing. Narayanan et al. 2019, arXiv:1806.03377, section 3.3.
 
-Gradients are not accumulated: `grad[s,mb]` is one minibatch's, summed over dp before its update.
+Gradients are not accumulated: `grad[u,mb]` is one minibatch's, summed over dp before its update.
 """
 
 from __future__ import annotations

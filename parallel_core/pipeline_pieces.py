@@ -11,7 +11,7 @@ one piece and its tasks stay as they are. DeepSeek-AI 2024, arXiv:2412.19437, se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, zip_longest
 
@@ -43,30 +43,36 @@ class Stages:
         """Piece number u."""
         return self.every[u]
 
-    def groups(self, found: Sequence[Group], *, pairs: bool) -> Iterator[Group]:
+    def groups(self, found: Iterable[Group], *, pairs: bool) -> Iterator[Group]:
         """Tasks with their instructions laid open; `pairs` merges an F with the B behind it."""
-        i = 0
-        while i < len(found):
-            task, instrs = found[i]
-            if pairs and i + 1 < len(found) and _pair(task, found[i + 1][0]):
-                other, others = found[i + 1]
-                yield task, list(self._together(instrs, others))
-                yield other, []
-                i += 2
+        tasks = iter(found)
+        group = next(tasks, None)
+        while group is not None:
+            (task, instrs), behind = group, next(tasks, None) if pairs else None
+            if behind is not None and _pair(task, behind[0]):
+                yield task, list(self._together(instrs, behind[1]))
+                yield behind[0], []
+                behind = None
             else:
                 yield task, list(self._all(instrs))
-                i += 1
+            group = behind or next(tasks, None)
 
     def _all(self, instrs: Iterable[Instr]) -> Iterator[Instr]:
         for instr in instrs:
             yield from self.opened(instr)
 
     def _together(self, first: list[Instr], second: list[Instr]) -> Iterator[Instr]:
-        """Receives, then the pieces of both in turn, each task's send behind its last piece."""
+        """Receives, then the pieces of both in turn, each task's send behind its last piece, but
+        never before the other's: messages arrive in the order of the tasks, however many pieces."""
         parted = [_parted(instrs) for instrs in (first, second)]
         for before, _, _ in parted:
             yield from self._all(before)
-        opened = [[*self._all([instr, *after])] for _, instr, after in parted]
+        done = 0
+        opened: list[list[Instr | None]] = []
+        for _, instr, after in parted:
+            own = [*self.opened(instr)]
+            done = max(done, len(own))
+            opened.append([*own, *[None] * (done - len(own)), *self._all(after)])
         for both in zip_longest(*opened):
             yield from (one for one in both if one is not None)
 
@@ -143,7 +149,7 @@ def _parted(instrs: list[Instr]) -> tuple[list[Instr], Instr, list[Instr]]:
 def groups_of(
     plan: Plan, lowering: Lowering, here: int, weights: Weights | None = None
 ) -> Iterator[Group]:
-    """The tasks of one rank of a pipeline, laid open where experts are shared out."""
-    if plan.ep == 1:
-        return lowering.rank(here, weights)
-    return Stages(plan).groups([*lowering.rank(here, weights)], pairs=plan.pairs_tasks)
+    """The tasks of one rank of a pipeline, laid open where experts are shared out; one by one,
+    since which weights a task reads may depend on what became of those before it."""
+    found = lowering.rank(here, weights)
+    return found if plan.ep == 1 else Stages(plan).groups(found, pairs=plan.pairs_tasks)

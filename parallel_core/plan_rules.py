@@ -225,7 +225,7 @@ def _activations(plan: Plan) -> None:
     if plan.recompute_every > plan.model.layers:
         rule = f"must be at most layers={plan.model.layers}"
         raise PlanError("recompute_every", plan.recompute_every, rule, plan.model.layers)
-    if plan.offload and plan.model.layers == 1:
+    if plan.offload and plan.pp == 1 and plan.model.layers == 1:
         rule = "leaves nothing to offload: the last layer's backward follows at once"
         raise PlanError("layers", 1, rule, 2)
 

@@ -118,7 +118,7 @@ class Value:
     @classmethod
     def parse(cls, text: str) -> Value:
         """The Value whose text form is `text`."""
-        match = re.fullmatch(r"([A-Za-z_]\w*)(?:\[([\d,]+)\])?", text)
+        match = re.fullmatch(r"([A-Za-z_]\w*)(?:\[(-?\d+(?:,-?\d+)*)\])?", text)
         if match is None:
             raise ProgramError(f"'{text}' is no value; write a name and indices, as in act[2,0]")
         name, at = match.groups()

@@ -136,6 +136,8 @@ class RoutingRecord:
         table = [dict(count) for count in counts]
         for axis, ranks in self.sent().items():
             for count, sent in zip(table, ranks, strict=True):
+                if (axis, "all_to_all") not in count:  # its stages have no layer
+                    continue
                 messages, total = count[axis, "all_to_all"]
                 fifth = messages // 5  # counts once, rows four times
                 count[axis, "all_to_all"] = (messages, total - 4 * fifth * usual + sent)

@@ -44,6 +44,8 @@ class ZeroStageKernels(ZeroKernels, StageKernels):
             blocks[u] = self.opened.pop((instr.mb, self.numbers[instr.where], u))
             self._aim(u, blocks[u])
         made = super().weight_half(instr, reads)
+        for u in blocks:
+            self._turn_away(u)
         return [blocks.get(w.at[0], mark) for w, mark in zip(instr.writes, made, strict=True)]
 
     def _gradients_of(self, instr: Instr) -> list[int]:

@@ -114,11 +114,14 @@ def _sums(plan: Plan, width: int) -> dict[str, list[int]]:
     """Bytes of each piece's part of a sum over several: of its gradients that are parts of a sum
     over a model axis, of its routers' loads."""
     found = {
-        name: [sum(s.numel for s in p.specs if axis in s.partial) * width for p in pieces(plan)]
+        name: [
+            *(sum(s.numel for s in p.specs if axis in s.partial) * width for p in pieces(plan)),
+            0,
+        ]  # the last is TABLE's, number -1: it is cut along both, and routes nothing
         for name, axis in (("whole", "tp"), ("copies", "kv_copy"))
     }
     loads = [_layers_of(piece) * plan.model.experts * INT64 for piece in pieces(plan)]
-    return found | {"moved": loads}
+    return found | {"moved": [*loads, 0]}
 
 
 def _routed(plan: Plan, act: int, width: int) -> dict[str, int]:

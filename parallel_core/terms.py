@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 
 from parallel_core.program import Instr, Op, Program, ProgramError, Value
 from parallel_core.simulate import run_order
@@ -102,7 +103,9 @@ def _outcome(instr: Instr, member: int, read: list[list[Bag]]) -> list[Bag]:
     if op == Op.BROADCAST:
         return max(read, key=len)
     whole = len(read[member]) == writes
-    if op == Op.ALL_REDUCE or (op == Op.REDUCE_SCATTER and whole):
+    if op == Op.ALL_REDUCE:  # a sum of loads may wait for more gradients on one rank than another
+        return [_sum(place) for place in zip_longest(*read, fillvalue=Counter())]
+    if op == Op.REDUCE_SCATTER and whole:
         return [_sum(place) for place in zip(*read, strict=True)]
     if op == Op.REDUCE_SCATTER and len(read[member]) == n * writes:
         own = slice(member * writes, (member + 1) * writes)

@@ -115,6 +115,14 @@ class TensorEmbed(Residual):
         return self.drop(x_bsd, "embed", here)
 
 
+class TensorBorrowed(nn.Module):
+    """A copy of this rank's rows of the table, where a tied head stands without the embedding."""
+
+    def __init__(self, plan: Plan, region: Region) -> None:
+        super().__init__()
+        self.tokens = VocabTable(plan, region)
+
+
 class TensorExperts(MoE):
     """Experts of which each rank holds F/tp of every hidden width.
 
@@ -200,8 +208,10 @@ class TensorTransformer(Transformer):
         self.plan, self.region = plan, region
         first, *middle, last = units(plan.model)
         chosen = units(plan.model) if only is None else only
-        if first in chosen or (plan.model.tied and last in chosen):
+        if first in chosen:
             self.add_module(first, TensorEmbed(plan, region))
+        elif plan.model.tied and last in chosen:
+            self.add_module(first, TensorBorrowed(plan, region))
         for name in middle:
             if name in chosen:
                 self.add_module(name, TensorLayer(plan, name, region))

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, contiguous_format
 from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -126,7 +126,9 @@ class Region:
 
     def gathered(self, x_bsd: Tensor) -> Tensor:
         """x[B, S/tp, D] -> x[B, S, D]."""
-        whole_sbd = self.comm.all_gather(x_bsd.transpose(0, 1).contiguous(), AXIS, quick=True)
+        # a copy even of one row: gloo lets go of what it has sent a moment after the message's end
+        mine_sbd = x_bsd.transpose(0, 1).clone(memory_format=contiguous_format)
+        whole_sbd = self.comm.all_gather(mine_sbd, AXIS, quick=True)
         return whole_sbd.transpose(0, 1).contiguous()
 
     def scattered(self, x_bsd: Tensor) -> Tensor:
