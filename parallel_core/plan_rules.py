@@ -234,11 +234,12 @@ def _offloaded(plan: Plan) -> None:
     """Asked once the pipeline's order is known to be legal."""
     if not plan.offload or plan.pp == 1:
         return
+    layers = split(plan.model.layers, plan.pipeline.stages, plan.stage_layers)
     for tasks in plan.pipeline.ranks:
         kept = [(t.op is Op.F, (t.mb, t.stage)) for t in tasks if t.op in (Op.F, Op.B, Op.I)]
-        if away(kept):
+        if any(layers[stage] for _, stage in away(kept)):
             return
-    rule = "leaves nothing to offload: on every rank each backward follows its forward at once"
+    rule = "leaves nothing to offload: on every rank each layer's backward follows at once"
     raise PlanError("offload", True, rule, False)
 
 

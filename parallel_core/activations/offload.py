@@ -6,8 +6,9 @@
 A layer's activations leave (o) under the next layer's forward and are fetched (f) one backward
 before their own. The last layer's stay: its backward follows at once. The forward after the next
 waits (w) until they are gone, or a slow host would let them pile up: no more than three layers'
-are on the device at a time. In a pipeline the same holds of whatever tasks a rank runs: the first
-stages, whose forwards wait long for their backward, have the most to put away, the last nothing.
+are on the device at a time. In a pipeline it goes by the tasks that a rank runs: the first stages,
+whose forwards wait long for their backward, have the most to put away, the last nothing; what
+follows at once stays, so where schedules take several such turns more than three stages' are there.
 Ren et al. 2021, ZeRO-Offload, arXiv:2101.06840, does so with optimizer state; for activations
 Rajbhandari et al. 2020, arXiv:1910.02054, section 6.1.
 """
