@@ -16,7 +16,7 @@ from torch import Tensor
 from parallel_core.comm import Comm
 from parallel_core.flat import Flat
 from parallel_core.params import ParamSpec, cuts, param_specs
-from parallel_core.pieces import TABLE, held_pieces, pieces
+from parallel_core.pieces import TABLE, held_pieces, pieces, uses_table
 from parallel_core.plan import Plan
 from parallel_core.program import Instr
 
@@ -50,7 +50,7 @@ def held_before(plan: Plan, here: int) -> set[int]:
     if plan.pp == 1:
         return set()
     found = {u for r in range(here) for u in held_pieces(plan, plan.mesh.rank(pp=r))}
-    return found | {TABLE} if found & {0, len(pieces(plan)) - 1} else found
+    return found | {TABLE} if any(uses_table(plan, u) for u in found) else found
 
 
 def is_first(plan: Plan, spec: ParamSpec, place: Mapping[str, int]) -> bool:

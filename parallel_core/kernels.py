@@ -34,7 +34,7 @@ from parallel_core.grads import norm_of, settle_in
 from parallel_core.keeping import Keeper, Shelf
 from parallel_core.lanes import Kernel
 from parallel_core.model import IGNORED, Place, Transformer, init_weights
-from parallel_core.pieces import TABLE, held_pieces, pieces
+from parallel_core.pieces import TABLE, held_pieces, pieces, uses_table
 from parallel_core.plan import Plan
 from parallel_core.program import Instr, Op, Value
 from parallel_core.summing import Reads, SumKernels
@@ -265,7 +265,7 @@ class TrainKernels(SumKernels):
         by the head or by the embedding.
         """
         weights = [*self.flat.parameters.get(u, ())]
-        if self.plan.model.tied and u in (0, len(self.pieces) - 1):
+        if uses_table(self.plan, u):
             weights.append(self.flat.parameters[TABLE if TABLE in self.flat.parameters else 0][0])
         for weight in weights:
             if id(weight) not in self._begun:

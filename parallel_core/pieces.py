@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from parallel_core import values as v
 from parallel_core.params import ParamSpec, local, param_specs, units
 from parallel_core.pipeline.lower import stage_name
 from parallel_core.pipeline.stages import split
@@ -151,9 +152,14 @@ def held_pieces(plan: Plan, rank: int) -> tuple[int, ...]:
     return tuple(u for s in plan.pipeline.held[plan.mesh.coordinate(rank)["pp"]] for u in parts[s])
 
 
-TABLE = -1
+TABLE = v.TABLE_PIECE
 """The number of a tied embedding's table where it is no part of a piece: a copy of it, or, where a
 pipeline's state is shared out, the table itself."""
+
+
+def uses_table(plan: Plan, u: int) -> bool:
+    """Whether piece u looks up in a tied table or multiplies by it: the first and the last do."""
+    return plan.model.tied and u in (0, len(pieces(plan)) - 1)
 
 
 def parts_table(plan: Plan) -> bool:

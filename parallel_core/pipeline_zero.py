@@ -23,7 +23,7 @@ from parallel_core.data.blocks import blocks, held_blocks
 from parallel_core.data.sharded import block_name, gather, over_replicas, scatter
 from parallel_core.data.zero2 import WHOLE
 from parallel_core.data.zero3 import with_gathers
-from parallel_core.pieces import TABLE
+from parallel_core.pieces import TABLE, uses_table
 from parallel_core.pipeline_pieces import groups_of
 from parallel_core.pipeline_step import Step
 from parallel_core.plan import Plan
@@ -89,7 +89,7 @@ class _Sharded(Step):
         number mb of the lookups', behind them the head's. Until it is summed each adds to the one
         before."""
         u = self.names.get(instr.where)
-        if TABLE not in self.sharded or u not in (0, self.stages.last):
+        if TABLE not in self.sharded or u is None or not uses_table(self.plan, u):
             return instr
         bare = ("w", "grad") if u not in self.sharded else ()  # it holds nothing but the table
         reads, made, frees = (

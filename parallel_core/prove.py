@@ -24,7 +24,7 @@ from functools import partial
 
 from parallel_core.program import Instr, Op, Program, ProgramError, Value
 from parallel_core.terms import Bag, Term, carry
-from parallel_core.values import COPIES_SUM, GRADIENTS, TABLE, WHOLE_SUM
+from parallel_core.values import COPIES_SUM, GRADIENTS, TABLE, TABLE_PIECE, WHOLE_SUM
 
 Piece = tuple[int | str, tuple[int, ...]]
 """A piece of the model by number, or "tie" (the head's share of a tied embedding), and which
@@ -136,7 +136,7 @@ def _forward(rank: int, instr: Instr, made: Wanted, slice_of: Slice) -> None:
     own = {value.at[1] for value in instr.writes if value.name == "saved"}
     for value in instr.reads if own else ():
         piece = value.at[0] if value.at else None
-        if value.name in USED and piece is not None and piece in own | {-1}:
+        if value.name in USED and piece is not None and piece in own | {TABLE_PIECE}:
             term = (_named(instr, piece), rank, instr.mb or 0)
             made[piece, slice_of(rank, piece)].add(term)
 
@@ -162,7 +162,7 @@ def _backward(
 
 def _named(instr: Instr, piece: int | str) -> str:
     """What a task's gradient of a piece is called: two of one task are told apart."""
-    return f"{instr.where} (tied)" if piece == "tie" or piece == -1 else instr.where
+    return f"{instr.where} (tied)" if piece in ("tie", TABLE_PIECE) else instr.where
 
 
 def _same_piece(before: Value, value: Value) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from parallel_core.expert_kernels import ExpertKernels
-from parallel_core.pieces import TABLE
+from parallel_core.pieces import TABLE, uses_table
 from parallel_core.program import Instr, Op
 from parallel_core.stage_kernels import StageKernels
 from parallel_core.summing import Reads
@@ -51,7 +51,7 @@ class ZeroStageKernels(ZeroKernels, StageKernels):
     def _gradients_of(self, instr: Instr) -> list[int]:
         """The pieces of which a backward of the instruction's piece makes a gradient."""
         u = self.numbers[instr.where]
-        mine = [TABLE] if u in (0, len(self.pieces) - 1) else []
+        mine = [TABLE] if uses_table(self.plan, u) else []
         return [w for w in (u, *mine) if self.shards.specs.get(w)]
 
     def _copied(self, instr: Instr) -> Tensor:

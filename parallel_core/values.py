@@ -56,6 +56,9 @@ from __future__ import annotations
 
 from parallel_core.program import Value
 
+TABLE_PIECE = -1
+"""The number of a tied table that is a piece by itself."""
+
 KEPT = frozenset({"saved", "back"})
 """Names of what a backward takes up: kept on the device, or fetched again from the host."""
 

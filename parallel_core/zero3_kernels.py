@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from parallel_core.model import draw, draw_part
 from parallel_core.params import param_specs
-from parallel_core.pieces import TABLE
+from parallel_core.pieces import TABLE, uses_table
 from parallel_core.program import Instr
 from parallel_core.summing import Reads
 from parallel_core.zero_kernels import ZeroKernels
@@ -108,10 +108,9 @@ class GatherKernels(ZeroKernels):
     def weights_of(self, u: int) -> Iterator[None]:
         """Some whole weights, of no value, for a forward that is only measured."""
         needed = [u] if self.shards.specs.get(u) else []
-        if TABLE in self.shards.specs and u in (0, len(self.pieces) - 1):
-            needed.append(TABLE)
-        elif self.plan.model.tied and u == len(self.pieces) - 1:
-            needed.append(0)
+        if uses_table(self.plan, u):
+            table = TABLE if TABLE in self.shards.specs else 0
+            needed += [table] if table not in needed else []
         for unit in needed:
             b = self.shards.number(unit)
             self.wholes[unit] = self.shards.params.new_zeros(self.shards.blocks[b].padded)

@@ -15,11 +15,10 @@ from parallel_core.pipeline.order import Order
 from parallel_core.views import player as player_view
 from screens import chrome
 from screens.pipeline_build import current
-from screens.pipeline_controls import NOBODY, Choice, Seen, allowed, one_of, seen
+from screens.pipeline_controls import MINE, NOBODY, Choice, Seen, allowed, one_of, seen
 from screens.pipeline_match import Same, matched
 
 PAGE = "pipeline"
-MINE = "mine"
 EASY = 400  # tasks: so many are simulated for the whole table without being asked
 
 

@@ -22,6 +22,8 @@ BOUND = "query-params"
 NOBODY = "nobody"
 MOST_RANKS = 16
 MOST_TASKS = 4000  # that a page lays out; each may be three ops and two messages
+MINE = "mine"
+"""The reader's own schedule, among the names of the others."""
 SIZES = {"pp": 4, "microbatches": 8, "virtual_stages": None, "cap": None}
 
 

@@ -17,14 +17,13 @@ from parallel_core.views.marks import typical_step
 from screens import chrome, live, results
 from screens.controls import plan_controls
 from screens.pipeline_build import current
-from screens.pipeline_controls import Choice
+from screens.pipeline_controls import MINE, Choice
 from screens.pipeline_draft import Draft, text_of
 from screens.pipeline_watch import cause_rows
 
 PAGE = "pipeline"
 MODEL = ("layers", "hidden", "heads", "seq", "dtype", "steps")
 DEFAULTS = {"layers": 8, "hidden": 128, "heads": 4, "seq": 128, "steps": 4}
-MINE = "mine"
 MILLI = 1e6
 
 

@@ -20,10 +20,9 @@ from screens import chrome, live
 from screens.controls import sentence
 from screens.following import PageJobs, place
 from screens.pipeline_build import current
-from screens.pipeline_controls import SIZES, Choice, one_of
+from screens.pipeline_controls import MINE, SIZES, Choice, one_of
 
 PAGE = "pipeline.strict"
-MINE = "mine"  # as pipeline_run.py says it: the two views share the control
 SCRIPT = """
 /* A picture as it comes; what is wider than the page scrolls, also by keyboard. */
 export default function ({ parentElement, data }) {

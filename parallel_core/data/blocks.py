@@ -19,6 +19,7 @@ from parallel_core.pieces import (
     parts_table,
     pieces,
     stage_sums,
+    uses_table,
     weights_of,
 )
 from parallel_core.plan import Plan
@@ -88,7 +89,7 @@ def _block(plan: Plan, run: tuple[int, ...]) -> Block:
 def held_blocks(plan: Plan, rank: int) -> tuple[int, ...]:
     """The numbers of the blocks of which a rank has a shard."""
     held = set(held_pieces(plan, rank))
-    if held & {0, len(pieces(plan)) - 1}:
+    if any(uses_table(plan, u) for u in held):
         held.add(TABLE)
     return tuple(b for b, block in enumerate(blocks(plan)) if held & set(block.units))
 
