@@ -43,6 +43,19 @@ def test_an_empty_field_says_what_it_means():
     assert set(controls.EMPTY) <= set(controls.declared())
 
 
+def test_the_first_page_cuts_layers_and_orders_ranks():
+    """A link with a pipeline opens on it, ready to run; a schedule without stages is refused."""
+    link = {"pp": 2, "dp": 2, "schedule": "zb-h1", "microbatches": 4, "rank_order": "pp-tp-cp-dp"}
+    at = pages.open_page("start", **link)
+    assert at.number_input(key="pp").value == 2
+    chosen = {key: at.selectbox(key=key).value for key in ("schedule", "rank_order")}
+    assert chosen == {"schedule": "zb-h1", "rank_order": "pp-tp-cp-dp"}
+    assert not pages.button(at, "Run").disabled
+    at = pages.open_page("start", **link | {"pp": 1})
+    assert "needs stages" in at.error[0].value
+    assert pages.button(at, "Run").disabled
+
+
 def test_the_title_of_a_run_says_what_hides_and_what_is_kept():
     """Overlap, recomputation and offload are in it; what is as usual is not."""
     plain = Plan.of(tp=2, sp=True)
